@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Starts a command under torchrun, on this machine alone. Works from any directory; makes .venv if there is none.
+#
+#   bash launch/local.sh train experiment=sasrec_beauty data=data/beauty      one process per GPU, two without any
+#   bash launch/local.sh -n 4 train experiment=sasrec_beauty sharding=row_wise
+#
+# COMMAND is one that runs on many ranks: train, evaluate or export. What follows it goes to it as it is. Paths are
+# relative to the project root. OMP_NUM_THREADS is an equal part of the cores unless it is set. The exit code is
+# torchrun's (1 for whatever a rank ends with), or 2 for a wrong argument.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' launch/local.sh; }
+refuse() { printf 'local: %s\n\n' "$1" >&2; usage >&2; exit 2; }
+
+ranks=""
+while (($#)); do
+    case "$1" in
+        -h | --help) usage; exit 0 ;;
+        -n)
+            [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || refuse "-n: want a number of processes, got '${2:-}'"
+            ranks=$2
+            shift 2
+            ;;
+        -*) refuse "unknown argument '$1'" ;;
+        *) break ;;
+    esac
+done
+(($#)) || refuse "want a COMMAND, got nothing"
+command=$1
+shift
+case "$command" in
+    train | evaluate | export) [[ -f sharded_emb/$command.py ]] || refuse "$command is not there yet" ;;
+    *) refuse "want train, evaluate or export, got '$command'; other commands are one process: python -m sharded_emb.COMMAND" ;;
+esac
+
+bash launch/setup.sh
+python=.venv/bin/python
+if [[ -z $ranks ]]; then
+    read -r build _ <.venv/complete
+    # torch counts, not nvidia-smi: it knows CUDA_VISIBLE_DEVICES
+    if [[ $build == cuda ]]; then ranks=$("$python" -c 'import torch; print(torch.cuda.device_count() or 2)'); fi
+    ranks=${ranks:-2}
+fi
+if [[ -z ${OMP_NUM_THREADS:-} ]]; then
+    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    export OMP_NUM_THREADS=$((cores > ranks ? cores / ranks : 1))
+fi
+exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" -m "sharded_emb.$command" "$@"

@@ -1,0 +1,83 @@
+"""What one training step reads, and what the lookups make of it.
+
+    B  rows of the batch on this rank       T  events of a sequence feature over all rows
+    D  dim of a table                       K  candidates
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+CANDIDATES = "candidates"  # the feature through which a loss reads rows of the item table; no column of the data
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What the host knows of a sequence feature, so that the device need not be asked.
+
+    longest: events of the longest row. nonempty: rows with at least one event.
+    """
+
+    longest: int
+    nonempty: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's part of a global batch.
+
+    ids: one entry a feature in a fixed order, B rows each; ids are rows of the feature's table.
+    weight_B: float32, the weight of each row in the loss; 0 for the row that a rank without samples is given.
+    label_B: float32, or None where the task has no labels.
+    extents: by feature, see `Extent`.
+    loss_weight: this rank's share of what the global mean divides by (labels, or events with a successor).
+    samples: the number of real samples in this part.
+    """
+
+    ids: KeyedJaggedTensor
+    weight_B: Tensor
+    label_B: Tensor | None
+    extents: dict[str, Extent]
+    loss_weight: float
+    samples: int
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """The same batch on a device."""
+        return replace(
+            self,
+            ids=self.ids.to(device, non_blocking=non_blocking),
+            weight_B=self.weight_B.to(device, non_blocking=non_blocking),
+            label_B=None if self.label_B is None else self.label_B.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """Rows of different lengths, one after the other.
+
+        values  a b c d e f        rows  [a b c] [] [d e f]
+        lengths 3 0 3              longest 3, nonempty 2
+
+    values_TD: one vector an event. ids_T: the row of the table that each vector is. lengths_B: int64.
+    """
+
+    values_TD: Tensor
+    ids_T: Tensor
+    lengths_B: Tensor
+    extent: Extent
+
+    @cached_property
+    def offsets_B1(self) -> Tensor:
+        """Where each row begins, and the end of the last: int64 (B + 1)."""
+        return torch.nn.functional.pad(self.lengths_B.cumsum(0), (1, 0))
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A batch after the lookups, by feature name: pooled vectors (B, D) and sequences of vectors."""
+
+    pooled: dict[str, Tensor]
+    sequences: dict[str, Jagged]

@@ -1,0 +1,104 @@
+"""From a validated config to what the loop drives: the one place that knows how the parts belong together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from sharded_emb.config.run import RunConfig
+from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.columns import RaggedColumn
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.source import Source
+from sharded_emb.distributed.agree import from_first_rank
+from sharded_emb.distributed.plan import Plan, make_plan
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import Sharded, fill, shard
+from sharded_emb.embeddings.lookup import Embeddings, candidate_feature
+from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
+from sharded_emb.models.base import NextItemConfig
+from sharded_emb.tables import Table, resolve
+from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
+from sharded_emb.training.trainee import Trainee
+
+
+class Built:
+    """A sharded, filled model of a config, and its data. Raises InputError on every rank for a plan that fails."""
+
+    def __init__(self, config: RunConfig, place: Place) -> None:
+        assert config.data is not None
+        torch.manual_seed(config.seed)  # dense weights; tables have streams of their own
+        torch.use_deterministic_algorithms(config.deterministic)
+        self.config, self.place = config, place
+        self.dataset = Dataset.open(config.data)
+        self.tables = resolve_tables(config, self.dataset)
+        self.reading = make_reading(config, self.tables)
+        batch_per_rank = -(-config.global_batch // place.world_size)
+        self.plan: Plan = from_first_rank(
+            lambda: make_plan(self.tables, config.embedding_optimizer, place, batch_per_rank), place
+        )
+        embeddings = Embeddings(self.tables, self.plan.replicated, place.device)
+        trainee = Trainee(embeddings, config.model.build(self.tables), config.loss.build())
+        self.sharded: Sharded = shard(trainee, embeddings, self.plan, config.embedding_optimizer, place)
+        fill(self.sharded, config.seed, config.embedding_optimizer)
+        # dropout may differ by rank; a common stream would drop the same places of different rows
+        torch.manual_seed(config.seed * 1_000_003 + place.rank)
+        self.dense: Optimizer = config.dense_optimizer.build(self.sharded.plain.get_submodule("model"))
+
+    def evaluator(self) -> BinaryEvaluator | NextItemEvaluator:
+        """Evaluates splits of the dataset."""
+        scoring = Scoring(
+            sharded=self.sharded,
+            dataset=self.dataset,
+            reading=self.reading,
+            batch_per_rank=self.config.evaluation.batch_per_rank,
+        )
+        return make_evaluator(scoring)
+
+    def source(self) -> Source:
+        """The batches of the training split."""
+        split = self.dataset.split("train")
+        column = self.config.features[self.reading.sequence].column if self.reading.sequence else None
+        lengths = RaggedColumn.from_arrow(split[column if column else split.column_names[0]]).lengths()
+        return Source(lengths, self.config.batches, self.config.global_batch, self.config.seed)
+
+    def collate(self) -> Collate:
+        """Rows of the training split to batches."""
+        return Collate(self.dataset.split("train"), self.reading, self.place.rank)
+
+    def plan_report(self) -> Mapping[str, Any]:
+        """What plan.json holds."""
+        report = self.plan.report(self.tables, self.config.embedding_optimizer)
+        return {"world_size": self.place.world_size, "device": self.place.device.type, **report}
+
+
+def resolve_tables(config: RunConfig, dataset: Dataset) -> list[Table]:
+    """All tables with their rows known, and with the feature through which the loss reads candidates."""
+    rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
+    tables = resolve(config.tables, config.features, rows, config.sharding.type)
+    item_table = _item_table(config)
+    return [table.reading(candidate_feature(table.name)) if table.name == item_table else table for table in tables]
+
+
+def make_reading(config: RunConfig, tables: list[Table]) -> Reading:
+    """What the task of this config reads."""
+    model, loss = config.model, config.loss
+    if isinstance(loss, BinaryLossConfig):
+        return Reading(task="binary", tables=tables, label=loss.label)
+    assert isinstance(model, NextItemConfig)
+    assert isinstance(loss, NextItemLossConfig)
+    (rows,) = [t.rows for t in tables if t.name == _item_table(config)]
+    return Reading(
+        task="next_item",
+        tables=tables,
+        sequence=model.history,
+        candidates=lambda step: loss.candidates(rows, config.seed, step),
+    )
+
+
+def _item_table(config: RunConfig) -> str | None:
+    """The table that a next-item loss scores against."""
+    if not isinstance(config.model, NextItemConfig):
+        return None
+    return config.features[config.model.history].table

@@ -1,0 +1,85 @@
+"""`RunConfig`: everything that a run depends on, and nothing else does."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from sharded_emb.component import Frozen, Slot
+from sharded_emb.data.base import DatasetConfig
+from sharded_emb.data.source import BatchesConfig
+from sharded_emb.losses.base import LossConfig
+from sharded_emb.models.base import ModelConfig
+from sharded_emb.optim.base import DenseOptimizer, EmbeddingOptimizer
+from sharded_emb.optim.schedule import Schedule
+from sharded_emb.tables import FeatureConfig, ShardingType, TableConfig
+from sharded_emb.training.early_stopping import EarlyStoppingConfig
+
+
+class ShardingConfig(Frozen):
+    """The key `sharding`. type: of every table that names none itself; auto asks TorchRec's planner."""
+
+    type: ShardingType | Literal["auto"] = "auto"
+
+
+class EvaluationConfig(Frozen):
+    """The key `evaluation`. every_epochs: between evaluations of the validation split while training.
+
+    batch_per_rank: rows that are scored at once, which bounds the memory of scores (rows x items).
+    """
+
+    every_epochs: PositiveInt = 1
+    batch_per_rank: PositiveInt = 256
+
+
+class RunConfig(Frozen):
+    """One run. `run.yaml` in a run folder holds it, and repeats the run.
+
+    name: the first part of a run folder's name. run: the run folder, null for a new one under runs/. data: the dataset
+    folder. steps and epochs: limits, the first one reached ends the run. global_batch: samples a step, over all ranks.
+    """
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
+    run: Path | None = None
+    data: Path | None = None
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_rank: PositiveInt | None = None
+    deterministic: bool = False
+    steps: PositiveInt | None = None
+    epochs: PositiveInt | None = None
+    global_batch: PositiveInt
+    log_every_steps: PositiveInt = 50
+    filter_seen: bool = True
+    wait_seconds: PositiveInt = 600
+    batches: BatchesConfig = BatchesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    early_stopping: EarlyStoppingConfig | None = None
+    dataset: Slot[DatasetConfig]
+    tables: dict[str, TableConfig]
+    features: dict[str, FeatureConfig]
+    model: Slot[ModelConfig]
+    loss: Slot[LossConfig]
+    embedding_optimizer: Slot[EmbeddingOptimizer]
+    dense_optimizer: Slot[DenseOptimizer]
+    schedule: Slot[Schedule]
+    sharding: ShardingConfig = ShardingConfig()
+
+
+class PrepareConfig(RunConfig):
+    """What `prepare` adds. overwrite: replace an existing dataset folder."""
+
+    overwrite: bool = False
+
+
+class EvaluateConfig(RunConfig):
+    """What `evaluate` adds to the run it evaluates.
+
+    split: which part of the data. baselines: counting baselines beside the model. predictions: a Parquet file for the
+    top_k items of every user.
+    """
+
+    split: Literal["train", "valid", "test"] = "test"
+    baselines: bool = False
+    predictions: Path | None = None
+    top_k: NonNegativeInt = 20

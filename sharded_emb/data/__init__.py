@@ -1,0 +1,1 @@
+"""Raw log -> dataset folder (`prepare`), and dataset folder -> batches."""

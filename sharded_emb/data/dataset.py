@@ -1,0 +1,192 @@
+"""A dataset folder on the disk: its manifest, its vocabularies and its splits.
+
+manifest.yaml                what is in it, see `Manifest`
+vocabulary/TABLE.parquet     row, raw, count; row 0 is padding, row 1 is out-of-vocabulary; neither has a raw id
+train/ valid/ test/          part-00000.parquet ...; ids are rows of their vocabulary
+attributes/item.parquet      next-item folders with attributes of items: row i belongs to row i of vocabulary/item
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from pydantic import Field, ValidationError
+
+from sharded_emb.component import Frozen
+from sharded_emb.errors import InputError, nearest
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.yaml"
+PADDING_ROW = 0
+OUT_OF_VOCABULARY_ROW = 1
+FIRST_RAW_ROW = 2
+"""The first row that stands for a raw id."""
+
+ColumnType = Literal["int64", "float32", "list<int64>"]
+_ARROW = {"int64": pa.int64(), "float32": pa.float32(), "list<int64>": pa.list_(pa.int64())}
+
+
+class Column(Frozen):
+    """One column of the parts. `vocabulary` names the table whose rows its ids are; null for plain numbers."""
+
+    type: ColumnType
+    vocabulary: str | None = None
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """The type of the column in the Parquet parts."""
+        return _ARROW[self.type]
+
+
+class SplitInfo(Frozen):
+    """Rows (samples) of a split and the number of its Parquet parts."""
+
+    rows: int
+    parts: int
+
+
+class VocabularyInfo(Frozen):
+    """`rows` counts padding and out-of-vocabulary; `sha256` is of the raw ids in the order of their rows."""
+
+    rows: int
+    raw: Literal["int64", "string"]
+    sha256: str
+
+
+class SourceFile(Frozen):
+    """One raw file that was read: its name without the path, its size and the hash of its bytes."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(Frozen):
+    """What a dataset folder says about itself.
+
+    counts: users, items and events after filtering. built_over: which events the vocabularies count. source: the
+    fingerprint of the raw files. dataset: the resolved dataset config, seed: the one it was prepared with.
+    best_reachable: metrics by split of a ranker that knows how the data were made; only generated logs have one.
+    """
+
+    schema_version: Literal[1]
+    layout: str
+    split: str
+    columns: dict[str, Column]
+    item_attributes: dict[str, Column] = Field(default_factory=dict)
+    splits: dict[str, SplitInfo]
+    counts: dict[str, int]
+    vocabularies: dict[str, VocabularyInfo]
+    built_over: str
+    source: list[SourceFile]
+    seed: int
+    dataset: dict[str, Any]
+    best_reachable: dict[str, dict[str, float]] | None = None
+
+
+class Dataset:
+    """A dataset folder, opened. Tables are read when they are first asked for, and kept."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._tables: dict[str, pa.Table] = {}
+
+    @classmethod
+    def open(cls, folder: Path) -> "Dataset":
+        """The dataset in `folder`. Raises InputError on `data` when there is none, or one of another version."""
+        return cls(folder, read_manifest(folder))
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """The columns of every split, by name."""
+        return self.manifest.columns
+
+    def rows(self, table: str) -> int:
+        """The size of a vocabulary, padding and out-of-vocabulary rows included."""
+        return self._vocabulary_info(table).rows
+
+    def vocabulary(self, table: str) -> pa.Table:
+        """row (int64), raw (int64 or string, null for rows 0 and 1), count (int64), in the order of the rows."""
+        self._vocabulary_info(table)
+        return self._read(f"vocabulary/{table}", [self.folder / "vocabulary" / f"{table}.parquet"])
+
+    def raw_ids(self, table: str) -> pa.Array:
+        """Raw ids by row; null for rows 0 and 1."""
+        return self.vocabulary(table).column("raw").combine_chunks()
+
+    def parts(self, split: str) -> list[Path]:
+        """The Parquet files of a split, in order."""
+        info = self._split_info(split)
+        return [self.folder / split / part_name(i) for i in range(info.parts)]
+
+    def split(self, name: str) -> pa.Table:
+        """All rows of a split as one table, in the order of the parts."""
+        return self._read(name, self.parts(name))
+
+    def item_attributes(self) -> pa.Table:
+        """The attribute columns of items, one row a row of vocabulary `item`; no columns where there are none."""
+        if not self.manifest.item_attributes:
+            return pa.table({})
+        return self._read("attributes/item", [self.folder / "attributes" / "item.parquet"])
+
+    def _read(self, name: str, files: list[Path]) -> pa.Table:
+        if name not in self._tables:
+            missing = [file for file in files if not file.is_file()]
+            if missing:
+                raise InputError(f"data: want the file {missing[0]}, which the manifest names, got none; {_AGAIN}")
+            self._tables[name] = pa.concat_tables([pq.read_table(file, memory_map=True) for file in files])
+        return self._tables[name]
+
+    def _vocabulary_info(self, table: str) -> VocabularyInfo:
+        known = self.manifest.vocabularies
+        if table not in known:
+            raise InputError(f"data: want a vocabulary of {self.folder}, got {table!r}{nearest(table, known)}")
+        return known[table]
+
+    def _split_info(self, split: str) -> SplitInfo:
+        known = self.manifest.splits
+        if split not in known:
+            raise InputError(f"data: want a split of {self.folder}, got {split!r}{nearest(split, known)}")
+        return known[split]
+
+
+_AGAIN = "prepare the folder again with overwrite=true"
+
+
+def part_name(number: int) -> str:
+    """The file name of a part of a split."""
+    return f"part-{number:05d}.parquet"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a dataset folder. Raises InputError on `data`: no folder, no manifest, another version."""
+    if not folder.is_dir():
+        raise InputError(
+            f"data: want a dataset folder, got {folder}, which is none; make it with prepare data={folder}"
+        )
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise InputError(
+            f"data: want a folder with {MANIFEST}, got {folder} without one; make one with prepare data=..."
+        )
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"data: want YAML in {file}, got {str(error).splitlines()[0]}; {_AGAIN}") from error
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"data: want schema_version {SCHEMA_VERSION} in {file}, got {version}; {_AGAIN}")
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise InputError(*(f"data: want a sound {file}, got {line}; {_AGAIN}" for line in lines)) from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, the last file of a folder that is being prepared."""
+    text = yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")

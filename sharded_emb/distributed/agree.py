@@ -1,0 +1,63 @@
+"""What all ranks must know of each other: sums, errors, decisions of one rank.
+
+A rank that raises alone leaves the others waiting in the next exchange until a time-out. So whatever a single rank
+can find wrong is put on the table first, and then raised by all, with the same text.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.errors import InputError
+
+T = TypeVar("T")
+
+
+def all_sums(values: list[float], place: Place) -> list[float]:
+    """The sum over all ranks of each of these host values, in double precision."""
+    summed = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(summed, group=place.control)
+    return summed.tolist()
+
+
+def all_values(value: T, place: Place) -> list[T]:
+    """The value of every rank, by rank. Anything that pickles."""
+    gathered: list[Any] = [None] * place.world_size
+    dist.all_gather_object(gathered, value, group=place.control)
+    return gathered
+
+
+def from_first_rank(make: Callable[[], T], place: Place) -> T:
+    """What rank 0 makes, on every rank; an InputError there is raised on all."""
+    box: list[Any] = [None]
+    if place.rank == 0:
+        try:
+            box = [(make(), None)]
+        except InputError as error:
+            box = [(None, error)]
+    dist.broadcast_object_list(box, src=0, group=place.control)
+    value, error = box[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def raise_together(error: InputError | None, place: Place) -> None:
+    """Raises, on every rank, the error of the lowest rank that has one."""
+    if all_sums([float(error is not None)], place)[0]:
+        raise next(e for e in all_values(error, place) if e is not None)
+
+
+@contextmanager
+def together(place: Place) -> Iterator[None]:
+    """An InputError of any rank inside the block is raised on all at its end. No collective may stand inside."""
+    mine: InputError | None = None
+    try:
+        yield
+    except InputError as error:
+        mine = error
+    raise_together(mine, place)

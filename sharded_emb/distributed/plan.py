@@ -1,0 +1,217 @@
+"""Which table goes where: the types that a user names, TorchRec's planner for `auto`, and what is refused.
+
+A plan is made from tables alone, before any module exists, because a data-parallel table is no part of the
+collections that TorchRec shards.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.sharding_plan import column_wise, row_wise, table_wise
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan, ShardingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.embeddings.lookup import Embeddings
+from sharded_emb.errors import InputError
+from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.tables import Table
+
+_FUSED = EmbeddingComputeKernel.FUSED.value
+_BYTES = 4  # float32
+
+
+class BagSharder(EmbeddingBagCollectionSharder):
+    """Shards pooled tables; the default CPU sharder offers no row-wise, though it trains exactly."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002
+        """Every type that is tested here."""
+        return [t.value for t in (ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.COLUMN_WISE)]
+
+
+SHARDERS = [BagSharder(), EmbeddingCollectionSharder()]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where every table lives.
+
+    types: sharding type by table. replicated: the data-parallel ones. sharded: TorchRec's sharding of the others.
+    """
+
+    types: dict[str, str]
+    sharded: dict[str, ParameterSharding]
+
+    @property
+    def replicated(self) -> frozenset[str]:
+        """Tables that are whole on every rank."""
+        return frozenset(name for name, kind in self.types.items() if kind == ShardingType.DATA_PARALLEL.value)
+
+    def torchrec(self, embeddings: Embeddings, prefix: str) -> ShardingPlan:
+        """The same for the collections of this module, found under `prefix` in the model."""
+        modules = {"pooled": embeddings.pooled} if embeddings.pooled is not None else {}
+        modules |= {f"unpooled.{dim}": collection for dim, collection in embeddings.unpooled.items()}
+        return ShardingPlan(
+            {
+                f"{prefix}.{path}": EmbeddingModuleShardingPlan({t: self.sharded[t] for t in _table_names(module)})
+                for path, module in modules.items()
+            }
+        )
+
+    def report(self, tables: Sequence[Table], optimizer: EmbeddingOptimizer) -> dict[str, Any]:
+        """What `plan.json` holds: by table its type, ranks, shards and bytes."""
+        state = {"element": lambda t: t.rows * t.dim, "row": lambda t: t.rows, None: lambda _: 0}[optimizer.state_per]
+        return {
+            "tables": {
+                table.name: {
+                    "rows": table.rows,
+                    "dim": table.dim,
+                    "features": [feature.name for feature in table.features],
+                    "collection": "pooled" if table.pooled else "unpooled",
+                    "sharding": self.types[table.name],
+                    "shards": self._shards(table.name),
+                    "weight_bytes": table.rows * table.dim * _BYTES,
+                    "optimizer_state_bytes": state(table) * _BYTES,
+                }
+                for table in tables
+            }
+        }
+
+    def _shards(self, table: str) -> list[dict[str, Any]]:
+        if table in self.replicated:
+            return []
+        spec: Any = self.sharded[table].sharding_spec
+        return [
+            {"rank": shard.placement.rank(), "offsets": list(shard.shard_offsets), "sizes": list(shard.shard_sizes)}
+            for shard in spec.shards
+        ]
+
+
+def _table_names(module: EmbeddingBagCollection | EmbeddingCollection) -> list[str]:
+    bags = isinstance(module, EmbeddingBagCollection)
+    return [config.name for config in (module.embedding_bag_configs() if bags else module.embedding_configs())]
+
+
+def column_shards(dim: int, world_size: int) -> int:
+    """Into how many column shards a table is cut: the most that fit the ranks with each a multiple of 4 wide."""
+    return max(n for n in range(1, world_size + 1) if dim % n == 0 and (dim // n) % 4 == 0)
+
+
+def problems(tables: Sequence[Table], optimizer: EmbeddingOptimizer, world_size: int) -> list[str]:
+    """What cannot be sharded as asked, one line each beginning with the key; empty if all can."""
+    found = []
+    for table in tables:
+        key = f"tables.{table.name}.sharding"
+        if table.sharding == "column_wise" and optimizer.state_per == "row":
+            found.append(
+                f"{key}: column_wise with a row-wise optimizer would keep one state a column shard, the numbers of "
+                "no other plan; use table_wise, row_wise or data_parallel, or embedding_optimizer=adagrad"
+            )
+        if table.sharding == "row_wise" and (empty := _rank_without_row(table.rows, world_size)) is not None:
+            found.append(
+                f"{key}: row_wise over {world_size} ranks leaves rank {empty} without one of the {table.rows} rows; "
+                "use table_wise or data_parallel"
+            )
+    return found
+
+
+def _rank_without_row(rows: int, world_size: int) -> int | None:
+    block = -(-rows // world_size)  # TorchRec gives every rank this many rows while they last
+    first_empty = -(-rows // block)
+    return first_empty if first_empty < world_size else None
+
+
+def make_plan(tables: Sequence[Table], optimizer: EmbeddingOptimizer, place: Place, batch_per_rank: int) -> Plan:
+    """The plan of all tables. Deterministic, so that every rank makes the same one.
+
+    Raises InputError with every table that cannot be sharded as asked, or when no plan fits the device.
+    """
+    if wrong := problems(tables, optimizer, place.world_size):
+        raise InputError(*wrong)
+    types: dict[str, str] = {t.name: t.sharding for t in tables if t.sharding != "auto"}
+    searched = [t for t in tables if t.sharding == "auto"]
+    meta = Embeddings(tables, frozenset(t for t, kind in types.items() if kind == "data_parallel"), torch.device("meta"))
+    sharded = _named(meta, types, place)
+    if searched:
+        found = _search(searched, optimizer, place, batch_per_rank)
+        sharded |= found
+        types |= {name: sharding.sharding_type for name, sharding in found.items()}
+    for name, sharding in sharded.items():
+        assert sharding.compute_kernel == _FUSED, (name, sharding)
+    return Plan({t.name: types[t.name] for t in tables}, sharded)
+
+
+def _named(meta: Embeddings, types: dict[str, str], place: Place) -> dict[str, ParameterSharding]:
+    """The sharding of tables whose type is named. Table-wise ones go to the rank with the fewest elements so far."""
+    elements = [0] * place.world_size
+    sharded = {}
+    for sharder, module in _collections(meta):
+        for name, weight in sharder.shardable_parameters(module).items():
+            kind = types.get(name)
+            if kind == "table_wise":
+                rank = min(range(place.world_size), key=elements.__getitem__)
+                elements[rank] += weight.numel()
+                make = table_wise(rank=rank, compute_kernel=_FUSED)
+            elif kind == "row_wise":
+                make = row_wise(compute_kernel=_FUSED)
+            elif kind == "column_wise":
+                ranks = list(range(column_shards(weight.shape[1], place.world_size)))
+                make = column_wise(ranks=ranks, compute_kernel=_FUSED)
+            else:
+                continue
+            sharded[name] = make(weight, place.local_world_size, place.world_size, place.device.type, sharder)
+    return sharded
+
+
+def _collections(meta: Embeddings) -> list[tuple[Any, Any]]:
+    pooled = [(SHARDERS[0], meta.pooled)] if meta.pooled is not None else []
+    return [*pooled, *((SHARDERS[1], collection) for collection in meta.unpooled.values())]
+
+
+def _search(
+    tables: Sequence[Table], optimizer: EmbeddingOptimizer, place: Place, batch_per_rank: int
+) -> dict[str, ParameterSharding]:
+    """TorchRec's planner over what `problems` would not refuse."""
+    kinds = ["table_wise", "row_wise", "column_wise"] if optimizer.state_per != "row" else ["table_wise", "row_wise"]
+    constraints = {}
+    for table in tables:
+        allowed = [k for k in kinds if k != "row_wise" or _rank_without_row(table.rows, place.world_size) is None]
+        # the planner's own smallest column shard is 128 wide; ours follow `column_shards`
+        width = table.dim // column_shards(table.dim, place.world_size)
+        constraints[table.name] = ParameterConstraints(
+            sharding_types=allowed, compute_kernels=[_FUSED], min_partition=width
+        )
+    planner = EmbeddingShardingPlanner(
+        topology=_topology(place), batch_size=batch_per_rank, constraints=constraints
+    )
+    try:
+        planned = planner.plan(Embeddings(tables, frozenset(), torch.device("meta")), SHARDERS)
+    except PlannerError as error:
+        largest = max(tables, key=lambda t: t.rows * t.dim)
+        raise InputError(
+            f"sharding: no plan fits the device; the largest table is {largest.name} with "
+            f"{largest.rows * largest.dim * _BYTES / 2**30:.1f} GiB of weights ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); use more ranks, or a smaller dim"
+        ) from error
+    return {name: sharding for module in planned.plan.values() for name, sharding in module.items()}
+
+
+def _topology(place: Place) -> Topology:
+    """The machine as it is: the planner's own caps are 32 GB of device and 128 GB of host memory everywhere."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // place.local_world_size
+    device = torch.cuda.get_device_properties(place.device).total_memory if place.device.type == "cuda" else 0
+    return Topology(
+        world_size=place.world_size,
+        local_world_size=place.local_world_size,
+        compute_device=place.device.type,
+        hbm_cap=device,
+        ddr_cap=host,
+    )

@@ -1,0 +1,89 @@
+"""From the environment to a place in a process group; the only reader of `os.environ`.
+
+Without torchrun there is a group of one that needs no port and no environment, so that one process walks the same
+path as many.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from sharded_emb.errors import InputError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands. local_world_size is the number of ranks on this host.
+
+    control is a gloo group of all ranks for small values on the host (flags, weights, errors), whatever the device.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+    control: dist.ProcessGroup | None
+
+
+def launched_ranks() -> int:
+    """The world size that torchrun announced; 1 without torchrun. Needs no group."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_rank() -> int:
+    """The rank that torchrun announced; 0 without torchrun. Needs no group."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+    """CUDA device of this local rank, or the CPU. Raises InputError if CUDA is wanted and there is none for it."""
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"device: want a CUDA device for local rank {local_rank}, got {torch.cuda.device_count()} on this host; "
+            "start fewer ranks, or device=cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 600) -> Iterator[Place]:
+    """Joins the group that the environment names, else makes a group of one; leaves it at the end.
+
+    wait_seconds bounds every collective, so that a rank whose peers are gone does not wait for ever.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = pick_device(device, local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=wait_seconds)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend, timeout=timeout, device_id=chosen if chosen.type == "cuda" else None)
+    else:
+        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield place_in_group(chosen, timeout)
+    finally:
+        dist.destroy_process_group()
+
+
+def place_in_group(device: torch.device, timeout: timedelta) -> Place:
+    """This process's place in the group that is already there."""
+    control = dist.group.WORLD if device.type == "cpu" else dist.new_group(backend="gloo", timeout=timeout)
+    return Place(
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())),
+        device=device,
+        control=control,
+    )

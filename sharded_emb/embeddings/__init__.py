@@ -1,0 +1,1 @@
+"""Tables and features to lookups, pooled vectors and sequences."""

@@ -1,0 +1,120 @@
+"""The lookups of a model: every table in exactly one collection, one call a collection and step.
+
+TorchRec's pooled and unpooled collections own their weights, so a table that any feature reads as a sequence goes to
+the unpooled one and its other features are pooled after the lookup. The kernel is only ever asked for sums: its means
+are wrong under several plans. Data-parallel tables are whole on every rank and need no kernel that knows of shards;
+they are plain parameters here, which also avoids FBGEMM's dense CPU kernel for sequences (it corrupts memory).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+
+from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
+from sharded_emb.layers.jagged import divide_by_length, pool
+from sharded_emb.tables import Feature, Table
+
+
+def candidate_feature(table: str) -> Feature:
+    """The feature through which a loss reads rows of the item table, in the same lookup as the history."""
+    return Feature(name=CANDIDATES, table=table, column="", pooling="none", max_length=None, keep="newest")
+
+
+class ReplicatedTable(nn.Module):
+    """A table that is whole on every rank; its gradients are averaged like those of any dense weight."""
+
+    def __init__(self, table: Table, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(table.rows, table.dim, device=device))
+
+    def rows(self, ids_T: Tensor) -> Tensor:
+        """The vectors (T, D) of ids."""
+        return F.embedding(ids_T, self.weight)
+
+    def sums(self, ids: JaggedTensor) -> Tensor:
+        """The sums (B, D) of the rows of each bag."""
+        return F.embedding_bag(ids.values(), self.weight, ids.offsets(), mode="sum", include_last_offset=True)
+
+
+class Embeddings(nn.Module):
+    """Looks up all features of a batch.
+
+    pooled: an EmbeddingBagCollection of sums, or None. unpooled: EmbeddingCollections by dim, which TorchRec wants
+    alike within one. replicated: data-parallel tables by name. Sharding replaces the first two in place.
+    """
+
+    def __init__(self, tables: Sequence[Table], replicated: frozenset[str], device: torch.device) -> None:
+        super().__init__()
+        self.features = {f.name: f for table in tables for f in table.features}
+        self.tables = {table.name: table for table in tables}
+        sharded = [table for table in tables if table.name not in replicated]
+        self.replicated = nn.ModuleDict({t.name: ReplicatedTable(t, device) for t in tables if t.name in replicated})
+        bags = [_bag_config(table) for table in sharded if table.pooled]
+        self.pooled = EmbeddingBagCollection(bags, device=torch.device("meta")) if bags else None
+        self.unpooled = nn.ModuleDict()
+        for dim in sorted({table.dim for table in sharded if not table.pooled}):
+            same_dim = [_sequence_config(table) for table in sharded if not table.pooled and table.dim == dim]
+            self.unpooled[f"dim_{dim}"] = EmbeddingCollection(same_dim, device=torch.device("meta"))
+
+    def forward(self, batch: Batch) -> Embedded:
+        """Vectors by feature name; see `Embedded`."""
+        ids = batch.ids
+        # all collections are asked before any answer is awaited, so that their exchanges overlap
+        sums = None if self.pooled is None else self.pooled(ids)
+        answers = [collection(ids) for collection in self.unpooled.values()]
+        pooled: dict[str, Tensor] = {} if sums is None else dict(sums.to_dict())
+        vectors = {name: rows.values() for answer in answers for name, rows in answer.items()}
+        lengths = {name: ids[name].lengths() for name in self.features}
+        for name, feature in self.features.items():
+            if feature.table in self.replicated:
+                self._look_up_replicated(feature, ids, pooled, vectors)
+        pooled = {name: self._finish(name, summed, lengths[name]) for name, summed in pooled.items()}
+        sequences = {name: self._sequence(name, vectors[name], batch) for name in vectors}
+        for name in [n for n in sequences if self.features[n].pooling != "none"]:
+            pooled[name] = pool(sequences.pop(name), mean=self.features[name].pooling == "mean")
+        return Embedded(pooled, sequences)
+
+    def _look_up_replicated(
+        self, feature: Feature, ids: KeyedJaggedTensor, pooled: dict[str, Tensor], vectors: dict[str, Tensor]
+    ) -> None:
+        table = self.replicated[feature.table]
+        assert isinstance(table, ReplicatedTable)
+        if self.tables[feature.table].pooled:
+            pooled[feature.name] = table.sums(ids[feature.name])
+        else:
+            vectors[feature.name] = table.rows(ids[feature.name].values())
+
+    def _finish(self, name: str, summed_BD: Tensor, lengths_B: Tensor) -> Tensor:
+        return divide_by_length(summed_BD, lengths_B) if self.features[name].pooling == "mean" else summed_BD
+
+    def _sequence(self, name: str, values_TD: Tensor, batch: Batch) -> Jagged:
+        ids = batch.ids[name]
+        padding_row = self.tables[self.features[name].table].padding_row
+        if padding_row is not None:
+            # the row is zero from the start; the mask keeps gradients out of it
+            values_TD = values_TD * (ids.values() != padding_row)[:, None]
+        return Jagged(values_TD, ids.values(), ids.lengths().to(torch.int64), batch.extents[name])
+
+
+def _bag_config(table: Table) -> EmbeddingBagConfig:
+    return EmbeddingBagConfig(
+        name=table.name,
+        num_embeddings=table.rows,
+        embedding_dim=table.dim,
+        feature_names=[feature.name for feature in table.features],
+        pooling=PoolingType.SUM,
+    )
+
+
+def _sequence_config(table: Table) -> EmbeddingConfig:
+    return EmbeddingConfig(
+        name=table.name,
+        num_embeddings=table.rows,
+        embedding_dim=table.dim,
+        feature_names=[feature.name for feature in table.features],
+    )

@@ -1,0 +1,28 @@
+"""What a person can cause, as exceptions: every message begins with the key or place it is about."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """The user's input is wrong: config, data, ids, a path, a plan that does not fit. Commands end with code 2.
+
+    problems holds one line each, `KEY: want WANTED, got GOT; WHAT TO DO`, all that could be found at once.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class OutOfRangeIdError(InputError):
+    """An id that is no row of its table. Raised on every rank with the same text, before any table changes."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`; did you mean NAME?` for the closest choice, else a list of the choices, ready to append to a problem."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are: {', '.join(known)}" if known else ""

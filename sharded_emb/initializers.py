@@ -1,0 +1,78 @@
+"""Initial rows of a table as a function of (seed, table, row, column) alone.
+
+A counter-based generator in place of a stream: any shard can compute its own part, so the numbers are the same for
+every world size, plan and order of filling. The hash is the finalizer of SplitMix64 (Steele et al., "Fast splittable
+pseudorandom number generators", OOPSLA 2014), applied twice.
+"""
+
+import hashlib
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sharded_emb.component import Component
+
+_COLUMN_BITS = 20  # a table may have 2**20 columns and 2**43 rows before a counter repeats
+
+
+def _int64(value: int) -> int:
+    """The signed 64-bit integer with the same bits."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch has no unsigned 64-bit arithmetic on every device."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _int64(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _int64(0x94D049BB133111EB)
+    return x ^ _shift_right(x, 31)
+
+
+def stream_key(seed: int, name: str) -> int:
+    """A 64-bit key of a named random stream: the same everywhere, unlike `hash`."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return _int64(int.from_bytes(digest, "little"))
+
+
+def hashed_uniform(key: int, rows_R: Tensor, columns_C: Tensor) -> Tensor:
+    """Uniform draws in the open interval (0, 1), float32 of shape (R, C), one for each (key, row, column).
+
+    rows_R and columns_C are int64 and may be any rows and columns of the table in any order.
+    """
+    counter_RC = (rows_R[:, None] << _COLUMN_BITS) + columns_C[None, :]
+    bits_RC = _mix(_mix(counter_RC + _int64(0x9E3779B97F4A7C15)) ^ key)
+    # 23 bits and a half: every value is exact in float32 and neither 0 nor 1 can occur
+    return (_shift_right(bits_RC, 41).to(torch.float32) + 0.5) * 2.0**-23
+
+
+class Initializer(Component):
+    """The slot `tables.NAME.init`: turns uniform draws into the initial values of a table."""
+
+    def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:
+        """Initial values (R, C) of part of a table of shape (rows, dim), from uniform draws of the same shape."""
+        raise NotImplementedError
+
+
+class Normal(Initializer):
+    """Independent normal values."""
+
+    mean: float = 0.0
+    std: float = Field(default=0.02, ge=0)
+
+    def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:  # noqa: ARG002
+        return torch.special.ndtri(uniform_RC).mul_(self.std).add_(self.mean)
+
+
+class Uniform(Initializer):
+    """Uniform values in [-bound, bound]; without a bound 1/sqrt(rows), as TorchRec has it."""
+
+    bound: float | None = Field(default=None, gt=0)
+
+    def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:  # noqa: ARG002
+        bound = 1 / math.sqrt(rows) if self.bound is None else self.bound
+        return (uniform_RC * 2 - 1).mul_(bound)

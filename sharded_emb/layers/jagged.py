@@ -1,0 +1,75 @@
+"""Between rows of different lengths and padded ones, without a loop and without a sync.
+
+    B  rows    L  longest row    T  events over all rows    S  events that have a successor    D  dim
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sharded_emb.batch import Extent, Jagged
+
+
+def row_of_event(jagged: Jagged) -> Tensor:
+    """The row that each event belongs to: int64 (T)."""
+    rows_B = torch.arange(jagged.lengths_B.numel(), device=jagged.lengths_B.device)
+    return torch.repeat_interleave(rows_B, jagged.lengths_B, output_size=jagged.ids_T.numel())
+
+
+def place_of_event(jagged: Jagged) -> Tensor:
+    """The place of each event in its row, counted from 0: int64 (T)."""
+    places_T = torch.arange(jagged.ids_T.numel(), device=jagged.lengths_B.device)
+    return places_T - jagged.offsets_B1[:-1][row_of_event(jagged)]
+
+
+def last_of_row(jagged: Jagged) -> Tensor:
+    """The index among T of each row's last event: int64 (B). Every row has to have one."""
+    return jagged.offsets_B1[1:] - 1
+
+
+class Padded(NamedTuple):
+    """Vectors (B, L, D), zeros behind the end of a row, and where event t stands among the B * L places."""
+
+    values_BLD: Tensor
+    at_T: Tensor
+
+    def unpad(self, values_BLD: Tensor) -> Tensor:
+        """The events (T, D) of another tensor of the same layout."""
+        return values_BLD.flatten(0, 1)[self.at_T]
+
+
+def pad(jagged: Jagged) -> Padded:
+    """Rows side by side, as long as the longest."""
+    rows, dim, longest = jagged.lengths_B.numel(), jagged.values_TD.shape[-1], jagged.extent.longest
+    at_T = row_of_event(jagged) * longest + place_of_event(jagged)
+    flat_ND = jagged.values_TD.new_zeros(rows * longest, dim).index_copy(0, at_T, jagged.values_TD)
+    return Padded(flat_ND.view(rows, longest, dim), at_T)
+
+
+def inputs_and_successors(jagged: Jagged) -> tuple[Jagged, Tensor]:
+    """Every row without its last event, and for each of those S events the index among T of the one that followed.
+
+        a b c | d | e f    ->    a b | | e    and the indices of    b c f
+    """
+    lengths_B = (jagged.lengths_B - 1).clamp(min=0)
+    count = jagged.ids_T.numel() - jagged.extent.nonempty
+    rows_B = torch.arange(lengths_B.numel(), device=lengths_B.device)
+    row_S = torch.repeat_interleave(rows_B, lengths_B, output_size=count)
+    shift_B = jagged.offsets_B1[:-1] - (lengths_B.cumsum(0) - lengths_B)
+    at_S = torch.arange(count, device=lengths_B.device) + shift_B[row_S]
+    # at least one place, or a rank whose rows are all empty would give attention a sequence of length 0
+    extent = Extent(longest=max(jagged.extent.longest - 1, 1), nonempty=jagged.extent.nonempty)
+    return Jagged(jagged.values_TD[at_S], jagged.ids_T[at_S], lengths_B, extent), at_S + 1
+
+
+def pool(jagged: Jagged, mean: bool) -> Tensor:
+    """Sum or mean of each row's vectors: (B, D). An empty row gives zeros."""
+    summed_BD = jagged.values_TD.new_zeros(jagged.lengths_B.numel(), jagged.values_TD.shape[-1])
+    summed_BD = summed_BD.index_add(0, row_of_event(jagged), jagged.values_TD)
+    return divide_by_length(summed_BD, jagged.lengths_B) if mean else summed_BD
+
+
+def divide_by_length(summed_BD: Tensor, lengths_B: Tensor) -> Tensor:
+    """The mean from a sum; a row of length 0 stays zero."""
+    return summed_BD / lengths_B.clamp(min=1).to(summed_BD.dtype)[:, None]

@@ -1,0 +1,47 @@
+"""The slot `loss`: sums over this rank's rows; the loop divides by the weight of the global batch.
+
+    B  rows    S  events with a successor    K  candidates    D  dim
+"""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from sharded_emb.batch import Batch
+from sharded_emb.component import Component
+
+
+class Loss(nn.Module):
+    """A weighted sum of one loss an event or row."""
+
+    def forward(self, output: Any, batch: Batch) -> Tensor:
+        """The sum over this rank's part of the batch, a scalar."""
+        raise NotImplementedError
+
+
+class LossConfig(Component):
+    """What a loss says of itself before it is built. task: the kind of model it fits."""
+
+    task: ClassVar[str]
+
+    def build(self) -> Loss:
+        """The module."""
+        raise NotImplementedError
+
+
+class NextItemLossConfig(LossConfig):
+    """A loss that scores what followed against candidates."""
+
+    task: ClassVar[str] = "next_item"
+
+    def candidates(self, rows: int, seed: int, step: int) -> Tensor:
+        """Ids (K) of the item table, which has `rows` rows, to score against in this step: for all ranks alike."""
+        raise NotImplementedError
+
+
+class BinaryLossConfig(LossConfig):
+    """A loss that compares a logit with a label of 0 or 1. label: the column with the labels."""
+
+    task: ClassVar[str] = "binary"
+
+    label: str = "label"

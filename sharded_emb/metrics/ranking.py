@@ -1,0 +1,68 @@
+"""Ranks of targets among all items, and what is made of them.
+
+    B  rows    N  rows of the item table
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+CUTOFFS = (5, 10, 20)
+
+
+_EXACT_FLOAT32 = 1 << 24  # up to here a float32 sum of ones is exact
+
+
+def ranks_of_target(
+    scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rank of each row's target among all items, and among those that are not seen: two float64 (B).
+
+    (row, item) are P distinct pairs of seen items; the target counts even where it is one of them. A rank is 1 plus
+    the items that score higher plus half of the others that score the same. Items that must not be recommended have a
+    score of -inf; a target among them is a miss, of infinite rank. A score that is not a number would look like the
+    best rank, so it raises FloatingPointError.
+    """
+    target_score_B = scores_BN.gather(1, target_B[:, None])[:, 0]
+    # 1 for each higher item, -1 for each lower one: one pass, and not-a-number stays what it is
+    signs_BN = (scores_BN - target_score_B[:, None]).sign_()
+    known_B = target_score_B > -torch.inf
+    wide = torch.float64 if signs_BN.shape[1] > _EXACT_FLOAT32 else signs_BN.dtype
+    balance_B = signs_BN.sum(1, dtype=wide).double()
+    if not torch.isfinite(balance_B[known_B]).all():
+        raise FloatingPointError("ranking: a score is not a finite number")
+    removed_P = (signs_BN[row_P, item_P].double() + 1) * (item_P != target_B[row_P])  # a removed item counts as lower
+    without_seen_B = balance_B.index_add(0, row_P, removed_P, alpha=-1)
+    middle = (scores_BN.shape[1] + 1) / 2
+    ranks = [(middle + balance / 2).masked_fill(~known_B, torch.inf) for balance in (balance_B, without_seen_B)]
+    return ranks[0], ranks[1]
+
+
+def sums(rank_B: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
+    """The sum over rows of hit_rate@k, ndcg@k and mrr: one relevant item a row, so that recall is hit rate."""
+    found: dict[str, float] = {}
+    for k in cutoffs:
+        hit_B = rank_B <= k
+        found[f"hit_rate@{k}"] = hit_B.double().sum().item()
+        found[f"ndcg@{k}"] = (hit_B / torch.log2(rank_B + 1)).sum().item()
+    found["mrr"] = (1 / rank_B).sum().item()
+    return found
+
+
+def means(summed: Mapping[str, float], add_up: Callable[[list[float]], list[float]]) -> dict[str, float]:
+    """Means over all rows from one rank's sums, with their number as `rows`; add_up sums values over ranks."""
+    names = ["rows", *sums(torch.ones(0))]
+    totals = dict(zip(names, add_up([summed.get(name, 0.0) for name in names]), strict=True))
+    rows = totals.pop("rows")
+    return {name: total / max(rows, 1) for name, total in totals.items()}
+
+
+def protocol(filtered: bool, split: str) -> dict[str, object]:
+    """What makes these numbers comparable with others."""
+    return {
+        "split": split,
+        "ranked": "all items",
+        "seen_items": "removed: all the user had, never the target" if filtered else "kept",
+        "ties": "count half",
+    }

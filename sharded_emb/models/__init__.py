@@ -1,0 +1,1 @@
+"""One model, one file; ordinary torch that knows nothing of ranks."""

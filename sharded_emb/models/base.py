@@ -1,0 +1,109 @@
+"""The slot `model`, and the two kinds of models there are so far.
+
+    B  rows    S  events with a successor    K  candidates    D  dim
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from sharded_emb.batch import CANDIDATES, Embedded, Jagged
+from sharded_emb.component import Component
+from sharded_emb.errors import nearest
+from sharded_emb.layers.jagged import inputs_and_successors, last_of_row, row_of_event
+from sharded_emb.tables import FeatureConfig, Table
+
+
+class ModelConfig(Component):
+    """What a model says of itself before it is built.
+
+    task: "next_item" (predicts the events of a sequence) or "binary" (a probability for each row).
+    """
+
+    task: ClassVar[str]
+
+    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """What the model misses among the features, each line beginning with the key."""
+        raise NotImplementedError
+
+    def build(self, tables: Sequence[Table]) -> nn.Module:
+        """The module; dims come from the tables that its features read."""
+        raise NotImplementedError
+
+
+class NextItemConfig(ModelConfig):
+    """A model that predicts the next event of one sequence. history: the feature with the sequence."""
+
+    task: ClassVar[str] = "next_item"
+
+    history: str = "history"
+
+    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """The sequence has to be there, and unpooled."""
+        return sequence_problems("model.history", self.history, features)
+
+    def build(self, tables: Sequence[Table]) -> "NextItemModel":
+        """The module."""
+        raise NotImplementedError
+
+
+def sequence_problems(key: str, name: str, features: Mapping[str, FeatureConfig]) -> list[str]:
+    """What is wrong with a key that is to name an unpooled feature."""
+    if name not in features:
+        return [f"{key}: want a feature, got {name!r}{nearest(name, features)}"]
+    if features[name].pooling != "none":
+        return [f"features.{name}.pooling: want none, since {key} reads a sequence, got {features[name].pooling}"]
+    return []
+
+
+@dataclass(frozen=True)
+class NextItem:
+    """What a next-item model gives a loss: a score is the dot product of a state and an item vector.
+
+    states_SD: after each event but the last of its row. positives_SD, positive_ids_S: the event that followed.
+    row_S: the row of the batch. candidates_KD, candidate_ids_K: what the loss asked for.
+    """
+
+    states_SD: Tensor
+    positives_SD: Tensor
+    positive_ids_S: Tensor
+    row_S: Tensor
+    candidates_KD: Tensor
+    candidate_ids_K: Tensor
+
+
+class NextItemModel(nn.Module):
+    """Base of next-item models: a subclass says how a history becomes states, and how an item is compared."""
+
+    def __init__(self, history: str) -> None:
+        super().__init__()
+        self.history = history
+
+    def encode(self, events: Jagged) -> Tensor:
+        """The state (S, D) after each event, from it and the events before it in its row alone."""
+        raise NotImplementedError
+
+    def items(self, vectors_ND: Tensor) -> Tensor:
+        """Item vectors as they are compared with states."""
+        return vectors_ND
+
+    def forward(self, embedded: Embedded) -> NextItem:
+        """States, what followed, and candidates."""
+        history = embedded.sequences[self.history]
+        inputs, successors_S = inputs_and_successors(history)
+        candidates = embedded.sequences[CANDIDATES]
+        return NextItem(
+            states_SD=self.encode(inputs),
+            positives_SD=self.items(history.values_TD[successors_S]),
+            positive_ids_S=history.ids_T[successors_S],
+            row_S=row_of_event(inputs),
+            candidates_KD=self.items(candidates.values_TD),
+            candidate_ids_K=candidates.ids_T,
+        )
+
+    def queries(self, embedded: Embedded) -> Tensor:
+        """The states (B, D) before the last event of each row, which is what evaluation asks for."""
+        inputs, _ = inputs_and_successors(embedded.sequences[self.history])
+        return self.encode(inputs)[last_of_row(inputs)]

@@ -1,0 +1,35 @@
+"""The learning rates of tables and dense weights as a function of the step alone."""
+
+import math
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from sharded_emb.component import Component
+
+
+class Schedule(Component):
+    """The slot `schedule`: a factor on every learning rate."""
+
+    def factor(self, step: int) -> float:
+        """What the learning rates are multiplied by in this step; the first step is 1."""
+        raise NotImplementedError
+
+
+class Warmup(Schedule):
+    """Linear warm-up, then constant or a decay that reaches final_factor at decay_steps and stays there."""
+
+    warmup_steps: NonNegativeInt = 0
+    decay: Literal["none", "linear", "cosine"] = "none"
+    decay_steps: PositiveInt | None = None
+    final_factor: float = Field(default=0.0, ge=0, le=1)
+
+    def factor(self, step: int) -> float:
+        """1 at the end of the warm-up."""
+        if step < self.warmup_steps:
+            return step / self.warmup_steps
+        if self.decay == "none" or self.decay_steps is None:
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / max(1, self.decay_steps - self.warmup_steps))
+        left = (1 + math.cos(math.pi * done)) / 2 if self.decay == "cosine" else 1 - done
+        return self.final_factor + (1 - self.final_factor) * left

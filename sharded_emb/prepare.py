@@ -1,0 +1,32 @@
+"""Command `prepare`: raw log to dataset folder.
+
+python -m sharded_emb.prepare experiment=sasrec_beauty dataset.raw=PATH data=FOLDER
+"""
+
+from typing import Any
+
+from sharded_emb import cli
+from sharded_emb.errors import InputError
+
+
+def main() -> None:
+    """Prepares the dataset that the command line describes."""
+    cli.run("prepare", prepare)
+
+
+def prepare(tree: dict[str, Any]) -> None:
+    """Writes the folder `data`."""
+    from sharded_emb.config import PrepareConfig, validate  # noqa: PLC0415
+    from sharded_emb.data.prepare import prepare as write  # noqa: PLC0415
+
+    config = validate(PrepareConfig, tree)
+    if config.data is None:
+        raise InputError("data: missing; want the folder to write, as data=FOLDER")
+    manifest = write(config.dataset, config.data, seed=config.seed, overwrite=config.overwrite)
+    counts = ", ".join(f"{count:,} {name}" for name, count in manifest.counts.items())
+    splits = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
+    print(f"{config.data}: {counts}; rows: {splits}")
+
+
+if __name__ == "__main__":
+    main()

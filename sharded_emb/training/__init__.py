@@ -1,0 +1,1 @@
+"""The loop and what stands around it; takes parts, not the whole RunConfig."""

@@ -1,0 +1,86 @@
+"""What stands beside a model's metrics: baselines on the same rows by the same rule, and lists of recommendations."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from sharded_emb.distributed.agree import all_sums, all_values, from_first_rank
+from sharded_emb.errors import InputError
+from sharded_emb.metrics import binary, ranking
+from sharded_emb.metrics.baselines import Baseline, fit_baselines
+from sharded_emb.metrics.baselines_logistic import logistic_scores
+from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator, Recommended
+
+
+def baseline_metrics(evaluator: BinaryEvaluator | NextItemEvaluator, split: str) -> dict[str, Metrics]:
+    """By baseline the metrics that the evaluator gives the model. All ranks call it together."""
+    if isinstance(evaluator, NextItemEvaluator):
+        train = evaluator.scoring.dataset.split("train")
+        fitted = fit_baselines(train, evaluator.table.rows, evaluator.column)
+        return {baseline.name: _counted(evaluator, baseline, split) for baseline in fitted}
+    dataset, reading = evaluator.scoring.dataset, evaluator.scoring.reading
+    columns = [feature.column for feature in reading.features]
+    assert reading.label is not None
+    label = reading.label
+
+    def regress() -> dict[str, float]:
+        probability_N = logistic_scores(dataset, columns, split, label)
+        label_N = dataset.split(split)[label].to_numpy().astype(np.float64)
+        return binary.metrics(label_N, np.log(probability_N) - np.log1p(-probability_N))
+
+    return {"logistic_regression": {split: from_first_rank(regress, evaluator.scoring.place)}}
+
+
+def _counted(evaluator: NextItemEvaluator, baseline: Baseline, split: str) -> Metrics:
+    summed = {split: Counter[str](), f"{split}_unfiltered": Counter[str]()}
+    for rows in evaluator.parts(split):
+        values, lengths = evaluator.histories(split, rows)
+        scores_BN = torch.from_numpy(baseline.scores(values, np.concatenate([[0], np.cumsum(lengths)])))
+        ranks = ranking.ranks_of_target(scores_BN, *evaluator.targets_and_seen(split, rows))
+        for name, rank_B in zip((f"{split}_unfiltered", split), ranks, strict=True):
+            summed[name].update({"rows": len(rows), **ranking.sums(rank_B)})
+    return {name: ranking.means(counts, lambda v: all_sums(v, evaluator.scoring.place)) for name, counts in summed.items()}
+
+
+def write_predictions(evaluator: NextItemEvaluator, split: str, file: Path, top_k: int, filter_seen: bool) -> int:
+    """Writes user, rank, item, score by raw ids, users in the order of the split; returns how many users.
+
+    Rank 1 is best. Raises InputError where the file cannot be written. All ranks call it together.
+    """
+    gathered = all_values(evaluator.recommend(split, top_k, filter_seen), evaluator.scoring.place)
+    parts = [part for of_rank in gathered for part in of_rank]
+
+    def write() -> int:
+        table = _table(evaluator, split, parts)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            aside = file.with_name(f".{file.name}.part")
+            pq.write_table(table, aside)
+            aside.replace(file)
+        except OSError as error:
+            raise InputError(f"predictions: want a file that can be written, got {file} ({error.strerror})") from error
+        return sum(len(part.rows_B) for part in parts)
+
+    return from_first_rank(write, evaluator.scoring.place)
+
+
+def _table(evaluator: NextItemEvaluator, split: str, parts: list[Recommended]) -> pa.Table:
+    dataset = evaluator.scoring.dataset
+    rows_B = np.concatenate([part.rows_B for part in parts])
+    order_B = np.argsort(rows_B, kind="stable")
+    items_BK = np.concatenate([part.items_BK for part in parts])[order_B]
+    scores_BK = np.concatenate([part.scores_BK for part in parts])[order_B]
+    users_B = dataset.split(split)["user"].to_numpy()[rows_B[order_B]]
+    listed = np.isfinite(scores_BK).ravel()  # a user who had nearly everything has a shorter list
+    columns: Mapping[str, pa.Array] = {
+        "user": dataset.raw_ids("user").take(pa.array(np.repeat(users_B, items_BK.shape[1])[listed])),
+        "rank": pa.array(np.tile(np.arange(1, items_BK.shape[1] + 1), len(users_B))[listed]),
+        "item": dataset.raw_ids(evaluator.table.name).take(pa.array(items_BK.ravel()[listed])),
+        "score": pa.array(scores_BK.ravel()[listed]),
+    }
+    return pa.table(columns)

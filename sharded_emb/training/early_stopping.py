@@ -1,0 +1,43 @@
+"""Stops a run when a validation metric no longer improves."""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from sharded_emb.component import Frozen
+
+
+class EarlyStoppingConfig(Frozen):
+    """The key `early_stopping`; null never stops early, and keeps the last weights.
+
+    metric: of the validation split. patience: evaluations without a new best one before the run ends.
+    """
+
+    metric: str = "ndcg@10"
+    best: Literal["highest", "lowest"] = "highest"
+    patience: PositiveInt = 5
+
+
+class EarlyStopping:
+    """Remembers the best value and how long ago it was."""
+
+    def __init__(self, config: EarlyStoppingConfig | None) -> None:
+        self.config = config
+        self.best: float | None = None
+        self.since_best = 0
+
+    def improved(self, metrics: dict[str, float]) -> bool:
+        """Whether these validation metrics are the best so far. The first ones are; not-a-number never is."""
+        if self.config is None:
+            return False
+        value = metrics[self.config.metric] * (1 if self.config.best == "highest" else -1)
+        if value > (float("-inf") if self.best is None else self.best):
+            self.best, self.since_best = value, 0
+            return True
+        self.since_best += 1
+        return False
+
+    @property
+    def over(self) -> bool:
+        """Whether patience has run out."""
+        return self.config is not None and self.since_best >= self.config.patience

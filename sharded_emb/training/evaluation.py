@@ -1,0 +1,234 @@
+"""Metrics of a split, exact for any number of ranks: every row counts once, sums and logits are gathered.
+
+    B  rows    N  rows of the item table    K  items of a list
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharded_emb.batch import Batch
+from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.columns import Int64s, RaggedColumn
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.distributed.agree import all_sums, all_values, raise_together
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import Sharded
+from sharded_emb.errors import InputError
+from sharded_emb.metrics import binary, ranking
+from sharded_emb.models.base import NextItemModel
+from sharded_emb.tables import FIRST_ROW
+
+_ROWS_PER_LOOKUP = 1 << 16
+
+Metrics = dict[str, dict[str, float]]
+
+
+class Evaluator(Protocol):
+    """Evaluates a split with the weights as they are; all ranks call it together."""
+
+    def __call__(self, split: str) -> Metrics:
+        """Metrics by name of the evaluation: the split, and for next-item runs also SPLIT_unfiltered."""
+        ...
+
+    def protocol(self, split: str) -> dict[str, Any]:
+        """What makes the numbers comparable, by name of the evaluation."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What both evaluators need: a model, data to score, and in which pieces."""
+
+    sharded: Sharded
+    dataset: Dataset
+    reading: Reading
+    batch_per_rank: int
+
+    @property
+    def place(self) -> Place:
+        """Of this rank."""
+        return self.sharded.place
+
+    def parts(self, rows: Int64s) -> Iterator[Int64s]:
+        """This rank's part of each batch of these rows: as many batches on every rank, some perhaps empty."""
+        source = Source(rows, BatchesConfig(shuffle=False), self.batch_per_rank * self.place.world_size, seed=0)
+        for part in source.parts(0, self.place.rank, self.place.world_size):
+            yield rows[part.rows]
+
+    def batches(self, split: str, rows: Int64s) -> Iterator[tuple[Int64s, Batch]]:
+        """This rank's part of these rows of the split, and its batch on the device."""
+        collate = Collate(self.dataset.split(split), self.reading, self.place.rank)
+        for number, mine in enumerate(self.parts(rows)):
+            batch, error = None, None
+            try:
+                batch = collate(mine, number)
+            except InputError as wrong:
+                error = wrong
+            raise_together(error, self.place)
+            assert batch is not None
+            yield mine, batch.to(self.place.device)
+
+
+class BinaryEvaluator:
+    """AUC and its kin over all rows of a split."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self.scoring = scoring
+
+    def protocol(self, split: str) -> dict[str, Any]:
+        """All rows count once."""
+        return {split: {"split": split, "rows": "all", "ties": "count half"}}
+
+    @torch.no_grad()
+    def __call__(self, split: str) -> Metrics:
+        """By the name of the split."""
+        label_N, logit_N = self.labels_and_logits(split)
+        return {split: binary.metrics(label_N, logit_N)}
+
+    def labels_and_logits(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and logits of all rows, float64 (N), on every rank; the order is that of the batches."""
+        plain = self.scoring.sharded.plain.eval()
+        labels, logits = [np.zeros(0)], [np.zeros(0)]
+        everything = np.arange(self.scoring.dataset.manifest.splits[split].rows)
+        for rows, batch in self.scoring.batches(split, everything):
+            output_B = plain.get_submodule("model")(self.scoring.sharded.embeddings(batch))
+            if len(rows):
+                assert batch.label_B is not None
+                labels.append(batch.label_B.cpu().double().numpy())
+                logits.append(output_B.cpu().double().numpy())
+        plain.train()
+        mine = (np.concatenate(labels), np.concatenate(logits))
+        gathered = all_values(mine, self.scoring.place)
+        return np.concatenate([part[0] for part in gathered]), np.concatenate([part[1] for part in gathered])
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The best items of some users: rows of the split (B), ids of items (B, K) and their scores."""
+
+    rows_B: Int64s
+    items_BK: Int64s
+    scores_BK: np.ndarray
+
+
+class NextItemEvaluator:
+    """Ranks the last event of each row among all items, from the events before it.
+
+    Rows with a single event have nothing to predict from and are left out.
+    """
+
+    def __init__(self, scoring: Scoring) -> None:
+        self.scoring = scoring
+        (self.table,) = [t for t in scoring.reading.tables if any(f.name == scoring.reading.sequence for f in t.features)]
+        (sequence,) = [f for f in self.table.features if f.name == scoring.reading.sequence]
+        self.column = sequence.column
+
+    def protocol(self, split: str) -> dict[str, Any]:
+        """Of both evaluations."""
+        return {
+            split: ranking.protocol(filtered=True, split=split),
+            f"{split}_unfiltered": ranking.protocol(filtered=False, split=split),
+        }
+
+    @torch.no_grad()
+    def __call__(self, split: str) -> Metrics:
+        """Filtered by the name of the split, and SPLIT_unfiltered."""
+        summed = {split: Counter[str](), f"{split}_unfiltered": Counter[str]()}
+        for rows, scores_BN in self.scores(split):
+            ranks = ranking.ranks_of_target(scores_BN, *self.targets_and_seen(split, rows))
+            for name, rank_B in zip((f"{split}_unfiltered", split), ranks, strict=True):
+                summed[name].update({"rows": len(rows), **ranking.sums(rank_B)})
+        return {name: ranking.means(sums, lambda v: all_sums(v, self.scoring.place)) for name, sums in summed.items()}
+
+    @torch.no_grad()
+    def recommend(self, split: str, top_k: int, filter_seen: bool) -> list[Recommended]:
+        """This rank's users with their best items, best first; equal scores in the order of the item table."""
+        found = []
+        for rows, scores_BN in self.scores(split):
+            if filter_seen:
+                target_B, row_P, item_P = self.targets_and_seen(split, rows)
+                target_scores_B1 = scores_BN.gather(1, target_B[:, None])
+                scores_BN[row_P, item_P] = -torch.inf
+                scores_BN.scatter_(1, target_B[:, None], target_scores_B1)  # never the target
+            ordered = scores_BN.sort(dim=1, descending=True, stable=True)
+            items_BK, scores_BK = ordered.indices[:, :top_k], ordered.values[:, :top_k]
+            found.append(Recommended(rows, items_BK.cpu().numpy(), scores_BK.cpu().numpy()))
+        return found
+
+    def scores(self, split: str) -> Iterator[tuple[Int64s, Tensor]]:
+        """By batch: rows and scores (B, N), -inf for padding and out-of-vocabulary. A rank without rows in a batch
+        takes part and yields nothing.
+        """
+        plain = self.scoring.sharded.plain.eval()
+        model = cast(NextItemModel, plain.get_submodule("model"))
+        items_ND = self._item_vectors(model)
+        for rows, batch in self.scoring.batches(split, self._eligible(split)):
+            embedded = self.scoring.sharded.embeddings(batch)
+            if len(rows):
+                scores_BN = model.queries(embedded) @ items_ND.T
+                scores_BN[:, :FIRST_ROW] = -torch.inf
+                yield rows, scores_BN
+        plain.train()
+
+    def parts(self, split: str) -> Iterator[Int64s]:
+        """This rank's rows of each batch, as `scores` has them."""
+        return (part for part in self.scoring.parts(self._eligible(split)) if len(part))
+
+    def histories(self, split: str, rows: Int64s) -> tuple[Int64s, Int64s]:
+        """All events of these rows before the target, one row after the other, and their number by row."""
+        events, lengths = self._column(split).take(rows)
+        return np.delete(events, np.cumsum(lengths) - 1), lengths - 1
+
+    def targets_and_seen(self, split: str, rows: Int64s) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets (B), and the distinct (row, item) pairs of the events before them, on the device."""
+        column = self._column(split)
+        history, lengths = self.histories(split, rows)
+        pairs = np.unique(np.repeat(np.arange(len(rows)), lengths) * self.table.rows + history)
+        row, item = np.divmod(pairs, self.table.rows)
+        found = (column.values[column.offsets[rows + 1] - 1], row, item)
+        target_B, row_P, item_P = (torch.from_numpy(each).to(self.scoring.place.device) for each in found)
+        return target_B, row_P, item_P
+
+    def _column(self, split: str) -> RaggedColumn:
+        return RaggedColumn.from_arrow(self.scoring.dataset.split(split)[self.column])
+
+    def _eligible(self, split: str) -> Int64s:
+        lengths = self._column(split).lengths()
+        by_length = np.argsort(lengths, kind="stable")  # batches of like lengths need the least padding
+        return by_length[lengths[by_length] >= 2]
+
+    def _item_vectors(self, model: NextItemModel) -> Tensor:
+        """Every row of the item table as it is compared with states (N, D), through the same lookups as in training."""
+        lookup = self.scoring.sharded.embeddings
+        parts = []
+        for start in range(0, self.table.rows, _ROWS_PER_LOOKUP):
+            ids = torch.arange(start, min(start + _ROWS_PER_LOOKUP, self.table.rows))
+            reading = replace(self.scoring.reading, candidates=_constant(ids))
+            batch = Collate(self.scoring.dataset.split("train"), reading, self.scoring.place.rank)(np.zeros(0, np.int64), 0)
+            embedded = lookup(batch.to(self.scoring.place.device))
+            parts.append(model.items(embedded.sequences["candidates"].values_TD))
+        return torch.cat(parts)
+
+
+def _constant(ids: Tensor) -> Callable[[int], Tensor]:
+    return lambda step: ids  # noqa: ARG005
+
+
+def no_candidates(reading: Reading) -> Reading:
+    """The same reading for evaluation: the feature stays, since the order of features may not change, but is empty."""
+    if reading.candidates is None:
+        return reading
+    return replace(reading, candidates=_constant(torch.zeros(0, dtype=torch.int64)))
+
+
+def make_evaluator(scoring: Scoring) -> "BinaryEvaluator | NextItemEvaluator":
+    """The evaluator of the task."""
+    scoring = replace(scoring, reading=no_candidates(scoring.reading))
+    return NextItemEvaluator(scoring) if scoring.reading.task == "next_item" else BinaryEvaluator(scoring)

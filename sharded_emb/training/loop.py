@@ -1,0 +1,211 @@
+"""The training loop."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from sharded_emb.batch import Batch
+from sharded_emb.data.collate import Collate
+from sharded_emb.data.source import Source
+from sharded_emb.distributed.agree import all_sums, all_values
+from sharded_emb.distributed.shard import Sharded, set_learning_rates
+from sharded_emb.errors import InputError
+from sharded_emb.optim.schedule import Schedule
+from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.early_stopping import EarlyStopping
+from sharded_emb.training.evaluation import Evaluator, Metrics
+from sharded_emb.training.progress import Display
+from sharded_emb.training.run_folder import RunFolder
+
+log = logging.getLogger("sharded_emb")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run ends, and how often it says something. steps and epochs: None for no limit."""
+
+    steps: int | None
+    epochs: int | None
+    log_every_steps: int
+    evaluate_every_epochs: int
+
+
+@dataclass
+class Progress:
+    """How far a run is: completed steps and epochs, samples over all ranks, seconds spent in steps."""
+
+    step: int = 0
+    epoch: int = 0
+    samples: int = 0
+    training_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop drives; built by `sharded_emb.config.build`."""
+
+    sharded: Sharded
+    dense: Optimizer
+    schedule: Schedule
+    source: Source
+    collate: Collate
+    evaluator: Evaluator
+    folder: RunFolder
+
+
+@dataclass
+class Trainer:
+    """Trains until a limit is reached, patience has run out, or the run is asked to stop."""
+
+    parts: Parts
+    limits: Limits
+    stopping: EarlyStopping
+    progress: Progress = field(default_factory=Progress)
+    stop_signal: int | None = None
+
+    def __post_init__(self) -> None:
+        self.place = self.parts.sharded.place
+        self.checkpoints = Checkpoints(self.parts.folder.path, self.place)
+        self.display = Display(self._total_steps(), self.place.rank)
+
+    def train(self) -> Metrics:
+        """Runs to the end; returns the metrics of valid and test with the weights that the run keeps."""
+        try:
+            while not self._finished():
+                self._epoch()
+                if not self._stopped() and self.progress.epoch % self.limits.evaluate_every_epochs == 0:
+                    self._evaluate()
+        finally:
+            self.display.close()
+        self._save(best=False)
+        if self._stopped():
+            return {}
+        return self._final_metrics()
+
+    def _epoch(self) -> None:
+        for batch, global_samples, global_weight in self._batches():
+            started = time.monotonic()
+            self.progress.step += 1
+            loss_sum = self._step(batch, global_weight)
+            self.progress.samples += global_samples
+            self.progress.training_seconds += time.monotonic() - started
+            self.display.step(self.progress.step)
+            if self.progress.step % self.limits.log_every_steps == 0:
+                self._log(loss_sum / global_weight)
+            if self._out_of_steps():
+                return
+        self.progress.epoch += 1
+
+    def _batches(self) -> Iterator[tuple[Batch, int, float]]:
+        """This rank's batches of an epoch, each with the samples and the loss weight of the global batch.
+
+        Every rank learns here, before any id is exchanged, of a bad id on one of them, and of a signal to stop.
+        """
+        for part in self.parts.source.parts(self.progress.epoch, self.place.rank, self.place.world_size):
+            batch, error = None, None
+            try:
+                batch = self.parts.collate(part.rows, self.progress.step + 1)
+            except InputError as wrong:
+                error = wrong
+            weight = batch.loss_weight if batch is not None else 0.0
+            flags = [float(error is not None), float(self.stop_signal or 0), weight]
+            errors, stops, global_weight = all_sums(flags, self.place)
+            if errors:
+                raise next(e for e in all_values(error, self.place) if e is not None)
+            if stops:
+                self.stop_signal = self.stop_signal or max(all_values(self.stop_signal or 0, self.place))
+                return
+            assert batch is not None
+            yield batch.to(self.place.device, non_blocking=True), part.global_samples, max(global_weight, 1.0)
+
+    def _step(self, batch: Batch, global_weight: float) -> torch.Tensor:
+        """One step on the mean over the global batch; returns this rank's sum of losses."""
+        parts = self.parts
+        set_learning_rates(parts.sharded, parts.dense, parts.schedule.factor(self.progress.step))
+        loss_sum = parts.sharded.parallel(batch)
+        # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
+        (loss_sum * (self.place.world_size / global_weight)).backward()
+        for optimizer in (parts.dense, parts.sharded.replicated_optimizer):
+            if optimizer is not None:
+                optimizer.step()
+                optimizer.zero_grad()
+        return loss_sum.detach()
+
+    def _log(self, loss: torch.Tensor) -> None:
+        global_loss = all_sums([loss.item()], self.place)[0]
+        if not math.isfinite(global_loss):
+            raise FloatingPointError(f"loss is {global_loss} at step {self.progress.step}; lower the learning rates")
+        factor = self.parts.schedule.factor(self.progress.step)
+        epoch = self.progress.samples / max(len(self.parts.source.lengths), 1)
+        rate = self.display.report(self.progress.step, epoch, global_loss, factor, self.progress.samples)
+        values = {"loss": global_loss, "lr_factor": factor, "samples_per_second": rate}
+        self.parts.folder.write_metrics(self.progress.step, "train", values)
+
+    def _evaluate(self) -> None:
+        started = time.monotonic()
+        found = self.parts.evaluator("valid")
+        for name, metrics in found.items():
+            self.parts.folder.write_metrics(self.progress.step, name, metrics)
+        best = self.stopping.improved(found["valid"])
+        if best:
+            self._save(best=True)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in found["valid"].items() if "@5" not in name)
+        mark = "  (best so far)" if best else ""
+        log.info("epoch %d  step %d  valid  %s%s", self.progress.epoch, self.progress.step, shown, mark)
+        self.display.exclude(time.monotonic() - started)
+
+    def _save(self, best: bool) -> None:
+        self.checkpoints.save(self.parts.sharded, self.parts.dense, self.progress.step, best)
+
+    def _final_metrics(self) -> Metrics:
+        """With the best weights where there is an early stopping, else with the last."""
+        self.checkpoints.load(self.parts.sharded, None, self.checkpoints.newest())
+        found: Metrics = {}
+        for split in ("valid", "test"):
+            found |= self.parts.evaluator(split)
+        for name, metrics in found.items():
+            if name.startswith("test"):
+                self.parts.folder.write_metrics(self.progress.step, name, metrics)
+        return found
+
+    def result(self, metrics: Metrics) -> dict[str, Any]:
+        """What result.json says of the run besides how it ended."""
+        protocol: dict[str, Any] = {}
+        for split in ("valid", "test"):
+            protocol |= self.parts.evaluator.protocol(split)
+        return {
+            "steps": self.progress.step,
+            "epochs": self.progress.epoch,
+            "samples_per_second": round(self.progress.samples / max(self.progress.training_seconds, 1e-9), 1),
+            "metrics": metrics,
+            "protocol": protocol,
+        }
+
+    def _total_steps(self) -> int | None:
+        by_epochs = None if self.limits.epochs is None else self.limits.epochs * self.parts.source.batches_per_epoch
+        return min((n for n in (self.limits.steps, by_epochs) if n is not None), default=None)
+
+    def _out_of_steps(self) -> bool:
+        return self.limits.steps is not None and self.progress.step >= self.limits.steps
+
+    def _stopped(self) -> bool:
+        return self.stop_signal is not None
+
+    def _finished(self) -> bool:
+        out_of_epochs = self.limits.epochs is not None and self.progress.epoch >= self.limits.epochs
+        return self._out_of_steps() or out_of_epochs or self.stopping.over or self._stopped()
+
+    def listen(self) -> None:
+        """From now on SIGTERM and SIGINT end the run after the step that is under way."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
+        self.stop_signal = number

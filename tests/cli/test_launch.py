@@ -1,0 +1,326 @@
+"""The scripts of launch/: what they start, in which order, and what they end with.
+
+They run in a scratch project whose Python is a recording fake, so nothing is installed and nothing trains here.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ("setup", "test", "quickstart", "local")
+
+# Records its arguments; makes what the real one would make; fails where a test says so.
+FAKE_PYTHON = """#!/usr/bin/env bash
+echo "$*" >>"$FAKE_LOG"
+case "$*" in
+    "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-I sharded_emb/versions.py "*) exec "$REAL_PYTHON" "$@" ;;
+    "-m pip show "*"${FAKE_SHOWN:-nothing}"*) echo "Version: 2.13.0+cpu"; exit 0 ;;
+    "-m pip show "*) exit 1 ;;
+    *device_count*) echo 8 ;;
+    "-m sharded_emb.prepare "*)
+        for word; do
+            if [[ $word == data=* ]]; then mkdir -p "${word#*=}" && touch "${word#*=}/manifest.yaml"; fi
+        done ;;
+    "-m pytest"*) echo "threads $OMP_NUM_THREADS"; echo "== 3 passed in 0.1s ==" ;;
+esac
+if [[ -n ${FAKE_FAILS:-} && "$*" == *"$FAKE_FAILS"* ]]; then exit "${FAKE_CODE:-1}"; fi
+"""
+
+
+@dataclass
+class Project:
+    """A copy of the scripts with a fake Python, and a folder elsewhere to start them from."""
+
+    root: Path
+    elsewhere: Path
+
+    def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        (self.elsewhere / "log").write_text("")
+        clean = {
+            key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+        }
+        path = f"{self.elsewhere / 'bin'}{os.pathsep}{clean['PATH']}"
+        fakes = {"FAKE_LOG": str(self.elsewhere / "log"), "REAL_PYTHON": sys.executable, "PATH": path}
+        return subprocess.run(
+            ["bash", os.path.relpath(self.root / script, self.elsewhere), *arguments],
+            cwd=self.elsewhere,
+            env={**clean, **fakes, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def started(self, prefix: str = "") -> list[str]:
+        """What the last run gave to Python, in order."""
+        return [line for line in (self.elsewhere / "log").read_text().splitlines() if line.startswith(prefix)]
+
+
+def executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Project:
+    """A project without .venv, on a machine without a GPU."""
+    project = Project(tmp_path / "my project", tmp_path / "elsewhere")
+    for folder in ("launch", ".ci"):
+        shutil.copytree(ROOT / folder, project.root / folder)
+    shutil.copy(ROOT / "pyproject.toml", project.root)
+    (project.root / "sharded_emb").mkdir()
+    shutil.copy(ROOT / "sharded_emb" / "versions.py", project.root / "sharded_emb")
+    for command in ("prepare", "train", "evaluate"):
+        (project.root / "sharded_emb" / f"{command}.py").touch()
+    for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11"):
+        executable(project.elsewhere / "bin" / name, FAKE_PYTHON)
+    executable(project.elsewhere / "bin" / "nvidia-smi", "#!/usr/bin/env bash\nexit 9\n")
+    return project
+
+
+@pytest.fixture
+def project(bare: Project) -> Project:
+    """A project whose .venv is complete."""
+    assert bare.run("launch/setup.sh").returncode == 0
+    return bare
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_the_header_of_the_script_and_starts_nothing(bare: Project, script: str) -> None:
+    done = bare.run(f"launch/{script}.sh", "--help")
+    assert (done.returncode, done.stderr, bare.started()) == (0, "", [])
+    assert f"bash launch/{script}.sh" in done.stdout
+    assert "set -euo" not in done.stdout
+    assert not [line for line in done.stdout.splitlines() if line.startswith("#")]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("setup", ["gpu"], "setup: unknown argument 'gpu'"),
+        ("setup", ["--torch"], "setup: --torch: want a version such as 2.13, got nothing"),
+        ("quickstart", ["--fast"], "quickstart: unknown argument '--fast'"),
+        ("quickstart", ["sasrec_beauty"], "quickstart: want KEY=VALUE, got 'sasrec_beauty'"),
+        ("quickstart", ["--config-dir"], "quickstart: --config-dir: want a folder, got nothing"),
+        ("local", [], "local: want a COMMAND, got nothing"),
+        ("local", ["-n", "0", "train"], "local: -n: want a number of processes, got '0'"),
+        ("local", ["-n"], "local: -n: want a number of processes, got ''"),
+        ("local", ["--nodes", "2"], "local: unknown argument '--nodes'"),
+        ("local", ["prepare"], "local: want train, evaluate or export, got 'prepare'; other commands are one process"),
+        ("local", ["export"], "local: export is not there yet"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_starts(
+    bare: Project, script: str, arguments: list[str], said: str
+) -> None:
+    done = bare.run(f"launch/{script}.sh", *arguments)
+    assert (done.returncode, done.stdout, bare.started()) == (2, "", [])
+    assert done.stderr.startswith(said)
+
+
+# setup.sh
+
+
+def test_setup_makes_a_venv_and_marks_it_complete(bare: Project) -> None:
+    done = bare.run("launch/setup.sh")
+    assert done.returncode == 0, done.stderr
+    installs = [line for line in bare.started("-m pip") if " install " in line]
+    pip = "-m pip --disable-pip-version-check --quiet install"
+    assert installs == [
+        f"{pip} torch==2.13.0 tensordict torchmetrics==1.0.3 tqdm pyre-extensions iopath",
+        f"{pip} --no-deps fbgemm-gpu-cpu==1.8.0 torchrec==1.8.0",
+        f"{pip} -e .[dev]",
+    ]
+    assert (bare.root / ".venv" / "complete").read_text().startswith("cpu 2.13 ")
+
+
+def test_a_second_setup_does_nothing_at_once(project: Project) -> None:
+    began = time.monotonic()
+    done = project.run("launch/setup.sh")
+    assert (done.returncode, done.stdout, done.stderr, project.started()) == (0, "", "", [])
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("step", ["torch==", "--no-deps", "-e .[dev]", "versions.check()", "import fbgemm_gpu"])
+def test_a_setup_that_failed_is_not_complete_and_the_next_one_goes_on(bare: Project, step: str) -> None:
+    assert bare.run("launch/setup.sh", FAKE_FAILS=step).returncode == 1
+    assert not (bare.root / ".venv" / "complete").exists()
+    assert bare.run("launch/setup.sh").returncode == 0
+    # the .venv itself was whole and is kept
+    assert bare.started("-m venv") == []
+
+
+def test_setup_takes_the_cuda_build_where_there_is_a_gpu_unless_told_otherwise(bare: Project) -> None:
+    executable(bare.elsewhere / "bin" / "nvidia-smi", "#!/usr/bin/env bash\necho 'GPU 0: NVIDIA H100'\n")
+    assert bare.run("launch/setup.sh").returncode == 0
+    assert [line for line in bare.started() if "fbgemm-gpu==1.8.0" in line]
+    assert bare.run("launch/setup.sh", "cpu").returncode == 0
+    assert [line for line in bare.started() if "fbgemm-gpu-cpu==1.8.0" in line]
+
+
+def test_what_an_earlier_setup_chose_stays_chosen(bare: Project) -> None:
+    assert bare.run("launch/setup.sh", "cpu", "--torch", "2.11").returncode == 0
+    assert [line for line in bare.started() if "fbgemm-gpu-cpu==1.6.0 torchrec==1.6.1" in line]
+    assert bare.run("launch/test.sh").returncode == 0
+    assert not [line for line in bare.started() if "pip" in line]
+    # and after a change of the requirements
+    with (bare.root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    assert bare.run("launch/setup.sh").returncode == 0
+    assert [line for line in bare.started() if "fbgemm-gpu-cpu==1.6.0 torchrec==1.6.1" in line]
+
+
+def test_the_other_build_of_fbgemm_goes_before_one_is_installed(bare: Project) -> None:
+    assert bare.run("launch/setup.sh", "cpu", FAKE_SHOWN="fbgemm-gpu").returncode == 0
+    steps = [line for line in bare.started() if "uninstall" in line or "--no-deps" in line]
+    assert steps[0].endswith("uninstall -y fbgemm-gpu fbgemm-gpu-cpu")
+    assert len(steps) == 2
+
+
+def test_a_cpu_build_of_torch_goes_before_the_cuda_one_is_installed(bare: Project) -> None:
+    assert bare.run("launch/setup.sh", "cuda", FAKE_SHOWN="torch").returncode == 0
+    steps = [line for line in bare.started() if line.endswith("uninstall -y torch") or "torch==" in line]
+    assert len(steps) == 2
+    assert "torch==2.13.0" in steps[1]
+
+
+def test_setup_says_when_the_index_has_no_cuda_build(bare: Project) -> None:
+    done = bare.run("launch/setup.sh", "cuda", FAKE_FAILS="torch.version.cuda")
+    assert done.returncode == 1
+    assert "want a CUDA build of torch, got a CPU build" in done.stderr
+
+
+def test_a_wrong_torch_leaves_a_complete_venv_complete(project: Project) -> None:
+    done = project.run("launch/setup.sh", "--torch", "2.12")
+    assert done.returncode == 2
+    assert done.stderr == "--torch: no triple with torch '2.12'; there are: 2.13, 2.11\n"
+    assert project.run("launch/setup.sh").returncode == 0
+    assert project.started() == []
+
+
+# test.sh
+
+
+def test_test_runs_the_cheapest_first_and_ends_with_the_line_of_pytest(project: Project) -> None:
+    done = project.run("launch/test.sh")
+    assert done.returncode == 0, done.stderr
+    assert project.started() == ["-m ruff check .", "-m ruff format --check .", "-m mypy", "-m pytest"]
+    assert done.stdout.splitlines()[-2:] == ["threads 1", "== 3 passed in 0.1s =="]
+
+
+def test_test_with_arguments_is_pytest_alone(project: Project) -> None:
+    assert project.run("launch/test.sh", "tests/unit", "-k", "one or two").returncode == 0
+    assert project.started() == ["-m pytest tests/unit -k one or two"]
+
+
+@pytest.mark.parametrize(("fails", "steps"), [("ruff check", 1), ("ruff format", 2), ("mypy", 3), ("pytest", 4)])
+def test_test_ends_with_the_code_of_the_first_check_that_failed(project: Project, fails: str, steps: int) -> None:
+    assert project.run("launch/test.sh", FAKE_FAILS=fails, FAKE_CODE="5").returncode == 5
+    assert len(project.started()) == steps
+
+
+def test_ci_runs_the_test_command(project: Project) -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    done = project.run(".ci/run", FAKE_FAILS="-m pytest", FAKE_CODE="3")
+    assert done.returncode == 3
+    assert project.started()[-1] == "-m pytest"
+    assert done.stdout.splitlines()[-1] == "== 3 passed in 0.1s =="
+
+
+# quickstart.sh
+
+
+def run_folder(project: Project) -> str:
+    (train,) = project.started("-m sharded_emb.train")
+    return next(word.removeprefix("run=") for word in train.split() if word.startswith("run="))
+
+
+def test_quickstart_prepares_trains_evaluates_and_names_the_run(project: Project) -> None:
+    done = project.run("launch/quickstart.sh")
+    assert done.returncode == 0, done.stderr
+    run = run_folder(project)
+    assert project.started() == [
+        "-m sharded_emb.prepare experiment=quickstart data=data/quickstart",
+        f"-m sharded_emb.train experiment=quickstart data=data/quickstart run={run}",
+        f"-m sharded_emb.evaluate run={run} baselines=true",
+    ]
+    assert run.startswith("runs/quickstart-20")
+    assert done.stdout.splitlines()[-1] == f"quickstart: the run is in {run}"
+
+
+def test_a_second_quickstart_reuses_the_data_and_says_what_that_leaves_without_effect(project: Project) -> None:
+    project.run("launch/quickstart.sh")
+    done = project.run("launch/quickstart.sh", "dataset.users=9", "run=runs/mine")
+    assert project.started("-m sharded_emb.prepare") == []
+    assert "the dataset folder data/quickstart is there and is reused as it is" in done.stdout
+    assert "dataset.users=9 changes nothing in it; prepare it again with overwrite=true" in done.stdout
+    assert run_folder(project) == "runs/mine"
+
+
+def test_quickstart_prepares_again_when_told_to(project: Project) -> None:
+    project.run("launch/quickstart.sh")
+    project.run("launch/quickstart.sh", "dataset.users=9", "overwrite=true", "run=runs/mine")
+    assert project.started()[:2] == [
+        "-m sharded_emb.prepare experiment=quickstart data=data/quickstart dataset.users=9 overwrite=true",
+        "-m sharded_emb.train experiment=quickstart data=data/quickstart dataset.users=9 run=runs/mine",
+    ]
+
+
+def test_quickstart_gives_each_command_what_it_knows(project: Project) -> None:
+    given = ["experiment=sasrec_ml100k", "dataset.raw=logs/a b", "epochs=3", "device=cpu", "--config-dir", "my"]
+    project.run("launch/quickstart.sh", *given, "overwrite=false", "resume=true", "run=runs/mine")
+    both = "--config-dir my experiment=sasrec_ml100k data=data/sasrec_ml100k dataset.raw=logs/a b epochs=3 device=cpu"
+    assert project.started() == [
+        f"-m sharded_emb.prepare {both} overwrite=false",
+        f"-m sharded_emb.train {both} run=runs/mine resume=true",
+        "-m sharded_emb.evaluate run=runs/mine baselines=true device=cpu",
+    ]
+
+
+@pytest.mark.parametrize(("command", "code"), [("prepare", 2), ("train", 143), ("evaluate", 1)])
+def test_quickstart_stops_with_the_code_of_the_command_that_failed(project: Project, command: str, code: int) -> None:
+    done = project.run("launch/quickstart.sh", FAKE_FAILS=f"sharded_emb.{command}", FAKE_CODE=str(code))
+    assert done.returncode == code
+    assert project.started()[-1].startswith(f"-m sharded_emb.{command}")
+    assert "the run is in" not in done.stdout
+
+
+# local.sh
+
+
+def test_local_starts_torchrun_with_two_ranks_where_there_is_no_gpu(project: Project) -> None:
+    assert project.run("launch/local.sh", "train", "experiment=x", "data=data/x").returncode == 0
+    assert project.started() == [
+        "-m torch.distributed.run --standalone --nproc-per-node 2 -m sharded_emb.train experiment=x data=data/x"
+    ]
+
+
+def test_local_starts_one_rank_for_each_gpu(bare: Project) -> None:
+    assert bare.run("launch/setup.sh", "cuda").returncode == 0
+    assert bare.run("launch/local.sh", "train").returncode == 0
+    assert bare.started("-m torch") == ["-m torch.distributed.run --standalone --nproc-per-node 8 -m sharded_emb.train"]
+
+
+def test_local_takes_a_number_of_ranks_and_passes_the_exit_code_on(project: Project) -> None:
+    done = project.run("launch/local.sh", "-n", "4", "evaluate", "run=runs/a b", FAKE_FAILS="evaluate", FAKE_CODE="7")
+    assert done.returncode == 7
+    assert project.started() == [
+        "-m torch.distributed.run --standalone --nproc-per-node 4 -m sharded_emb.evaluate run=runs/a b"
+    ]
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [("2", "3"), ("4", "1"), ("16", "1")])
+def test_local_shares_the_cores_out(project: Project, ranks: str, threads: str) -> None:
+    executable(project.elsewhere / "bin" / "nproc", "#!/usr/bin/env bash\necho 7\n")
+    executable(project.root / ".venv" / "bin" / "python", '#!/usr/bin/env bash\necho "threads $OMP_NUM_THREADS"\n')
+    assert project.run("launch/local.sh", "-n", ranks, "train").stdout == f"threads {threads}\n"
+    assert project.run("launch/local.sh", "-n", ranks, "train", OMP_NUM_THREADS="5").stdout == "threads 5\n"

@@ -1,0 +1,98 @@
+"""Opening a dataset folder: what is there, and what is said when it is not."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from sharded_emb.data.dataset import Column, Dataset
+from sharded_emb.data.folder import write_split
+from sharded_emb.data.prepare import prepare
+from sharded_emb.data.sequence_text import SequenceText
+from sharded_emb.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "log.txt").write_text("7 30 10 20 10\n8 10 20\n")
+    prepare(SequenceText(raw=str(tmp_path / "log.txt")), tmp_path / "data", seed=3, overwrite=False)
+    return tmp_path / "data"
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    values = yaml.safe_load((folder / "manifest.yaml").read_text())
+    (folder / "manifest.yaml").write_text(yaml.safe_dump({**values, **changes}))
+
+
+def test_a_dataset_gives_its_tables(folder: Path) -> None:
+    dataset = Dataset.open(folder)
+    assert dataset.columns == {
+        "user": Column(type="int64", vocabulary="user"),
+        "items": Column(type="list<int64>", vocabulary="item"),
+    }
+    assert dataset.rows("item") == 5
+    assert dataset.raw_ids("item").to_pylist() == [None, None, 10, 20, 30]
+    assert dataset.split("test").to_pylist() == [{"user": 2, "items": [4, 2, 3, 2]}]
+    assert [field.type for field in dataset.split("train").schema] == [pa.int64(), pa.list_(pa.int64())]
+    assert dataset.item_attributes().num_columns == 0
+    assert dataset.manifest.seed == 3
+    assert dataset.manifest.dataset["_target_"] == "sharded_emb.data.sequence_text.SequenceText"
+
+
+def test_the_config_in_the_manifest_prepares_the_same_folder_again(folder: Path, tmp_path: Path) -> None:
+    manifest = Dataset.open(folder).manifest
+    values = {key: value for key, value in manifest.dataset.items() if key != "_target_"}
+    again = prepare(SequenceText.model_validate(values), tmp_path / "again", seed=manifest.seed, overwrite=False)
+    assert again == manifest
+
+
+def test_a_folder_that_is_none(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^data: want a dataset folder, got .*nowhere, which is none; make it with "):
+        Dataset.open(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"^data: want a folder with manifest\.yaml, got .* without one; "):
+        Dataset.open(folder / "train")
+
+
+def test_another_schema_version(folder: Path) -> None:
+    edit_manifest(folder, schema_version=2)
+    message = r"^data: want schema_version 1 in .*manifest\.yaml, got 2; prepare the folder again with overwrite=true$"
+    with pytest.raises(InputError, match=message):
+        Dataset.open(folder)
+
+
+def test_a_manifest_with_mistakes_names_them_all(folder: Path) -> None:
+    edit_manifest(folder, seed="three", columns={"user": {"type": "int8"}})
+    with pytest.raises(InputError) as caught:
+        Dataset.open(folder)
+    assert len(caught.value.problems) == 2
+    assert "columns.user.type" in caught.value.problems[0]
+    assert "seed" in caught.value.problems[1]
+
+
+def test_names_that_are_not_there_get_a_hint(folder: Path) -> None:
+    dataset = Dataset.open(folder)
+    with pytest.raises(InputError, match=r"^data: want a vocabulary of .*, got 'itm'; did you mean item\?$"):
+        dataset.rows("itm")
+    with pytest.raises(InputError, match=r"^data: want a split of .*, got 'tst'; did you mean test\?$"):
+        dataset.split("tst")
+    (folder / "valid" / "part-00000.parquet").unlink()
+    with pytest.raises(InputError, match=r"^data: want the file .*part-00000\.parquet, which the manifest names"):
+        dataset.split("valid")
+
+
+def test_parts_hold_a_bounded_number_of_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharded_emb.data.folder.ROWS_PER_PART", 4)
+    monkeypatch.setattr("sharded_emb.data.folder.ROWS_PER_GROUP", 2)
+    batches = pa.table({"user": list(range(11))}).to_batches(max_chunksize=3)
+    info = write_split(tmp_path / "train", batches, {"user": Column(type="int64")})
+    assert (info.rows, info.parts) == (11, 3)
+    files = sorted((tmp_path / "train").iterdir())
+    tables = [pq.read_table(file)["user"].to_pylist() for file in files]
+    assert tables == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+
+
+def test_an_empty_split_has_one_empty_part(tmp_path: Path) -> None:
+    assert write_split(tmp_path / "valid", [], {"user": Column(type="int64")}).parts == 1
+    assert pq.read_table(tmp_path / "valid" / "part-00000.parquet").num_rows == 0

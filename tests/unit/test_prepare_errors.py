@@ -1,0 +1,198 @@
+"""What a person can get wrong about raw data and folders: each message begins with the key."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharded_emb.data import prepare as prepare_module
+from sharded_emb.data.atomic import AtomicFiles
+from sharded_emb.data.base import DatasetConfig
+from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.prepare import prepare
+from sharded_emb.data.sequence_text import SequenceText
+from sharded_emb.errors import InputError
+
+
+def attempt(config: DatasetConfig, folder: Path, overwrite: bool = False) -> None:
+    prepare(config, folder, seed=0, overwrite=overwrite)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "log.txt").write_text("u a b c\nv a b\n")
+    return tmp_path / "log.txt"
+
+
+@pytest.fixture
+def atomic(tmp_path: Path) -> Path:
+    folder = tmp_path / "atomic"
+    folder.mkdir()
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    (folder / "x.inter").write_text(header + "u\ta\t5\t1\nu\tb\t3\t2\nu\tc\t4\t3\n")
+    return folder
+
+
+@pytest.mark.parametrize("config", [SequenceText(), AtomicFiles(), EventLog()])
+def test_no_raw_data_is_named(config: DatasetConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^dataset\.raw: missing; want .*, give it as dataset\.raw=PATH$"):
+        attempt(config, tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_there_gets_the_nearest_name(text: Path, tmp_path: Path) -> None:
+    assert text.is_file()
+    message = r"^dataset\.raw: want a text file .*, got .*logg\.txt, which does not exist; did you mean log\.txt\?$"
+    with pytest.raises(InputError, match=message):
+        attempt(SequenceText(raw=str(tmp_path / "logg.txt")), tmp_path / "data")
+
+
+def test_a_folder_without_inter_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^dataset\.raw: want a folder with NAME\.inter, got .* with none; "):
+        attempt(AtomicFiles(raw=str(tmp_path)), tmp_path / "data")
+
+
+def test_all_missing_columns_are_named_at_once(atomic: Path, tmp_path: Path) -> None:
+    config = AtomicFiles(raw=str(atomic), user="user", time="timestmp")
+    with pytest.raises(InputError) as caught:
+        attempt(config, tmp_path / "data")
+    assert caught.value.problems == [
+        "dataset.user: want a column of x.inter, got 'user'; did you mean user_id?",
+        "dataset.time: want a column of x.inter, got 'timestmp'; did you mean timestamp?",
+    ]
+
+
+def test_a_header_without_types(atomic: Path, tmp_path: Path) -> None:
+    (atomic / "x.inter").write_text("user_id\titem_id:tokn\n1\t2\n")
+    with pytest.raises(InputError) as caught:
+        attempt(AtomicFiles(raw=str(atomic)), tmp_path / "data")
+    want = "dataset.raw: want a header of tab-separated name:type in x.inter"
+    assert caught.value.problems == [
+        f"{want}, got 'user_id'; types are token, float, token_seq, float_seq",
+        f"{want}, got 'item_id:tokn'; did you mean token?",
+    ]
+
+
+def test_an_attribute_without_its_table(atomic: Path, tmp_path: Path) -> None:
+    config = AtomicFiles.model_validate({"raw": str(atomic), "attributes": {"age": {"of": "user"}}})
+    message = r"^dataset\.raw: want x\.user beside x\.inter, got none, but dataset\.attributes\.age\.column reads it; "
+    with pytest.raises(InputError, match=message):
+        attempt(config, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("u,d,soon", r"^dataset\.time: want a number or a date in column time, got 'soon' in row 2 below the header; "),
+        ("u,d,", r"^dataset\.time: want a number or a date in column time, got None in row 2"),
+        ("u,,5", r"^dataset\.raw: want the item of each event, got none in 1 events, the first of them event 2; "),
+        ("u,d", r"^dataset\.raw: want csv in .*log\.csv, got .*; mend the file"),
+        ("u,d,5,6", r"^dataset\.raw: want csv in .*log\.csv, got .*; mend the file"),
+    ],
+)
+def test_a_bad_line_of_an_event_log(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"user,item,time\nu,a,1\n{line}\nu,b,2\n")
+    with pytest.raises(InputError, match=message):
+        attempt(EventLog(raw=str(tmp_path / "log.csv")), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("u a b\nv\n", r"^dataset\.raw: want `user item item \.\.\.` in each line of .*, got no item in line 2; "),
+        ("u a\nv b\nu c\n", r"^dataset\.raw: want each user on one line of .*, got user u again in line 3; "),
+    ],
+)
+def test_a_bad_line_of_sequence_text(lines: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text(lines)
+    with pytest.raises(InputError, match=message):
+        attempt(SequenceText(raw=str(tmp_path / "log.txt")), tmp_path / "data")
+
+
+def test_a_label_that_the_source_has_not(text: Path, tmp_path: Path) -> None:
+    layout = {"_target_": "sharded_emb.data.layouts.labelled_events.LabelledEvents", "label": "rating"}
+    config = SequenceText.model_validate({"raw": str(text), "layout": layout})
+    with pytest.raises(InputError, match=r"^dataset\.layout\.label: want .* got 'rating'; there are: item, user"):
+        attempt(config, tmp_path / "data")
+
+
+def test_an_existing_dataset_is_kept_unless_overwrite(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    attempt(SequenceText(raw=str(text)), folder)
+    before = (folder / "manifest.yaml").read_text()
+    with pytest.raises(InputError, match=r"^data: want a new folder, got .*, which holds a dataset; overwrite=true "):
+        attempt(SequenceText(raw=str(text)), folder)
+    text.write_text("w a b c d\n")
+    attempt(SequenceText(raw=str(text)), folder, overwrite=True)
+    assert (folder / "manifest.yaml").read_text() != before
+    assert sorted(entry.name for entry in folder.iterdir()) == ["manifest.yaml", "test", "train", "valid", "vocabulary"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.txt"]
+
+
+def test_nothing_but_a_dataset_is_ever_replaced(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("years of work")
+    with pytest.raises(
+        InputError, match=r"^data: want a dataset folder or a new one, got .*, which exists and is none"
+    ):
+        attempt(SequenceText(raw=str(text)), folder, overwrite=True)
+    attempt(SequenceText(raw=str(text)), tmp_path / "data")
+    (tmp_path / "data" / "runs").mkdir()
+    with pytest.raises(InputError, match=r"^data: want nothing but a dataset to overwrite, got runs in .* too; "):
+        attempt(SequenceText(raw=str(text)), tmp_path / "data", overwrite=True)
+    assert (folder / "chapter.txt").read_text() == "years of work"
+
+
+def test_a_crash_leaves_nothing_and_keeps_the_old_dataset(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: Any) -> None:
+        raise RuntimeError("the disk is gone")
+
+    folder = tmp_path / "data"
+    attempt(SequenceText(raw=str(text)), folder)
+    before = (folder / "manifest.yaml").read_text()
+    monkeypatch.setattr(prepare_module, "write_manifest", crash)
+    for target, overwrite in ((folder, True), (tmp_path / "new", False)):
+        with pytest.raises(RuntimeError, match="the disk is gone"):
+            attempt(SequenceText(raw=str(text)), target, overwrite=overwrite)
+    assert (folder / "manifest.yaml").read_text() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.txt"]
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+from sharded_emb.data import prepare as module
+from sharded_emb.data.sequence_text import SequenceText
+
+def wait(*_):
+    print("writing", flush=True)
+    time.sleep(60)
+
+module.write_manifest = wait
+module.prepare(SequenceText(raw=sys.argv[1]), Path(sys.argv[2]), seed=0, overwrite=False)
+"""
+
+
+def test_a_killed_prepare_leaves_no_folder_and_the_next_one_cleans_up(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    command = [sys.executable, "-c", _KILLED, str(text), str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"writing\n"
+    with pytest.raises(InputError, match=r"^data: want .* for itself, got another prepare that writes it; "):
+        attempt(SequenceText(raw=str(text)), folder)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.05)
+    assert not folder.exists()
+    attempt(SequenceText(raw=str(text)), folder)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.txt"]
