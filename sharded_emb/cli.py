@@ -1,6 +1,6 @@
 """What the commands share: composing with Hydra, exit codes, and how problems are shown.
 
-    exit codes    0 done    2 the user's input is wrong    130, 143 stopped by SIGINT, SIGTERM    1 anything else
+exit codes    0 done    2 the user's input is wrong    130, 143 stopped by SIGINT, SIGTERM    1 anything else
 """
 
 import argparse
@@ -37,6 +37,8 @@ def run(command: str, task: Callable[[dict[str, Any]], int | None], *, of_run: b
         if of_run:
             arguments.config_name, arguments.config_dir = "run", _run_folder(arguments.overrides)
         tree = compose_tree(arguments.config_name or command, arguments.overrides, arguments.config_dir)
+        if of_run:  # the command's own keys stand in its own file
+            tree = {**yaml.safe_load((conf_folder() / f"{command}.yaml").read_text(encoding="utf-8")), **tree}
         if arguments.cfg:
             print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
             sys.exit(0)
@@ -104,7 +106,9 @@ def compose_tree(config_name: str, overrides: list[str], config_dir: Path | None
         folders.append(config_dir.resolve())
     primary = [folder for folder in folders if (folder / f"{config_name}.yaml").is_file()]
     if not primary:
-        raise InputError(f"--config-name: want a YAML file of {folders[-1]}, got {config_name}.yaml, which is not there")
+        raise InputError(
+            f"--config-name: want a YAML file of {folders[-1]}, got {config_name}.yaml, which is not there"
+        )
     words = _checked_overrides(overrides, folders, _has_defaults(primary[0] / f"{config_name}.yaml"))
     others = [f"'file://{folder}'" for folder in folders if folder != primary[0]]
     try:

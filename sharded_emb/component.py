@@ -46,7 +46,7 @@ def _resolve(base: type[Component], value: object) -> object:
         found = component_class(str(target))
     except (ImportError, AttributeError, ValueError) as error:
         text = f"_target_ {target!r} cannot be imported ({error})".replace("{", "{{").replace("}", "}}")
-        raise PydanticCustomError("component", text) from error  # type: ignore[arg-type]
+        raise PydanticCustomError("component", text) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise PydanticCustomError("component", f"want a {base.__name__}, got _target_ {target!r} which is none")
     return found.model_validate({key: item for key, item in value.items() if key != "_target_"})

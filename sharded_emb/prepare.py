@@ -16,8 +16,8 @@ def main() -> None:
 
 def prepare(tree: dict[str, Any]) -> None:
     """Writes the folder `data`."""
-    from sharded_emb.config import PrepareConfig, validate  # noqa: PLC0415
-    from sharded_emb.data.prepare import prepare as write  # noqa: PLC0415
+    from sharded_emb.config import PrepareConfig, validate
+    from sharded_emb.data.prepare import prepare as write
 
     config = validate(PrepareConfig, tree)
     if config.data is None:

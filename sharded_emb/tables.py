@@ -37,7 +37,9 @@ class TableConfig(Frozen):
     @model_validator(mode="after")
     def _padding_inside(self) -> "TableConfig":
         if self.rows != "auto" and self.padding_row is not None and self.padding_row >= self.rows:
-            raise PydanticCustomError("padding_row", f"want a padding_row below rows ({self.rows}), got {self.padding_row}")
+            raise PydanticCustomError(
+                "padding_row", f"want a padding_row below rows ({self.rows}), got {self.padding_row}"
+            )
         return self
 
 

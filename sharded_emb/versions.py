@@ -71,7 +71,8 @@ def problem(versions: dict[str, str | None]) -> str | None:
         return None
     minor = next((m for m, t in TRIPLES.items() if t.torch == torch), DEFAULT_TORCH)
     have = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
-    want = " or ".join(f"torch {t.torch} + fbgemm-gpu(-cpu) {t.fbgemm} + torchrec {t.torchrec}" for t in TRIPLES.values())
+    triples = [f"torch {t.torch} + fbgemm-gpu(-cpu) {t.fbgemm} + torchrec {t.torchrec}" for t in TRIPLES.values()]
+    want = " or ".join(triples)
     if cuda and cpu:
         have += " (both FBGEMM builds install into one folder and overwrite each other)"
         drop = "pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu && "

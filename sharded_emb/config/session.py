@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import torch
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.distributed.process_group import Place, process_group
-from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.compare import baseline_metrics, write_predictions
+from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
 from sharded_emb.training.loop import Limits, Parts, Trainer
 from sharded_emb.training.report import results_table
@@ -97,15 +97,15 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 def _show_evaluation(
-    built: Built, checkpoint: Path, metrics: Metrics, baselines: dict[str, Metrics], protocol: dict[str, Any]
+    built: Built, checkpoint: Path, metrics: Metrics, baselines: Mapping[str, Metrics], protocol: Mapping[str, Any]
 ) -> None:
     config = built.config
     assert isinstance(config, EvaluateConfig)
     assert config.run is not None
-    best = {"best reachable": {config.split: v} for s, v in _best_reachable(built).items() if s == config.split}
+    others: dict[str, Metrics] = {**baselines, "best reachable": {k: v for k, v in _best_reachable(built).items() if k == config.split}}
     for name in metrics:
         rows = {config.model.__class__.__name__: metrics[name]}
-        rows |= {other: found[name] for other, found in {**baselines, **best}.items() if name in found}
+        rows |= {other: found[name] for other, found in others.items() if name in found}
         print(f"{name}  ({', '.join(f'{key}: {value}' for key, value in protocol[name].items())})")
         print(results_table(rows))
     found = {"checkpoint": checkpoint.name, "metrics": metrics, "baselines": baselines, "protocol": protocol}

@@ -59,12 +59,13 @@ class Collate:
         self.columns = {c: RaggedColumn.from_arrow(split[c]) for c in {f.column for f in reading.features}}
         self.labels = None if reading.label is None else split[reading.label].to_numpy().astype(np.float32)
 
-    def __call__(self, rows: Int64s, step: int) -> Batch:
-        """The batch of these rows of the split; without any, a single empty row of weight zero."""
-        read = {f.name: self._read(f, rows, step) for f in self.reading.features}
+    def __call__(self, rows: Int64s, size: int, step: int) -> Batch:
+        """The batch of these rows of the split, filled up with empty rows of weight zero to `size` rows."""
+        filling = size - len(rows)
+        read = {f.name: self._read(f, rows, filling, step) for f in self.reading.features}
         if self.reading.candidates is not None:
             ids = self.reading.candidates(step).numpy()
-            lengths = np.zeros(max(len(rows), 1), dtype=np.int64)
+            lengths = np.zeros(size, dtype=np.int64)
             lengths[0] = len(ids)
             read[CANDIDATES] = (ids, lengths)
         return Batch(
@@ -73,28 +74,27 @@ class Collate:
                 values=torch.from_numpy(np.concatenate([values for values, _ in read.values()])),
                 lengths=torch.from_numpy(np.concatenate([lengths for _, lengths in read.values()])),
             ),
-            weight_B=torch.ones(len(rows)) if len(rows) else torch.zeros(1),
-            label_B=self._labels(rows),
+            weight_B=torch.cat([torch.ones(len(rows)), torch.zeros(filling)]),
+            label_B=self._labels(rows, filling),
             extents={name: _extent(lengths) for name, (_, lengths) in read.items()},
             loss_weight=self._loss_weight(rows, read),
             samples=len(rows),
         )
 
-    def _read(self, feature: Feature, rows: Int64s, step: int) -> tuple[Int64s, Int64s]:
-        if not len(rows):  # a rank with a batch of size 0 crashes its peers
-            return np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    def _read(self, feature: Feature, rows: Int64s, filling: int, step: int) -> tuple[Int64s, Int64s]:
         limit = self.reading.limit(feature)
         values, lengths = self.columns[feature.column].take(rows, limit, newest=feature.keep == "newest")
         check_ids(feature, values, lengths, self.rows_of[feature.name], f"rank {self.rank}, step {step}")
         padding_row = self.padding_of[feature.name]
-        if feature.pooling == "none" or padding_row is None:
-            return values, lengths
-        return drop(values, lengths, values == padding_row)  # as nn.EmbeddingBag: no part of the bag, nor of its mean
+        if feature.pooling != "none" and padding_row is not None:
+            # as nn.EmbeddingBag has it: no part of the bag, nor of its mean
+            values, lengths = drop(values, lengths, values == padding_row)
+        return values, np.concatenate([lengths, np.zeros(filling, dtype=np.int64)])
 
-    def _labels(self, rows: Int64s) -> Tensor | None:
+    def _labels(self, rows: Int64s, filling: int) -> Tensor | None:
         if self.labels is None:
             return None
-        return torch.from_numpy(self.labels[rows]) if len(rows) else torch.zeros(1)
+        return torch.cat([torch.from_numpy(self.labels[rows]), torch.zeros(filling)])
 
     def _loss_weight(self, rows: Int64s, read: Mapping[str, tuple[Int64s, Int64s]]) -> float:
         if self.reading.task == "next_item":

@@ -48,7 +48,7 @@ class EventLog(DatasetConfig):
         return RawLog(events=events, users=users, items=items, has_time=self.time is not None, files=files)
 
     def _files(self, key: str, path: Path, kind: str | None, header: list[str] | None) -> TableFiles:
-        paths = find_files(key, path) if kind is None or path.is_file() else sorted(path.iterdir())
+        paths = find_files(key, path, kind)
         kind = kind or format_of(paths[0])
         if kind is None:
             hint = "; say dataset.format=csv (or tsv, jsonl, parquet)" if key == "dataset.raw" else ""

@@ -25,13 +25,17 @@ def staged(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder to write to, beside `folder`, which takes its name when the block ends without an error.
 
     Raises InputError on `data` when the name is taken: by a dataset without `overwrite`, by anything else, or by
-    another prepare that is writing now.
+    another prepare that is writing now; and when nothing can be written there.
     """
+    folder = folder.expanduser().absolute()
     _require_free(folder, overwrite=overwrite)
     part = folder.with_name(f".{folder.name}.part")
     if part.exists() and not (part / LOCK).exists() and any(part.iterdir()):
         raise InputError(f"data: want room to write at {part}, got a folder that prepare did not make; move it away")
-    part.mkdir(parents=True, exist_ok=True)
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"data: want a place to write to, got {folder}: {error.strerror}; choose another") from error
     with (part / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,9 +24,14 @@ class BatchesConfig(Frozen):
 
 @dataclass(frozen=True)
 class Part:
-    """One rank's part of a global batch: rows of the split, and how many samples the global batch has."""
+    """One rank's part of a global batch.
+
+    rows: of the split. size: rows of the rank with the most, to which the others are filled up: TorchRec's row-wise
+    exchange of pooled vectors takes ranks of equal size, and no rank may be empty. global_samples: over all ranks.
+    """
 
     rows: Int64s
+    size: int
     global_samples: int
 
 
@@ -68,5 +73,5 @@ class Source:
         """This rank's part of every global batch of an epoch: the same number on every rank, some perhaps empty."""
         order = self.order(epoch)
         for start in range(0, len(order), self.global_batch):
-            rows = order[start : start + self.global_batch]
-            yield Part(np.array_split(rows, world_size)[rank], len(rows))
+            parts = np.array_split(order[start : start + self.global_batch], world_size)
+            yield Part(parts[rank], size=len(parts[0]), global_samples=sum(map(len, parts)))

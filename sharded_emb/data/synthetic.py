@@ -28,13 +28,13 @@ class Synthetic(DatasetConfig):
     the chances by which a user's next cluster is the last one, the one before, or a successor; see `synthetic_world`.
     """
 
-    users: int = Field(default=6000, ge=10)
-    items: int = Field(default=2000, ge=20)
-    clusters: int = Field(default=50, ge=4)
+    users: int = Field(default=8000, ge=10)
+    items: int = Field(default=1000, ge=20)
+    clusters: int = Field(default=25, ge=4)
     mean_length: float = Field(default=15.0, ge=3)
     min_length: int = Field(default=5, ge=3)
     max_length: int = Field(default=30, ge=3)
-    zipf: float = Field(default=1.2, ge=0)
+    zipf: float = Field(default=1.0, ge=0)
     stay: float = Field(default=0.2, ge=0)
     back: float = Field(default=0.45, ge=0)
     onward: float = Field(default=0.3, ge=0)

@@ -32,12 +32,15 @@ class TableFiles:
     header: list[str] | None = None
 
 
-def find_files(key: str, path: Path) -> list[Path]:
-    """The file, or all files of a known format in the folder, by name. Raises InputError on `key`."""
+def find_files(key: str, path: Path, kind: str | None) -> list[Path]:
+    """The file, or the folder's files of one known format, in the order of their names. Raises InputError on `key`.
+
+    kind: the format that the user says they have, whatever their names.
+    """
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.is_file() and format_of(file) is not None)
-    formats = {format_of(file) for file in files}
+    files = sorted(file for file in path.iterdir() if file.is_file() and (kind or format_of(file)) is not None)
+    formats = {kind or format_of(file) for file in files}
     if len(formats) != 1:
         got = "files of several formats" if files else "no such file"
         raise InputError(f"{key}: want files of one format ({', '.join(FORMATS)}) in {path}, got {got}; name one file")

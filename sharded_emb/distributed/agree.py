@@ -40,9 +40,9 @@ def from_first_rank(make: Callable[[], T], place: Place) -> T:
         except InputError as error:
             box = [(None, error)]
     dist.broadcast_object_list(box, src=0, group=place.control)
-    value, error = box[0]
-    if error is not None:
-        raise error
+    value, raised = box[0]
+    if raised is not None:
+        raise raised
     return value
 
 
@@ -58,6 +58,6 @@ def together(place: Place) -> Iterator[None]:
     mine: InputError | None = None
     try:
         yield
-    except InputError as error:
-        mine = error
+    except InputError as wrong:
+        mine = wrong
     raise_together(mine, place)

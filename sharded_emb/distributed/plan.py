@@ -138,7 +138,9 @@ def make_plan(tables: Sequence[Table], optimizer: EmbeddingOptimizer, place: Pla
         raise InputError(*wrong)
     types: dict[str, str] = {t.name: t.sharding for t in tables if t.sharding != "auto"}
     searched = [t for t in tables if t.sharding == "auto"]
-    meta = Embeddings(tables, frozenset(t for t, kind in types.items() if kind == "data_parallel"), torch.device("meta"))
+    meta = Embeddings(
+        tables, frozenset(t for t, kind in types.items() if kind == "data_parallel"), torch.device("meta")
+    )
     sharded = _named(meta, types, place)
     if searched:
         found = _search(searched, optimizer, place, batch_per_rank)
@@ -189,9 +191,7 @@ def _search(
         constraints[table.name] = ParameterConstraints(
             sharding_types=allowed, compute_kernels=[_FUSED], min_partition=width
         )
-    planner = EmbeddingShardingPlanner(
-        topology=_topology(place), batch_size=batch_per_rank, constraints=constraints
-    )
+    planner = EmbeddingShardingPlanner(topology=_topology(place), batch_size=batch_per_rank, constraints=constraints)
     try:
         planned = planner.plan(Embeddings(tables, frozenset(), torch.device("meta")), SHARDERS)
     except PlannerError as error:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from sharded_emb.errors import InputError
 
@@ -69,7 +70,7 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend, timeout=timeout, device_id=chosen if chosen.type == "cuda" else None)
     else:
-        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
     try:
         yield place_in_group(chosen, timeout)
     finally:

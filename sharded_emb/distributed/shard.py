@@ -1,6 +1,6 @@
 """A model around its sharded tables: wraps, fills and reads them back.
 
-    R, C  rows and columns of one shard
+R, C  rows and columns of one shard
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.optim import _apply_optimizer_in_backward
+from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torch.optim import Optimizer
 from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
 from torchrec.optim.keyed import KeyedOptimizer
@@ -81,9 +81,7 @@ class Sharded:
         return whole
 
 
-def shard(
-    model: nn.Module, embeddings: Embeddings, plan: Plan, optimizer: EmbeddingOptimizer, place: Place
-) -> Sharded:
+def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, optimizer: EmbeddingOptimizer, place: Place) -> Sharded:
     """Shards `model.embeddings` by the plan, its tables updated by `optimizer`; the dense rest becomes data-parallel.
 
     The tables hold no defined values until `fill`.

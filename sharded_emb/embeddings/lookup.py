@@ -70,7 +70,7 @@ class Embeddings(nn.Module):
         pooled: dict[str, Tensor] = {} if sums is None else dict(sums.to_dict())
         vectors = {name: rows.values() for answer in answers for name, rows in answer.items()}
         lengths = {name: ids[name].lengths() for name in self.features}
-        for name, feature in self.features.items():
+        for feature in self.features.values():
             if feature.table in self.replicated:
                 self._look_up_replicated(feature, ids, pooled, vectors)
         pooled = {name: self._finish(name, summed, lengths[name]) for name, summed in pooled.items()}

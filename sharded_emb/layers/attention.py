@@ -1,6 +1,6 @@
 """Causal self-attention over padded sequences.
 
-    B  rows    L  longest row    D  dim    H  heads
+B  rows    L  longest row    D  dim    H  heads
 """
 
 import torch

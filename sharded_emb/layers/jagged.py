@@ -1,6 +1,6 @@
 """Between rows of different lengths and padded ones, without a loop and without a sync.
 
-    B  rows    L  longest row    T  events over all rows    S  events that have a successor    D  dim
+B  rows    L  longest row    T  events over all rows    S  events that have a successor    D  dim
 """
 
 from typing import NamedTuple
@@ -50,7 +50,7 @@ def pad(jagged: Jagged) -> Padded:
 def inputs_and_successors(jagged: Jagged) -> tuple[Jagged, Tensor]:
     """Every row without its last event, and for each of those S events the index among T of the one that followed.
 
-        a b c | d | e f    ->    a b | | e    and the indices of    b c f
+    a b c | d | e f    ->    a b | | e    and the indices of    b c f
     """
     lengths_B = (jagged.lengths_B - 1).clamp(min=0)
     count = jagged.ids_T.numel() - jagged.extent.nonempty

@@ -1,6 +1,6 @@
 """The slot `loss`: sums over this rank's rows; the loop divides by the weight of the global batch.
 
-    B  rows    S  events with a successor    K  candidates    D  dim
+B  rows    S  events with a successor    K  candidates    D  dim
 """
 
 from typing import Any, ClassVar

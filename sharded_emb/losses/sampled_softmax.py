@@ -8,7 +8,6 @@ a step.
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torch.nn import functional as F
 
 from sharded_emb.batch import Batch
 from sharded_emb.initializers import stream_key

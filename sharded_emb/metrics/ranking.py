@@ -1,6 +1,6 @@
 """Ranks of targets among all items, and what is made of them.
 
-    B  rows    N  rows of the item table
+B  rows    N  rows of the item table
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +14,7 @@ CUTOFFS = (5, 10, 20)
 _EXACT_FLOAT32 = 1 << 24  # up to here a float32 sum of ones is exact
 
 
-def ranks_of_target(
-    scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: Tensor
-) -> tuple[Tensor, Tensor]:
+def ranks_of_target(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: Tensor) -> tuple[Tensor, Tensor]:
     """The rank of each row's target among all items, and among those that are not seen: two float64 (B).
 
     (row, item) are P distinct pairs of seen items; the target counts even where it is one of them. A rank is 1 plus

@@ -1,6 +1,6 @@
 """The slot `model`, and the two kinds of models there are so far.
 
-    B  rows    S  events with a successor    K  candidates    D  dim
+B  rows    S  events with a successor    K  candidates    D  dim
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,15 +1,16 @@
 """DIN: deep interest network for click-through rates (Zhou et al., KDD 2018).
 
-    B  rows    T  events over all rows    D  dim of the item table    F  width of all features together
+B  rows    T  events over all rows    D  dim of the item table    F  width of all features together
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
-from typing import ClassVar
 
 from sharded_emb.batch import Embedded, Jagged
 from sharded_emb.errors import nearest
@@ -56,7 +57,7 @@ class DIN(ModelConfig):
 
 def _net(widths: Sequence[int], dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
+    for width_in, width_out in pairwise(widths):
         layers += [nn.Linear(width_in, width_out), nn.PReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 

@@ -38,7 +38,9 @@ class SASRec(NextItemConfig):
         """The history has to have a longest length: every place has a vector."""
         found = super().problems(features)
         if not found and features[self.history].max_length is None:
-            found.append(f"features.{self.history}.max_length: want a number of events, since SASRec has a vector a place")
+            found.append(
+                f"features.{self.history}.max_length: want a number of events, since SASRec has a vector a place"
+            )
         return found
 
     def build(self, tables: Sequence[Table]) -> NextItemModel:

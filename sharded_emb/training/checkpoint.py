@@ -1,8 +1,8 @@
 """Checkpoints: tables, dense weights and all optimizer states, complete or absent.
 
-    checkpoints/step-N/    one checkpoint, in the format of torch.distributed.checkpoint
-    checkpoints/last       a link to the newest one
-    checkpoints/best       a link to the one with the best validation metric, if there is one
+checkpoints/step-N/    one checkpoint, in the format of torch.distributed.checkpoint
+checkpoints/last       a link to the newest one
+checkpoints/best       a link to the one with the best validation metric, if there is one
 """
 
 import shutil
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from sharded_emb.distributed.process_group import Place
@@ -35,7 +36,7 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
             self._barrier()
-            dcp.save(_state(sharded, dense), checkpoint_id=aside)
+            save(_state(sharded, dense), checkpoint_id=aside)
             self._barrier()
             if self.place.rank == 0:
                 aside.rename(target)
@@ -55,7 +56,7 @@ class Checkpoints:
     def load(self, sharded: Sharded, dense: Optimizer | None, checkpoint: Path) -> None:
         """Reads weights, and states where there is an optimizer to take them, into a model of any plan."""
         state = _state(sharded, dense)
-        dcp.load(state, checkpoint_id=checkpoint)
+        load(state, checkpoint_id=checkpoint)
         sharded.embeddings.load_state_dict(state["tables"])
         sharded.plain.get_submodule("model").load_state_dict(state["dense"])
         if dense is not None:

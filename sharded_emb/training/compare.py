@@ -25,12 +25,10 @@ def baseline_metrics(evaluator: BinaryEvaluator | NextItemEvaluator, split: str)
         return {baseline.name: _counted(evaluator, baseline, split) for baseline in fitted}
     dataset, reading = evaluator.scoring.dataset, evaluator.scoring.reading
     columns = [feature.column for feature in reading.features]
-    assert reading.label is not None
-    label = reading.label
 
     def regress() -> dict[str, float]:
-        probability_N = logistic_scores(dataset, columns, split, label)
-        label_N = dataset.split(split)[label].to_numpy().astype(np.float64)
+        probability_N = logistic_scores(dataset, columns, split)
+        label_N = dataset.split(split)[reading.label].to_numpy().astype(np.float64)
         return binary.metrics(label_N, np.log(probability_N) - np.log1p(-probability_N))
 
     return {"logistic_regression": {split: from_first_rank(regress, evaluator.scoring.place)}}
@@ -44,7 +42,9 @@ def _counted(evaluator: NextItemEvaluator, baseline: Baseline, split: str) -> Me
         ranks = ranking.ranks_of_target(scores_BN, *evaluator.targets_and_seen(split, rows))
         for name, rank_B in zip((f"{split}_unfiltered", split), ranks, strict=True):
             summed[name].update({"rows": len(rows), **ranking.sums(rank_B)})
-    return {name: ranking.means(counts, lambda v: all_sums(v, evaluator.scoring.place)) for name, counts in summed.items()}
+    return {
+        name: ranking.means(counts, lambda v: all_sums(v, evaluator.scoring.place)) for name, counts in summed.items()
+    }
 
 
 def write_predictions(evaluator: NextItemEvaluator, split: str, file: Path, top_k: int, filter_seen: bool) -> int:

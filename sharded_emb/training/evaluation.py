@@ -1,6 +1,6 @@
 """Metrics of a split, exact for any number of ranks: every row counts once, sums and logits are gathered.
 
-    B  rows    N  rows of the item table    K  items of a list
+B  rows    N  rows of the item table    K  items of a list
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from sharded_emb.batch import Batch
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.dataset import Dataset
-from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.data.source import BatchesConfig, Part, Source
 from sharded_emb.distributed.agree import all_sums, all_values, raise_together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
@@ -56,24 +56,24 @@ class Scoring:
         """Of this rank."""
         return self.sharded.place
 
-    def parts(self, rows: Int64s) -> Iterator[Int64s]:
+    def parts(self, rows: Int64s) -> Iterator[Part]:
         """This rank's part of each batch of these rows: as many batches on every rank, some perhaps empty."""
         source = Source(rows, BatchesConfig(shuffle=False), self.batch_per_rank * self.place.world_size, seed=0)
         for part in source.parts(0, self.place.rank, self.place.world_size):
-            yield rows[part.rows]
+            yield replace(part, rows=rows[part.rows])
 
     def batches(self, split: str, rows: Int64s) -> Iterator[tuple[Int64s, Batch]]:
         """This rank's part of these rows of the split, and its batch on the device."""
         collate = Collate(self.dataset.split(split), self.reading, self.place.rank)
-        for number, mine in enumerate(self.parts(rows)):
+        for number, part in enumerate(self.parts(rows)):
             batch, error = None, None
             try:
-                batch = collate(mine, number)
+                batch = collate(part.rows, part.size, number)
             except InputError as wrong:
                 error = wrong
             raise_together(error, self.place)
             assert batch is not None
-            yield mine, batch.to(self.place.device)
+            yield part.rows, batch.to(self.place.device)
 
 
 class BinaryEvaluator:
@@ -101,8 +101,8 @@ class BinaryEvaluator:
             output_B = plain.get_submodule("model")(self.scoring.sharded.embeddings(batch))
             if len(rows):
                 assert batch.label_B is not None
-                labels.append(batch.label_B.cpu().double().numpy())
-                logits.append(output_B.cpu().double().numpy())
+                labels.append(batch.label_B[: len(rows)].cpu().double().numpy())
+                logits.append(output_B[: len(rows)].cpu().double().numpy())
         plain.train()
         mine = (np.concatenate(labels), np.concatenate(logits))
         gathered = all_values(mine, self.scoring.place)
@@ -126,9 +126,9 @@ class NextItemEvaluator:
 
     def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
-        (self.table,) = [t for t in scoring.reading.tables if any(f.name == scoring.reading.sequence for f in t.features)]
-        (sequence,) = [f for f in self.table.features if f.name == scoring.reading.sequence]
-        self.column = sequence.column
+        sequence = scoring.reading.sequence
+        self.table, feature = next((t, f) for t in scoring.reading.tables for f in t.features if f.name == sequence)
+        self.column = feature.column
 
     def protocol(self, split: str) -> dict[str, Any]:
         """Of both evaluations."""
@@ -172,14 +172,14 @@ class NextItemEvaluator:
         for rows, batch in self.scoring.batches(split, self._eligible(split)):
             embedded = self.scoring.sharded.embeddings(batch)
             if len(rows):
-                scores_BN = model.queries(embedded) @ items_ND.T
+                scores_BN = model.queries(embedded)[: len(rows)] @ items_ND.T
                 scores_BN[:, :FIRST_ROW] = -torch.inf
                 yield rows, scores_BN
         plain.train()
 
     def parts(self, split: str) -> Iterator[Int64s]:
         """This rank's rows of each batch, as `scores` has them."""
-        return (part for part in self.scoring.parts(self._eligible(split)) if len(part))
+        return (part.rows for part in self.scoring.parts(self._eligible(split)) if len(part.rows))
 
     def histories(self, split: str, rows: Int64s) -> tuple[Int64s, Int64s]:
         """All events of these rows before the target, one row after the other, and their number by row."""
@@ -208,10 +208,11 @@ class NextItemEvaluator:
         """Every row of the item table as it is compared with states (N, D), through the same lookups as in training."""
         lookup = self.scoring.sharded.embeddings
         parts = []
+        any_split, nobody = self.scoring.dataset.split("train"), np.zeros(0, dtype=np.int64)
         for start in range(0, self.table.rows, _ROWS_PER_LOOKUP):
             ids = torch.arange(start, min(start + _ROWS_PER_LOOKUP, self.table.rows))
             reading = replace(self.scoring.reading, candidates=_constant(ids))
-            batch = Collate(self.scoring.dataset.split("train"), reading, self.scoring.place.rank)(np.zeros(0, np.int64), 0)
+            batch = Collate(any_split, reading, self.scoring.place.rank)(nobody, 1, 0)
             embedded = lookup(batch.to(self.scoring.place.device))
             parts.append(model.items(embedded.sequences["candidates"].values_TD))
         return torch.cat(parts)

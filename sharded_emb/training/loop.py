@@ -111,7 +111,7 @@ class Trainer:
         for part in self.parts.source.parts(self.progress.epoch, self.place.rank, self.place.world_size):
             batch, error = None, None
             try:
-                batch = self.parts.collate(part.rows, self.progress.step + 1)
+                batch = self.parts.collate(part.rows, part.size, self.progress.step + 1)
             except InputError as wrong:
                 error = wrong
             weight = batch.loss_weight if batch is not None else 0.0

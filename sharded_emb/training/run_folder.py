@@ -1,6 +1,6 @@
 """The run folder: who writes what, and that one job at a time does.
 
-    run.yaml  plan.json  metrics.jsonl  result.json  log/rank-N.log  tensorboard/  checkpoints/
+run.yaml  plan.json  metrics.jsonl  result.json  log/rank-N.log  tensorboard/  checkpoints/
 """
 
 import fcntl

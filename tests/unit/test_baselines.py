@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def evaluate(baseline: Baseline, sequences: list[Ints]) -> dict[bool, tuple[float, float]]:
-    """hit_rate@10 and ndcg@10 of the last items by whether seen ones are filtered; of equal scores half stand before."""
+    """By whether seen items are filtered: hit_rate@10 and ndcg@10 of the last; of equal scores half stand before."""
     ranks: dict[bool, list[npt.NDArray[np.float64]]] = {False: [], True: []}
     for first in range(0, len(sequences), 256):
         chunk = sequences[first : first + 256]

@@ -150,6 +150,11 @@ def test_nothing_but_a_dataset_is_ever_replaced(text: Path, tmp_path: Path) -> N
     assert (folder / "chapter.txt").read_text() == "years of work"
 
 
+def test_a_place_that_cannot_be_written(text: Path) -> None:
+    with pytest.raises(InputError, match=r"^data: want a place to write to, got .*log\.txt.data: .*; choose another$"):
+        attempt(SequenceText(raw=str(text)), text / "data")
+
+
 def test_a_crash_leaves_nothing_and_keeps_the_old_dataset(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

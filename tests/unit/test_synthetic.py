@@ -15,7 +15,7 @@ from sharded_emb.data.synthetic import Synthetic
 from sharded_emb.data.synthetic_world import Habits, World, best_scores, make_world, walk
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 
-SMALL: dict[str, Any] = {"users": 1500, "items": 400, "clusters": 10}
+SMALL: dict[str, Any] = {"users": 2000, "items": 600, "clusters": 20, "max_length": 29}
 
 
 def small_world() -> World:
@@ -113,8 +113,8 @@ def test_popularity_is_far_below_markov_and_that_far_below_the_best(tmp_path: Pa
     ("values", "message"),
     [
         ({"raw": "log.csv"}, "raw: want null, since this log is generated"),
-        ({"items": 401}, r"items: want a multiple of clusters \(10\), got 401"),
-        ({"max_length": 40}, "max_length: want at most 39"),
+        ({"items": 601}, r"items: want a multiple of clusters \(20\), got 601"),
+        ({"max_length": 40}, "max_length: want at most 29"),
         ({"stay": 0.5, "back": 0.5}, "onward: want stay . back . onward below 1"),
     ],
 )

@@ -1,0 +1,177 @@
+"""What the parity tests run on every rank: a small click model on tables of every kind, 20 steps, through the real
+source, collate, plan, shard, fill and optimizers."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from sharded_emb.batch import Batch, Embedded
+from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.distributed.agree import all_sums
+from sharded_emb.distributed.plan import make_plan
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import Sharded, fill, set_learning_rates, shard
+from sharded_emb.embeddings.lookup import Embeddings
+from sharded_emb.initializers import Normal, hashed_uniform, stream_key
+from sharded_emb.layers.jagged import pool
+from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
+from sharded_emb.optim.adagrad import Adagrad
+from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
+from sharded_emb.optim.sgd import SGD
+from sharded_emb.tables import FeatureConfig, Table, TableConfig, resolve
+from sharded_emb.training.trainee import Trainee
+from tests.distributed.plain import DIM_A, DIM_B, PlainClicks, PlainTable
+
+STEPS, GLOBAL_BATCH, SEED = 20, 7, 3
+INIT = Normal(std=0.3)
+ROWS = {"big": 23, "pool": 10, "seq": 14}
+DIMS = {"big": DIM_A, "pool": DIM_B, "seq": DIM_B}
+# `seq` is read as a sequence too, so it lives in the unpooled collection and `d` is pooled after the lookup
+FEATURES = {
+    "a": FeatureConfig(table="big", column="a", pooling="sum"),
+    "b": FeatureConfig(table="big", column="b", pooling="mean"),
+    "c": FeatureConfig(table="pool", column="c", pooling="mean"),
+    "d": FeatureConfig(table="seq", column="d", pooling="sum"),
+    "h": FeatureConfig(table="seq", column="h", pooling="none"),
+}
+OPTIMIZERS: dict[str, EmbeddingOptimizer] = {
+    "sgd": SGD(lr=1.0),
+    "adagrad": Adagrad(lr=0.1),
+    "rowwise_adagrad": RowWiseAdagrad(lr=0.1),
+}
+SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto", "mixed")
+CASES = [
+    (sharding, optimizer)
+    for sharding in SHARDINGS
+    for optimizer in OPTIMIZERS
+    if not (sharding == "column_wise" and optimizer == "rowwise_adagrad")  # refused; see test_plan
+]
+
+
+def samples() -> list[dict[str, list[int]]]:
+    """Rows with empty bags, duplicates, and padding inside; one is empty throughout."""
+    draw = np.random.default_rng(7)
+    rows = [
+        {
+            name: draw.integers(0, ROWS[feature.table], draw.integers(0, 6)).tolist()
+            for name, feature in FEATURES.items()
+        }
+        for _ in range(60)
+    ]
+    rows[58] = {name: [] for name in FEATURES}
+    return rows
+
+
+def labels() -> list[float]:
+    return np.random.default_rng(8).integers(0, 2, 60).astype(float).tolist()
+
+
+def split() -> pa.Table:
+    columns = {name: pa.array([row[name] for row in samples()], pa.list_(pa.int64())) for name in FEATURES}
+    return pa.table({**columns, "label": pa.array(labels(), pa.float32())})
+
+
+def source() -> Source:
+    """59 rows in batches of 7, which no number of ranks divides; the ninth and last has 3: one of 4 ranks has none."""
+    return Source(np.ones(59, dtype=np.int64), BatchesConfig(), GLOBAL_BATCH, SEED)
+
+
+def resolved(sharding: str) -> list[Table]:
+    mixed = {"big": "row_wise", "pool": "data_parallel", "seq": "table_wise"}
+    configs = {
+        name: TableConfig(
+            rows=ROWS[name], dim=DIMS[name], init=INIT, sharding=mixed[name] if sharding == "mixed" else sharding
+        )
+        for name in ROWS
+    }
+    return resolve(configs, FEATURES, {}, "auto")
+
+
+class Clicks(nn.Module):
+    """One logit a row from pooled vectors and a sum over a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2 * DIM_A + 3 * DIM_B, 1)
+
+    def forward(self, embedded: Embedded) -> Tensor:
+        history = embedded.sequences["h"]
+        squashed = type(history)(torch.tanh(history.values_TD), history.ids_T, history.lengths_B, history.extent)
+        parts = [*(embedded.pooled[name] for name in "abcd"), pool(squashed, mean=False)]
+        return self.net(torch.cat(parts, 1))[:, 0]
+
+
+def build(place: Place, sharding: str, optimizer: EmbeddingOptimizer) -> tuple[Sharded, torch.optim.Optimizer]:
+    tables = resolved(sharding)
+    plan = make_plan(tables, optimizer, place, GLOBAL_BATCH)
+    embeddings = Embeddings(tables, plan.replicated, place.device)
+    torch.manual_seed(SEED)
+    trainee = Trainee(embeddings, Clicks(), BinaryCrossEntropyLoss())
+    sharded = shard(trainee, embeddings, plan, optimizer, place)
+    fill(sharded, SEED, optimizer)
+    return sharded, torch.optim.AdamW(sharded.plain.get_submodule("model").parameters(), lr=0.01)
+
+
+def train_sharded(place: Place, sharding: str, name: str) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses of the global batches and the whole tables afterwards."""
+    sharded, dense = build(place, sharding, OPTIMIZERS[name])
+    reading = Reading(task="binary", tables=resolved(sharding), label="label")
+    collate, losses = Collate(split(), reading, place.rank), []
+    parts = [part for epoch in range(3) for part in source().parts(epoch, place.rank, place.world_size)]
+    for step, part in enumerate(parts[:STEPS], start=1):
+        batch: Batch = collate(part.rows, part.size, step)
+        set_learning_rates(sharded, dense, factor(step))
+        loss_sum = sharded.parallel(batch)
+        (loss_sum * (place.world_size / part.global_samples)).backward()
+        for optimizer in (dense, sharded.replicated_optimizer):
+            if optimizer is not None:
+                optimizer.step()
+                optimizer.zero_grad()
+        losses.append(all_sums([loss_sum.item()], place)[0] / part.global_samples)
+    return losses, {table: sharded.whole_table(table) for table in ROWS}
+
+
+def factor(step: int) -> float:
+    """A learning rate that changes with every step, so that one that arrives late shows."""
+    return 1 / (1 + 0.1 * step)
+
+
+def initial_table(name: str) -> Tensor:
+    drawn = hashed_uniform(stream_key(SEED, f"tables.{name}"), torch.arange(ROWS[name]), torch.arange(DIMS[name]))
+    values = INIT.values(drawn, ROWS[name], DIMS[name])
+    values[0] = 0
+    return values
+
+
+def train_plain(name: str) -> tuple[list[float], dict[str, Tensor]]:
+    """The same by the slow twin."""
+    lr = OPTIMIZERS[name].lr
+    tables = {table: PlainTable(initial_table(table), name, lr) for table in ROWS}
+    torch.manual_seed(SEED)
+    model = PlainClicks()
+    dense = torch.optim.AdamW(model.parameters(), lr=0.01)
+    rows, targets, losses = samples(), torch.tensor(labels()), []
+    parts = [part for epoch in range(3) for part in source().parts(epoch, 0, 1)]
+    for step, part in enumerate(parts[:STEPS], start=1):
+        for table in tables.values():
+            table.lr = lr * factor(step)
+        dense.param_groups[0]["lr"] = 0.01 * factor(step)
+        logits = model({name: table.weight for name, table in tables.items()}, [rows[i] for i in part.rows])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets[torch.from_numpy(part.rows)].float())
+        loss.backward()
+        for table in tables.values():
+            table.step()
+            table.zero_grad()
+        dense.step()
+        dense.zero_grad()
+        losses.append(loss.item())
+    return losses, {name: table.weight.detach() for name, table in tables.items()}
+
+
+def all_cases(place: Place) -> dict[tuple[str, str], Any]:
+    return {case: train_sharded(place, *case) for case in CASES}
