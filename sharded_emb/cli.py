@@ -82,7 +82,7 @@ def _parse(command: str, argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--config-name", help="the file to start from, instead of the command's own")
     parser.add_argument("--cfg", action="store_true", help="print the composed tree and stop")
     parser.add_argument("--local-rank", "--local_rank", help=argparse.SUPPRESS)  # older launchers pass it
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def _groups_text(conf: Path) -> str:

@@ -17,7 +17,8 @@ def main() -> None:
 def evaluate(tree: dict[str, Any]) -> int:
     """Prints the metrics, and writes what was asked for."""
     cli.check_versions()  # before FBGEMM is imported
-    from sharded_emb.config import EvaluateConfig, validate
+    from sharded_emb.config.run import EvaluateConfig
+    from sharded_emb.config.validate import validate
     from sharded_emb.config.session import evaluate as evaluate_session
 
     return evaluate_session(validate(EvaluateConfig, tree))

@@ -16,7 +16,8 @@ def main() -> None:
 
 def prepare(tree: dict[str, Any]) -> None:
     """Writes the folder `data`."""
-    from sharded_emb.config import PrepareConfig, validate
+    from sharded_emb.config.run import PrepareConfig
+    from sharded_emb.config.validate import validate
     from sharded_emb.data.prepare import prepare as write
 
     config = validate(PrepareConfig, tree)

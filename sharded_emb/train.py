@@ -17,7 +17,8 @@ def main() -> None:
 def train(tree: dict[str, Any]) -> int:
     """Trains, evaluates, writes the run folder; returns the exit code."""
     cli.check_versions()  # before FBGEMM is imported
-    from sharded_emb.config import RunConfig, validate
+    from sharded_emb.config.run import RunConfig
+    from sharded_emb.config.validate import validate
     from sharded_emb.config.session import train as train_session
 
     return train_session(validate(RunConfig, tree))

@@ -37,6 +37,7 @@ class RunConfig(Frozen):
 
     name: the first part of a run folder's name. run: the run folder, null for a new one under runs/. data: the dataset
     folder. steps and epochs: limits, the first one reached ends the run. global_batch: samples a step, over all ranks.
+    threads_per_rank: of the CPU; where cores are busy, waiting threads make a step many times slower.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -44,7 +45,7 @@ class RunConfig(Frozen):
     data: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads_per_rank: PositiveInt | None = None
+    threads_per_rank: PositiveInt = 1
     deterministic: bool = False
     steps: PositiveInt | None = None
     epochs: PositiveInt | None = None

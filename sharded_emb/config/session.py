@@ -28,8 +28,7 @@ log = logging.getLogger("sharded_emb")
 @contextmanager
 def joined(config: RunConfig) -> Iterator[Place]:
     """The process group of a config's device, with its threads."""
-    if config.threads_per_rank is not None:
-        torch.set_num_threads(config.threads_per_rank)
+    torch.set_num_threads(config.threads_per_rank)
     with process_group(config.device, config.wait_seconds) as place:
         yield place
 
