@@ -39,12 +39,15 @@ class Built:
             lambda: make_plan(self.tables, config.embedding_optimizer, place, batch_per_rank), place
         )
         embeddings = Embeddings(self.tables, self.plan.replicated, place.device)
-        trainee = Trainee(embeddings, config.model.build(self.tables), config.loss.build())
+        trainee = Trainee(embeddings, config.model.build(self.tables), config.loss.build(self._item_rows()))
         self.sharded: Sharded = shard(trainee, embeddings, self.plan, config.embedding_optimizer, place)
         fill(self.sharded, config.seed, config.embedding_optimizer)
         # dropout may differ by rank; a common stream would drop the same places of different rows
         torch.manual_seed(config.seed * 1_000_003 + place.rank)
         self.dense: Optimizer = config.dense_optimizer.build(self.sharded.plain.get_submodule("model"))
+
+    def _item_rows(self) -> int | None:
+        return next((t.rows for t in self.tables if t.name == _item_table(self.config)), None)
 
     def evaluator(self) -> BinaryEvaluator | NextItemEvaluator:
         """Evaluates splits of the dataset."""

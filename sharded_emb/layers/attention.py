@@ -26,7 +26,7 @@ class CausalBlock(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """The same shape."""
         x_BLD = x_BLD + self.dropout(self._attend(self.attention_norm(x_BLD)))
-        hidden = self.dropout(F.relu(self.expand(self.feed_forward_norm(x_BLD))))
+        hidden = self.dropout(F.gelu(self.expand(self.feed_forward_norm(x_BLD))))
         return x_BLD + self.dropout(self.contract(hidden))
 
     def _attend(self, x_BLD: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class CausalBlock(nn.Module):
         return self.project_out(mixed.transpose(1, 2).flatten(2))
 
 
-def init_linear(module: nn.Module, std: float = 0.02) -> None:
+def init_linear(module: nn.Module, std: float) -> None:
     """Normal weights and zero biases for every linear layer below."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):

@@ -24,8 +24,8 @@ class LossConfig(Component):
 
     task: ClassVar[str]
 
-    def build(self) -> Loss:
-        """The module."""
+    def build(self, item_rows: int | None) -> Loss:
+        """The module; item_rows is the size of the table that candidates come from, None where there is none."""
         raise NotImplementedError
 
 

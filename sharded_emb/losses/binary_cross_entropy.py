@@ -10,7 +10,7 @@ from sharded_emb.losses.base import BinaryLossConfig, Loss
 class BinaryCrossEntropy(BinaryLossConfig):
     """From logits, unweighted."""
 
-    def build(self) -> Loss:
+    def build(self, item_rows: int | None) -> Loss:  # noqa: ARG002
         """The module."""
         return BinaryCrossEntropyLoss()
 

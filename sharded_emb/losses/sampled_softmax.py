@@ -5,6 +5,8 @@ probabilistic language model" (2008), with uniform draws; sharing one set keeps 
 a step.
 """
 
+import math
+
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
@@ -17,27 +19,35 @@ from sharded_emb.tables import FIRST_ROW
 
 
 class SampledSoftmax(NextItemLossConfig):
-    """negatives: how many are drawn a step."""
+    """negatives: how many are drawn a step. correction: subtract the log of how often an item is expected among them
+    from its score (logQ), so that the sum over negatives estimates the one over all items.
+    """
 
     negatives: PositiveInt = 512
+    correction: bool = True
 
     def candidates(self, rows: int, seed: int, step: int) -> Tensor:
         """Uniform draws with replacement, a function of (seed, step)."""
         draw = torch.Generator().manual_seed(stream_key(seed, f"negatives.{step}") % 2**63)
         return torch.randint(FIRST_ROW, rows, (self.negatives,), generator=draw)
 
-    def build(self) -> Loss:
+    def build(self, item_rows: int | None) -> Loss:
         """The module."""
-        return SampledSoftmaxLoss()
+        assert item_rows is not None
+        return SampledSoftmaxLoss(math.log((item_rows - FIRST_ROW) / self.negatives) if self.correction else 0.0)
 
 
 class SampledSoftmaxLoss(Loss):
-    """A negative that happens to be the target is left out of that event's sum."""
+    """A negative that happens to be the target is left out of that event's sum. shift: added to negatives' scores."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = shift
 
     def forward(self, output: NextItem, batch: Batch) -> Tensor:
         """The weighted sum of the cross-entropies of all events. A target out of vocabulary counts nothing."""
         positive_S = (output.states_SD * output.positives_SD).sum(-1)
-        negative_SK = output.states_SD @ output.candidates_KD.T
+        negative_SK = output.states_SD @ output.candidates_KD.T + self.shift
         collision_SK = output.positive_ids_S[:, None] == output.candidate_ids_K[None, :]
         negative_SK = negative_SK.masked_fill(collision_SK, -torch.inf)
         logits_SK1 = torch.cat([positive_S[:, None], negative_SK], 1)

@@ -24,7 +24,7 @@ class Softmax(NextItemLossConfig):
         """All rows but padding and out-of-vocabulary."""
         return torch.arange(FIRST_ROW, rows)
 
-    def build(self) -> Loss:
+    def build(self, item_rows: int | None) -> Loss:  # noqa: ARG002
         """The module."""
         return SoftmaxLoss(self.label_smoothing)
 

@@ -6,6 +6,7 @@ successors use and what trains best on small logs.
     B  rows    L  longest row    S  events with a successor    D  dim
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -63,7 +64,7 @@ class SASRecModel(NextItemModel):
             CausalBlock(dim, config.heads, config.hidden, config.dropout) for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(dim)
-        init_linear(self)
+        init_linear(self, std=0.5 / math.sqrt(dim))
 
     def encode(self, events: Jagged) -> Tensor:
         """The state (S, D) after each event."""

@@ -162,7 +162,9 @@ def train_plain(name: str) -> tuple[list[float], dict[str, Tensor]]:
             table.lr = lr * factor(step)
         dense.param_groups[0]["lr"] = 0.01 * factor(step)
         logits = model({name: table.weight for name, table in tables.items()}, [rows[i] for i in part.rows])
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets[torch.from_numpy(part.rows)].float())
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, targets[torch.from_numpy(part.rows)].float()
+        )
         loss.backward()
         for table in tables.values():
             table.step()

@@ -1,0 +1,253 @@
+"""What the next-item tests run on every rank: SASRec on a tiny dataset folder's worth of sequences."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sharded_emb.batch import Extent, Jagged
+from sharded_emb.config.build import Built
+from sharded_emb.config.run import RunConfig
+from sharded_emb.config.validate import validate
+from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, VocabularyInfo, write_manifest
+from sharded_emb.distributed.agree import all_sums, raise_together
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import fused_states, set_learning_rates
+from sharded_emb.errors import InputError, OutOfRangeIdError
+from sharded_emb.initializers import Normal, hashed_uniform, stream_key
+from sharded_emb.models.sasrec import SASRecModel
+from sharded_emb.tables import FIRST_ROW
+from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.evaluation import NextItemEvaluator
+
+ITEMS, USERS, DIM, SEED, STEPS = 37, 45, 8, 5, 20
+SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto")
+LOSSES: dict[str, dict[str, Any]] = {
+    "full": {"_target_": "sharded_emb.losses.softmax.Softmax"},
+    "sampled": {"_target_": "sharded_emb.losses.sampled_softmax.SampledSoftmax", "negatives": 9},
+}
+
+
+def sequences() -> list[list[int]]:
+    """Users of 3 to 12 events; the last two are the targets of valid and test."""
+    draw = np.random.default_rng(11)
+    return [draw.integers(FIRST_ROW, ITEMS, draw.integers(3, 13)).tolist() for _ in range(USERS)]
+
+
+def write_dataset(folder: Path) -> None:
+    """A dataset folder as `prepare` writes it."""
+    import pyarrow.parquet as pq
+
+    rows = {"train": [s[:-2] for s in sequences()], "valid": [s[:-1] for s in sequences()], "test": sequences()}
+    for split, lists in rows.items():
+        (folder / split).mkdir(parents=True)
+        users = pa.array(range(FIRST_ROW, FIRST_ROW + USERS), pa.int64())
+        table = pa.table({"user": users, "items": pa.array(lists, pa.list_(pa.int64()))})
+        pq.write_table(table, folder / split / "part-00000.parquet")
+    (folder / "vocabulary").mkdir()
+    for name, size in (("item", ITEMS), ("user", FIRST_ROW + USERS)):
+        raw = pa.array([None, None, *(1000 + i for i in range(size - FIRST_ROW))], pa.int64())
+        vocabulary = pa.table({"row": pa.array(range(size), pa.int64()), "raw": raw, "count": pa.array([1] * size)})
+        pq.write_table(vocabulary, folder / "vocabulary" / f"{name}.parquet")
+    write_manifest(
+        folder,
+        Manifest(
+            schema_version=1,
+            layout="NextItem",
+            split="leave_one_out",
+            columns={
+                "user": Column(type="int64", vocabulary="user"),
+                "items": Column(type="list<int64>", vocabulary="item"),
+            },
+            splits={split: SplitInfo(rows=USERS, parts=1) for split in rows},
+            counts={"users": USERS, "items": ITEMS - FIRST_ROW, "events": sum(map(len, sequences()))},
+            vocabularies={
+                "item": VocabularyInfo(rows=ITEMS, raw="int64", sha256="0"),
+                "user": VocabularyInfo(rows=FIRST_ROW + USERS, raw="int64", sha256="0"),
+            },
+            built_over="all events",
+            source=[],
+            seed=0,
+            dataset={},
+        ),
+    )
+
+
+def config(folder: Path, sharding: str = "row_wise", loss: str = "sampled", **more: Any) -> RunConfig:
+    tree = {
+        "data": str(folder),
+        "seed": SEED,
+        "global_batch": 7,
+        "epochs": 3,
+        "evaluation": {"batch_per_rank": 4},
+        "dataset": {"_target_": "sharded_emb.data.sequence_text.SequenceText"},
+        "tables": {"item": {"dim": DIM, "init": {"_target_": "sharded_emb.initializers.Normal", "std": 0.3}}},
+        "features": {"history": {"table": "item", "column": "items", "max_length": 6}},
+        "model": {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.0},
+        "loss": LOSSES[loss],
+        "embedding_optimizer": {"_target_": "sharded_emb.optim.adagrad.Adagrad", "lr": 0.1},
+        "dense_optimizer": {"_target_": "sharded_emb.optim.adamw.AdamW", "lr": 0.01},
+        "schedule": {"_target_": "sharded_emb.optim.schedule.Warmup", "warmup_steps": 5},
+        "sharding": {"type": sharding},
+        **more,
+    }
+    return validate(RunConfig, tree)
+
+
+def train_steps(built: Built, steps: int = STEPS) -> list[float]:
+    """Losses of the global batches."""
+    place, losses, collate = built.place, [], built.collate()
+    parts = [part for epoch in range(9) for part in built.source().parts(epoch, place.rank, place.world_size)]
+    for step, part in enumerate(parts[:steps], start=1):
+        batch = collate(part.rows, part.size, step)
+        weight = all_sums([batch.loss_weight], place)[0]
+        set_learning_rates(built.sharded, built.dense, built.config.schedule.factor(step))
+        loss_sum = built.sharded.parallel(batch)
+        (loss_sum * (place.world_size / weight)).backward()
+        for optimizer in (built.dense, built.sharded.replicated_optimizer):
+            if optimizer is not None:
+                optimizer.step()
+                optimizer.zero_grad()
+        losses.append(all_sums([loss_sum.item()], place)[0] / weight)
+    return losses
+
+
+def train_sharded(place: Place, folder: Path) -> dict[tuple[str, str], Any]:
+    """By sharding and loss: losses, the table, metrics of valid before and after."""
+    found = {}
+    for sharding in SHARDINGS:
+        for loss in LOSSES:
+            built = Built(config(folder, sharding, loss), place)
+            before = built.evaluator()("valid")
+            found[sharding, loss] = (
+                train_steps(built),
+                built.sharded.whole_table("item"),
+                before,
+                built.evaluator()("valid"),
+            )
+    return found
+
+
+def train_plain(folder: Path, loss: str) -> tuple[list[float], Tensor]:
+    """The same with a plain matrix in one process: padded batches, autograd, Adagrad and AdamW of torch."""
+    run = config(folder, "row_wise", loss)
+    drawn = hashed_uniform(stream_key(SEED, "tables.item"), torch.arange(ITEMS), torch.arange(DIM))
+    table = Normal(std=0.3).values(drawn, ITEMS, DIM)
+    table[0] = 0
+    table.requires_grad_()
+    torch.manual_seed(SEED)
+    model = SASRecModel(run.model, DIM, 6)  # type: ignore[arg-type]
+    dense = run.dense_optimizer.build(model)
+    adagrad = torch.optim.Adagrad([table], lr=0.1, eps=1e-8, initial_accumulator_value=0.1)
+    source = plain_source()
+    losses = []
+    parts = [part for epoch in range(9) for part in source.parts(epoch, 0, 1)]
+    for step, part in enumerate(parts[:STEPS], start=1):
+        factor = run.schedule.factor(step)
+        adagrad.param_groups[0]["lr"] = 0.1 * factor
+        for group in dense.param_groups:
+            group["lr"] = 0.01 * factor
+        loss_value = _plain_loss(run, model, table, [sequences()[i][:-2][-7:] for i in part.rows], step)
+        loss_value.backward()
+        for optimizer in (adagrad, dense):
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss_value.item())
+    return losses, table.detach()
+
+
+def plain_source() -> Any:
+    from sharded_emb.data.source import BatchesConfig, Source
+
+    return Source(np.ones(USERS, dtype=np.int64), BatchesConfig(), 7, SEED)
+
+
+def _plain_loss(run: RunConfig, model: SASRecModel, table: Tensor, rows: list[list[int]], step: int) -> Tensor:
+    """The mean cross-entropy over all events with a successor, one row at a time."""
+    candidates = run.loss.candidates(ITEMS, SEED, step)  # type: ignore[attr-defined]
+    losses = []
+    for row in rows:
+        if len(row) < 2:
+            continue
+        ids = torch.tensor(row)
+        inputs = Jagged(F.embedding(ids[:-1], table), ids[:-1], torch.tensor([len(row) - 1]), Extent(len(row) - 1, 1))
+        for state_D, target in zip(model.encode(inputs), ids[1:], strict=True):
+            scores_K = table[candidates] @ state_D
+            if run.loss.task == "next_item" and len(candidates) < ITEMS - FIRST_ROW:
+                scores_K = scores_K[candidates != target] + np.log((ITEMS - FIRST_ROW) / len(candidates))
+                losses.append(torch.logsumexp(torch.cat([scores_K, (table[target] @ state_D)[None]]), 0))
+            else:
+                losses.append(torch.logsumexp(scores_K, 0))
+            losses[-1] = losses[-1] - table[target] @ state_D
+    return torch.stack(losses).mean()
+
+
+def bad_ids(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
+    """By sharding and bad id: the error's type and text, and whether any number of the table or its state moved."""
+    found = {}
+    for sharding in ("table_wise", "row_wise", "column_wise", "data_parallel"):
+        built = Built(config(folder, sharding), place)
+        train_steps(built, 2)
+        for bad in (ITEMS, ITEMS + 1, -1, 2**31, 2**63 - 1):
+            before = _numbers(built)
+            caught = None
+            try:
+                _step_with_bad_id(built, bad)
+            except InputError as error:
+                caught = error
+            same = all(torch.equal(a, b) for a, b in zip(before, _numbers(built), strict=True))
+            found[sharding, bad] = (type(caught) is OutOfRangeIdError, str(caught), same)
+    return found
+
+
+def _numbers(built: Built) -> list[Tensor]:
+    shards = [shard.values_RC.clone() for shard in built.sharded.shards()]
+    return [*shards, *(state.clone() for _, state in fused_states(built.sharded.fused))]
+
+
+def _step_with_bad_id(built: Built, bad: int) -> None:
+    """A global batch of 4 rows, the last with a bad id: on rank 0 of one, on rank 1 of two, on rank 3 of four."""
+    split = pa.table({"items": pa.array([[2, 3, 4], [5, 6], [7, 8, 9], [2, bad, 3]], pa.list_(pa.int64()))})
+    collate = type(built.collate())(split, built.reading, built.place.rank)
+    rows = np.array_split(np.arange(4), built.place.world_size)[built.place.rank]
+    error = None
+    try:
+        collate(rows, len(rows), 12)
+    except InputError as wrong:
+        error = wrong
+    raise_together(error, built.place)
+
+
+def evaluate_and_list(place: Place, folder: Path) -> Any:
+    """Metrics of all splits and every user's list."""
+    built = Built(config(folder), place)
+    evaluator = built.evaluator()
+    assert isinstance(evaluator, NextItemEvaluator)
+    lists = {
+        int(user): items.tolist()
+        for part in evaluator.recommend("test", 10, filter_seen=True)
+        for user, items in zip(part.rows_B, part.items_BK, strict=True)
+    }
+    return {split: evaluator(split) for split in ("valid", "test")}, lists, built.sharded.whole_table("item")
+
+
+def save_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tensor, Any]:
+    built = Built(config(folder, sharding), place)
+    train_steps(built, 5)
+    Checkpoints(run, place).save(built.sharded, built.dense, 5, best=True)
+    return built.sharded.whole_table("item"), built.evaluator()("test")
+
+
+def load_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tensor, Any]:
+    built = Built(config(folder, sharding), place)
+    checkpoints = Checkpoints(run, place)
+    checkpoints.load(built.sharded, None, checkpoints.newest())
+    return built.sharded.whole_table("item"), built.evaluator()("test")
+
+
+def open_dataset(folder: Path) -> Dataset:
+    return Dataset.open(folder)

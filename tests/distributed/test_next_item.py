@@ -1,0 +1,109 @@
+"""SASRec through sharded tables: parity, bad ids, exact evaluation, checkpoints of any plan."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import next_item_cases as cases
+from tests.distributed.ranks import on_one_rank, run_ranks
+
+WORLD_SIZES = (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "tiny"
+    cases.write_dataset(path)
+    return path
+
+
+def everything(place: Any, folder: Path) -> dict[str, Any]:
+    """All cases that need a group, in one."""
+    return {
+        "trained": cases.train_sharded(place, folder),
+        "bad_ids": cases.bad_ids(place, folder),
+        "evaluated": cases.evaluate_and_list(place, folder),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[int, list[dict[str, Any]]]:
+    return {
+        w: [on_one_rank(lambda place: everything(place, folder))] if w == 1 else run_ranks(everything, w, folder)
+        for w in WORLD_SIZES
+    }
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> dict[str, Any]:
+    return {loss: cases.train_plain(folder, loss) for loss in cases.LOSSES}
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("loss", cases.LOSSES)
+@pytest.mark.parametrize("sharding", cases.SHARDINGS)
+def test_sasrec_trains_to_the_numbers_of_plain_pytorch(found, plain, sharding, loss, world_size) -> None:  # type: ignore[no-untyped-def]
+    want_losses, want_table = plain[loss]
+    for answers in found[world_size]:
+        losses, table, before, after = answers["trained"][sharding, loss]
+        torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
+        torch.testing.assert_close(table, want_table, rtol=0, atol=1e-6)
+        assert torch.equal(table[0], torch.zeros(cases.DIM))
+        assert before != after
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_an_id_out_of_range_is_an_error_on_every_rank_and_changes_no_table(found, world_size) -> None:  # type: ignore[no-untyped-def]
+    guilty = world_size - 1
+    row = {1: 3, 2: 1, 4: 0}[world_size]
+    for answers in found[world_size]:
+        assert len(answers["bad_ids"]) == 20
+        for (sharding, bad), (is_range_error, text, unchanged) in answers["bad_ids"].items():
+            assert is_range_error, (sharding, bad, text)
+            assert text == (
+                f"OutOfRangeIdError: table item, feature history: id {bad} is out of range [0, {cases.ITEMS}) "
+                f"(rank {guilty}, step 12, row {row} of the batch)"
+            )
+            assert unchanged, (sharding, bad)
+
+
+def test_evaluation_is_the_same_for_any_number_of_ranks(found) -> None:  # type: ignore[no-untyped-def]
+    want_metrics, want_lists, want_table = found[1][0]["evaluated"]
+    for world_size in WORLD_SIZES[1:]:
+        lists: dict[int, list[int]] = {}
+        for answers in found[world_size]:
+            metrics, part, table = answers["evaluated"]
+            assert torch.equal(table, want_table), "initial tables differ"
+            for split, of_split in metrics.items():
+                for name, values in of_split.items():
+                    assert values == pytest.approx(want_metrics[split][name], abs=1e-12)
+            assert not lists.keys() & part.keys(), "a user was listed twice"
+            lists |= part
+        assert lists == want_lists
+    assert len(want_lists) == cases.USERS
+
+
+def test_lists_hold_neither_padding_nor_what_the_user_had(found) -> None:  # type: ignore[no-untyped-def]
+    _, lists, _ = found[1][0]["evaluated"]
+    for user, sequence in enumerate(cases.sequences()):
+        had = set(sequence[:-1]) - {sequence[-1]}
+        assert not set(lists[user]) & (had | {0, 1})
+        assert len(set(lists[user])) == 10
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"), [((2, "row_wise"), (1, "table_wise")), ((1, "column_wise"), (2, "row_wise"))]
+)
+def test_a_checkpoint_loads_into_another_plan(folder, tmp_path, saved, loaded) -> None:  # type: ignore[no-untyped-def]
+    def run(function: Any, ranks: int, sharding: str) -> Any:
+        if ranks == 1:
+            return on_one_rank(lambda place: function(place, folder, tmp_path, sharding))
+        return run_ranks(function, ranks, folder, tmp_path, sharding)[0]
+
+    want_table, want_metrics = run(cases.save_run, *saved)
+    table, metrics = run(cases.load_run, *loaded)
+    assert torch.equal(table, want_table)
+    for name, values in want_metrics.items():
+        assert metrics[name] == pytest.approx(values, abs=1e-12)
