@@ -19,10 +19,14 @@ class OutOfRangeIdError(InputError):
     """An id that is no row of its table. Raised on every rank with the same text, before any table changes."""
 
 
+def closest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that a person who typed `name` may have meant; None if all are far from it."""
+    return next(iter(difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.6)), None)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`; did you mean NAME?` for the closest choice, else a list of the choices, ready to append to a problem."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
+    if close := closest(name, known):
+        return f"; did you mean {close}?"
     return f"; there are: {', '.join(known)}" if known else ""

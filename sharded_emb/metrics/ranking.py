@@ -19,17 +19,17 @@ def ranks_of_target(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: 
 
     (row, item) are P distinct pairs of seen items; the target counts even where it is one of them. A rank is 1 plus
     the items that score higher plus half of the others that score the same. Items that must not be recommended have a
-    score of -inf; a target among them is a miss, of infinite rank. A score that is not a number would look like the
-    best rank, so it raises FloatingPointError.
+    score of -inf; a target among them is a miss, of infinite rank. Scores that are not a number would look like ties or
+    misses, so they raise FloatingPointError, and so does an infinite one.
     """
+    if not (scores_BN.amax(1) < torch.inf).all():  # not-a-number comes through a maximum, and is not below
+        raise FloatingPointError("ranking: a score is not a finite number")
     target_score_B = scores_BN.gather(1, target_B[:, None])[:, 0]
-    # 1 for each higher item, -1 for each lower one: one pass, and not-a-number stays what it is
+    # 1 for each higher item, -1 for each lower one
     signs_BN = (scores_BN - target_score_B[:, None]).sign_()
     known_B = target_score_B > -torch.inf
     wide = torch.float64 if signs_BN.shape[1] > _EXACT_FLOAT32 else signs_BN.dtype
     balance_B = signs_BN.sum(1, dtype=wide).double()
-    if not torch.isfinite(balance_B[known_B]).all():
-        raise FloatingPointError("ranking: a score is not a finite number")
     removed_P = (signs_BN[row_P, item_P].double() + 1) * (item_P != target_B[row_P])  # a removed item counts as lower
     without_seen_B = balance_B.index_add(0, row_P, removed_P, alpha=-1)
     middle = (scores_BN.shape[1] + 1) / 2

@@ -20,7 +20,8 @@ from sharded_emb.tables import FeatureConfig, Table
 
 
 class DIN(ModelConfig):
-    """history: the sequence of past events. target: the pooled feature of the item in question, of the same dim.
+    """histories: sequences of past events, each with an attention unit of its own (liked and disliked ones, say).
+    target: the pooled feature of the item in question, of the same table.
 
     Every other pooled feature of the config is an input too. attention_hidden and hidden: widths of the layers of the
     attention unit and of the final net.
@@ -28,25 +29,25 @@ class DIN(ModelConfig):
 
     task: ClassVar[str] = "binary"
 
-    history: str = "history"
+    histories: tuple[str, ...] = Field(default=("history",), min_length=1)
     target: str = "item"
     attention_hidden: tuple[PositiveInt, ...] = (64,)
     hidden: tuple[PositiveInt, ...] = (128, 64)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
-        """The sequence has to be there unpooled, the target pooled and of the same table."""
-        found = sequence_problems("model.history", self.history, features)
+        """The sequences have to be there unpooled, the target pooled and of the same table."""
+        found = [line for name in self.histories for line in sequence_problems("model.histories", name, features)]
         if self.target not in features:
             return [*found, f"model.target: want a feature, got {self.target!r}{nearest(self.target, features)}"]
         if features[self.target].pooling == "none":
             found.append(f"features.{self.target}.pooling: want sum, since model.target reads one vector, got none")
-        if self.history in features and features[self.history].table != features[self.target].table:
-            found.append(
-                f"features.{self.target}.table: want the table of features.{self.history} "
-                f"({features[self.history].table}), got {features[self.target].table}"
-            )
-        return found
+        table = features[self.target].table
+        return found + [
+            f"features.{name}.table: want {table}, the table of model.target, got {features[name].table}"
+            for name in self.histories
+            if name in features and features[name].table != table
+        ]
 
     def build(self, tables: Sequence[Table]) -> nn.Module:
         """The module."""
@@ -67,23 +68,27 @@ class DINModel(nn.Module):
 
     def __init__(self, config: DIN, dims: Mapping[str, int], pooled: Sequence[str]) -> None:
         super().__init__()
-        self.history, self.target, self.pooled = config.history, config.target, list(pooled)
-        dim = dims[config.history]
-        self.attention = _net((4 * dim, *config.attention_hidden), 0.0)
-        self.net = _net((sum(dims[name] for name in pooled) + 2 * dim, *config.hidden), config.dropout)
+        self.histories, self.target, self.pooled = config.histories, config.target, list(pooled)
+        dim = dims[config.target]
+        self.attention = nn.ModuleDict({name: _net((4 * dim, *config.attention_hidden), 0.0) for name in self.histories})
+        width = sum(dims[name] for name in pooled) + 2 * dim * len(self.histories)
+        self.net = _net((width, *config.hidden), config.dropout)
 
     def forward(self, embedded: Embedded) -> Tensor:
         """The logit (B) of each row."""
         target_BD = embedded.pooled[self.target]
-        interest_BD = self._interest(embedded.sequences[self.history], target_BD)
-        features_BF = torch.cat([embedded.pooled[name] for name in self.pooled], 1)
-        return self.net(torch.cat([features_BF, interest_BD, interest_BD * target_BD], 1))[:, 0]
+        parts = [embedded.pooled[name] for name in self.pooled]
+        for name in self.histories:
+            interest_BD = self._interest(self.attention[name], embedded.sequences[name], target_BD)
+            parts += [interest_BD, interest_BD * target_BD]
+        return self.net(torch.cat(parts, 1))[:, 0]
 
-    def _interest(self, history: Jagged, target_BD: Tensor) -> Tensor:
+    @staticmethod
+    def _interest(attention: nn.Module, history: Jagged, target_BD: Tensor) -> Tensor:
         """The weighted mean of past events; as in the paper, weights are not normalized over a row."""
         target_TD = target_BD[row_of_event(history)]
         seen_TD = history.values_TD
         pair = torch.cat([seen_TD, target_TD, seen_TD - target_TD, seen_TD * target_TD], 1)
-        weight_T1 = torch.sigmoid(self.attention(pair))
+        weight_T1 = torch.sigmoid(attention(pair))
         weighted = Jagged(seen_TD * weight_T1, history.ids_T, history.lengths_B, history.extent)
         return F.layer_norm(pool(weighted, mean=True), (seen_TD.shape[1],))

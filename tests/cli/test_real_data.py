@@ -1,0 +1,123 @@
+"""From the raw files to results: the published experiments, cut short, as a user runs them."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from tests.cli.commands import metrics_lines, result, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def beauty(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("beauty") / "data"
+    said = run(
+        "prepare", "experiment=sasrec_beauty", f"dataset.raw={real_data}/amazon-beauty/Beauty.txt", f"data={folder}"
+    )
+    assert "22,363 users, 12,101 items, 198,502 events" in said
+    return folder
+
+
+@pytest.fixture(scope="module")
+def beauty_run(beauty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 steps in one process."""
+    folder = tmp_path_factory.mktemp("beauty_run") / "run"
+    run("train", "experiment=sasrec_beauty", f"data={beauty}", f"run={folder}", "steps=90", "log_every_steps=1")
+    return folder
+
+
+def test_a_run_folder_holds_what_the_contract_names(beauty_run: Path) -> None:
+    names = {"run.yaml", "plan.json", "metrics.jsonl", "result.json", "log", "tensorboard", "checkpoints"}
+    assert names <= {entry.name for entry in beauty_run.iterdir()}
+    found = result(beauty_run)
+    assert found["status"] == "finished"
+    assert found["steps"] == 90
+    assert set(found["metrics"]) == {"valid", "valid_unfiltered", "test", "test_unfiltered"}
+    assert found["protocol"]["test"]["seen_items"].startswith("removed")
+    assert found["protocol"]["test_unfiltered"]["seen_items"] == "kept"
+    assert {"torch", "torchrec"} <= found["versions"].keys()
+    assert found["samples_per_second"] > 0
+    assert found["peak_memory_bytes"] > 0
+    assert (beauty_run / "checkpoints" / "last").resolve().name == "step-90"
+    train = [line for line in metrics_lines(beauty_run) if line["split"] == "train"]
+    assert [line["step"] for line in train] == list(range(1, 91))
+    assert train[-1]["loss"] < train[0]["loss"]
+    assert json.loads((beauty_run / "plan.json").read_text())["tables"]["item"]["rows"] == 12_103
+    assert yaml.safe_load((beauty_run / "run.yaml").read_text())["tables"]["item"]["dim"] == 128
+
+
+def test_evaluate_repeats_the_run_and_its_lists_score_the_same(
+    beauty_run: Path, real_data: Path, tmp_path: Path
+) -> None:
+    predictions = tmp_path / "lists.parquet"
+    said = run("evaluate", f"run={beauty_run}", "baselines=true", f"predictions={predictions}")
+    for name in ("SASRec", "popularity", "markov", "sequence_knn"):
+        assert name in said
+    evaluated = json.loads((beauty_run / "evaluation_test.json").read_text())
+    want = result(beauty_run)["metrics"]
+    assert evaluated["metrics"] == {name: want[name] for name in ("test", "test_unfiltered")}
+    assert evaluated["baselines"]["markov"]["test"]["ndcg@10"] == pytest.approx(0.0439, abs=5e-4)
+    for name, value in scored(real_data / "amazon-beauty" / "Beauty.txt", predictions).items():
+        assert value == pytest.approx(want["test"][name], abs=1e-4), name
+
+
+def scored(sequences: Path, predictions: Path) -> dict[str, float]:
+    """The slow twin of the evaluation: raw sequences and lists of raw ids in, metrics out."""
+    targets = {user: items for user, *items in map(str.split, sequences.read_text().splitlines())}
+    listed: dict[str, dict[str, int]] = {}
+    columns = pq.read_table(predictions).to_pydict()
+    for user, rank, item in zip(columns["user"], columns["rank"], columns["item"], strict=True):
+        assert listed.setdefault(str(user), {}).setdefault(str(item), rank) == rank
+    sums: Counter[str] = Counter()
+    for user, items in targets.items():
+        assert not listed[user].keys() & (set(items[:-1]) - {items[-1]}), "a seen item was listed"
+        assert sorted(listed[user].values()) == list(range(1, 21))
+        rank = listed[user].get(items[-1], math.inf)
+        for k in (5, 10, 20):
+            sums[f"hit_rate@{k}"] += rank <= k
+            sums[f"ndcg@{k}"] += (rank <= k) / math.log2(rank + 1)
+    return {name: value / len(targets) for name, value in sums.items()}
+
+
+def test_two_ranks_lose_the_same_as_one(beauty: Path, tmp_path: Path) -> None:
+    """Without dropout, whose places depend on the rank, and from an accumulator above zero."""
+    words = ["experiment=sasrec_beauty", f"data={beauty}", "steps=12", "log_every_steps=1", "model.dropout=0"]
+    words += ["embedding_optimizer=adagrad", "early_stopping=null", "sharding=row_wise"]
+    run("train", *words, f"run={tmp_path}/one")
+    run("train", *words, f"run={tmp_path}/two", ranks=2)
+    losses = [
+        torch.tensor([line["loss"] for line in metrics_lines(tmp_path / name) if line["split"] == "train"])
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 12
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-5)
+    one, two = (result(tmp_path / name)["metrics"]["test"] for name in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-3)
+    assert {log.name for log in (tmp_path / "two" / "log").iterdir()} == {"rank-0.log", "rank-1.log"}
+
+
+def test_din_learns_clicks_from_ml100k(real_data: Path, tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    run("prepare", "experiment=din_ml100k", f"dataset.raw={real_data}/ml-100k", f"data={data}")
+    run("train", "experiment=din_ml100k", f"data={data}", f"run={folder}", "steps=120", "sharding=table_wise")
+    found = result(folder)["metrics"]
+    assert found["test"]["auc"] > 0.6
+    said = run("evaluate", f"run={folder}", "baselines=true", "split=test")
+    assert "logistic_regression" in said
+    assert json.loads((folder / "evaluation_test.json").read_text())["metrics"]["test"] == found["test"]
+
+
+def test_sasrec_trains_on_ml100k_with_the_full_softmax(real_data: Path, tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    run("prepare", "experiment=sasrec_ml100k", f"dataset.raw={real_data}/ml-100k", f"data={data}")
+    run("train", "experiment=sasrec_ml100k", f"data={data}", f"run={folder}", "epochs=4", ranks=2)
+    found = result(folder)
+    assert found["epochs"] == 4
+    assert found["metrics"]["test"]["hit_rate@10"] > 0.05

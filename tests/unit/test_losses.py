@@ -1,0 +1,217 @@
+"""Losses against torch's own and against loops: sums over events or rows, those of no weight left out.
+
+B  rows    S  events with a successor    K  candidates    D  dim
+"""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional as F
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from sharded_emb.batch import Batch
+from sharded_emb.losses.base import NextItemLossConfig
+from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropy
+from sharded_emb.losses.sampled_softmax import SampledSoftmax
+from sharded_emb.losses.softmax import Softmax
+from sharded_emb.models.base import NextItem
+
+ROWS, D = 11, 4  # of the item table
+POSITIVES = [2, 10, 5, 1, 5, 0, 7]  # 0 is padding and 1 is out of vocabulary
+ROW_S = [0, 0, 1, 1, 3, 3, 3]
+WEIGHTS = [1.0, 1.0, 0.0, 1.0]
+KNOWN = [place for place, item in enumerate(POSITIVES) if item >= 2]
+
+
+def batch(weights: list[float], labels: list[float] | None = None) -> Batch:
+    return Batch(
+        ids=KeyedJaggedTensor(keys=[], values=torch.zeros(0, dtype=torch.int64), lengths=torch.zeros(0)),
+        weight_B=torch.tensor(weights, dtype=torch.float32),
+        label_B=None if labels is None else torch.tensor(labels, dtype=torch.float32),
+        extents={},
+        loss_weight=0.0,
+        samples=len(weights),
+    )
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+class Scored:
+    """A next-item output in which every vector is a row of one item table."""
+
+    def __init__(self, candidate_ids: Tensor, positives: list[int] | None = None, row_S: list[int] | None = None):
+        positive_ids = torch.tensor(POSITIVES if positives is None else positives, dtype=torch.int64)
+        self.states_SD, self.table_ND = random(len(positive_ids), D), random(ROWS, D, seed=1)
+        self.output = NextItem(
+            states_SD=self.states_SD,
+            positives_SD=self.table_ND[positive_ids],
+            positive_ids_S=positive_ids,
+            row_S=torch.tensor(ROW_S if row_S is None else row_S, dtype=torch.int64),
+            candidates_KD=self.table_ND[candidate_ids],
+            candidate_ids_K=candidate_ids,
+        )
+
+    def loss(self, config: NextItemLossConfig, weights: list[float]) -> Tensor:
+        return config.build(ROWS)(self.output, batch(weights))
+
+    def score(self, event: int, item: int) -> float:
+        return (self.states_SD[event] @ self.table_ND[item]).item()
+
+    def gradients(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        states, table = torch.autograd.grad(loss, [self.states_SD, self.table_ND])
+        assert torch.isfinite(states).all()
+        assert torch.isfinite(table).all()
+        return states, table
+
+
+def full(config: Softmax) -> Tensor:
+    return config.candidates(ROWS, seed=0, step=1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_softmax_is_the_cross_entropy_over_all_items(smoothing: float) -> None:
+    config = Softmax(label_smoothing=smoothing)
+    scored = Scored(full(config))
+    logits_SN = scored.states_SD[KNOWN] @ scored.table_ND[2:].T
+    targets_S = torch.tensor([POSITIVES[event] - 2 for event in KNOWN])
+    plain = F.cross_entropy(logits_SN, targets_S, reduction="sum", label_smoothing=smoothing)
+    loss = scored.loss(config, [1.0] * 4)
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(scored.gradients(loss), scored.gradients(plain))
+
+
+def test_candidates_of_softmax_are_all_rows_that_can_be_recommended() -> None:
+    assert full(Softmax()).tolist() == list(range(2, ROWS))
+
+
+def slow_sampled(scored: Scored, negatives: list[int], shift: float) -> list[float]:
+    """The slow twin, one loss an event: the target against every negative that is another item."""
+    losses = []
+    for event, target in enumerate(POSITIVES):
+        others = [scored.score(event, item) + shift for item in negatives if item != target]
+        own = scored.score(event, target)
+        losses.append(math.log(sum(map(math.exp, [own, *others]))) - own if target >= 2 else 0.0)
+    return losses
+
+
+@pytest.mark.parametrize("correction", [True, False])
+@pytest.mark.parametrize("negatives", [[3], [5, 5, 2, 9], [2, 10, 5, 7], [5] * 4, list(range(2, ROWS))])
+def test_sampled_softmax_equals_a_loop_without_collisions(negatives: list[int], correction: bool) -> None:
+    """With correction, a negative stands for as many items as there are for each draw."""
+    config = SampledSoftmax(negatives=len(negatives), correction=correction)
+    shift = math.log((ROWS - 2) / len(negatives)) if correction else 0.0
+    scored = Scored(torch.tensor(negatives))
+    slow = slow_sampled(scored, negatives, shift)
+    assert scored.loss(config, [1.0] * 4).item() == pytest.approx(sum(slow), rel=1e-5)
+    weighted = sum(loss * WEIGHTS[row] for loss, row in zip(slow, ROW_S, strict=True))
+    assert scored.loss(config, WEIGHTS).item() == pytest.approx(weighted, rel=1e-5)
+
+
+def test_an_event_whose_negatives_all_collide_loses_nothing() -> None:
+    scored = Scored(torch.tensor([5, 5]), positives=[5], row_S=[0])
+    loss = scored.loss(SampledSoftmax(negatives=2), [1.0])
+    assert loss.item() == 0
+    assert all(not gradient.any() for gradient in scored.gradients(loss))
+
+
+def test_sampled_softmax_over_every_item_once_is_the_full_one() -> None:
+    everything = full(Softmax())
+    sampled = Scored(everything).loss(SampledSoftmax(negatives=len(everything)), WEIGHTS)
+    torch.testing.assert_close(sampled, Scored(everything).loss(Softmax(), WEIGHTS))
+
+
+def test_the_correction_estimates_the_sum_over_all_items() -> None:
+    """The mean over many draws of the sum over negatives, against the sum over all other items."""
+    scores_N = torch.randn(ROWS, generator=torch.Generator().manual_seed(3)).double()
+    config = SampledSoftmax(negatives=20_000)
+    (shift,) = {config.build(ROWS).shift}  # type: ignore[attr-defined]
+    drawn = config.candidates(ROWS, seed=0, step=0)
+    estimate = (scores_N[drawn] + shift).exp().sum()
+    assert estimate.item() == pytest.approx(scores_N[2:].exp().sum().item(), rel=0.03)
+
+
+next_item_losses = pytest.mark.parametrize(
+    "config", [Softmax(), SampledSoftmax(negatives=ROWS - 2)], ids=["softmax", "sampled"]
+)
+
+
+@next_item_losses
+def test_a_target_out_of_vocabulary_counts_nothing(config: NextItemLossConfig) -> None:
+    scored = Scored(full(Softmax()), positives=[0, 1], row_S=[0, 1])
+    loss = scored.loss(config, [1.0, 1.0])
+    assert loss.item() == 0
+    assert all(not gradient.any() for gradient in scored.gradients(loss))
+
+
+@next_item_losses
+def test_a_row_of_weight_zero_counts_nothing(config: NextItemLossConfig) -> None:
+    scored = Scored(full(Softmax()))
+    of_two_rows = scored.loss(config, [1.0, 0, 0, 0]) + scored.loss(config, [0, 0, 0, 1.0])
+    torch.testing.assert_close(scored.loss(config, [1.0, 0, 0, 1.0]), of_two_rows)
+    states, _ = scored.gradients(scored.loss(config, [1.0, 0, 0, 0]))
+    assert [bool(gradient.any()) for gradient in states] == [row == 0 for row in ROW_S]
+
+
+@next_item_losses
+def test_a_rank_without_any_event_has_a_loss_of_zero_and_gradients(config: NextItemLossConfig) -> None:
+    scored = Scored(full(Softmax()), positives=[], row_S=[])
+    loss = scored.loss(config, [0.0, 0.0])
+    assert loss.item() == 0
+    assert not scored.gradients(loss)[1].any()
+
+
+def test_candidates_are_a_function_of_seed_and_step_alone() -> None:
+    config = SampledSoftmax(negatives=50)
+    drawn = config.candidates(1000, seed=1, step=7)
+    torch.manual_seed(123)
+    torch.rand(5)
+    assert torch.equal(config.candidates(1000, seed=1, step=7), drawn)
+    for seed, step in [(1, 8), (2, 7), (7, 1), (11, 7)]:
+        assert not torch.equal(config.candidates(1000, seed=seed, step=step), drawn)
+
+
+def test_candidates_leave_the_random_state_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    SampledSoftmax().candidates(1000, seed=1, step=7)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("rows", [3, 4, 50])
+def test_candidates_are_items_all_as_likely(rows: int) -> None:
+    draws = 20_000
+    ids_K = SampledSoftmax(negatives=draws).candidates(rows, seed=0, step=0)
+    counts_N = torch.bincount(ids_K, minlength=rows)
+    assert (len(ids_K), ids_K.dtype, len(counts_N)) == (draws, torch.int64, rows)
+    assert counts_N[:2].tolist() == [0, 0]
+    expected = draws / (rows - 2)
+    assert (counts_N[2:] - expected).abs().max() < 5 * math.sqrt(expected)
+
+
+def test_binary_cross_entropy_is_torchs_weighted_sum() -> None:
+    logits_B = random(5)
+    found = BinaryCrossEntropy().build(None)(logits_B, batch([1, 1, 0, 1, 0], labels=[0, 1, 1, 1, 0]))
+    rows = torch.tensor([0, 1, 3])
+    plain = F.binary_cross_entropy(torch.sigmoid(logits_B[rows]), torch.tensor([0.0, 1, 1]), reduction="sum")
+    torch.testing.assert_close(found, plain)
+    (gradient_B,) = torch.autograd.grad(found, logits_B)
+    assert gradient_B[[2, 4]].tolist() == [0, 0]
+
+
+def test_binary_cross_entropy_of_huge_logits_is_finite() -> None:
+    logits_B = torch.tensor([1e4, -1e4]).requires_grad_()
+    found = BinaryCrossEntropy().build(None)(logits_B, batch([1, 1], labels=[0, 1]))
+    assert found.item() == pytest.approx(2e4)
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"negatives\n.*greater than 0"):
+        SampledSoftmax(negatives=0)
+    with pytest.raises(ValidationError, match=r"label_smoothing\n.*less than 1"):
+        Softmax(label_smoothing=1)
