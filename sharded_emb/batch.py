@@ -30,7 +30,7 @@ class Batch:
     """One rank's part of a global batch.
 
     ids: one entry a feature in a fixed order, B rows each; ids are rows of the feature's table.
-    weight_B: float32, the weight of each row in the loss; 0 for empty rows that fill a rank up to the size of the others.
+    weight_B: float32, the weight of each row in the loss; 0 for those that fill a rank up to the others' size.
     label_B: float32, or None where the task has no labels.
     extents: by feature, see `Extent`.
     loss_weight: this rank's share of what the global mean divides by (labels, or events with a successor).

@@ -7,11 +7,15 @@ public name.
 """
 
 import importlib
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_serializer
 from pydantic_core import PydanticCustomError
+
+from sharded_emb.errors import nearest
 
 T = TypeVar("T")
 
@@ -40,16 +44,41 @@ def _resolve(base: type[Component], value: object) -> object:
     if isinstance(value, base):
         return value
     if not isinstance(value, Mapping) or "_target_" not in value:
-        raise PydanticCustomError("component", f"want a mapping with _target_ naming a {base.__name__}")
-    target = value["_target_"]
+        got = f"got {value!r}".replace("{", "{{").replace("}", "}}")
+        raise PydanticCustomError("component", f"want a mapping with _target_ naming {_a(base)}, {got}")
+    target = str(value["_target_"])
     try:
-        found = component_class(str(target))
-    except (ImportError, AttributeError, ValueError) as error:
-        text = f"_target_ {target!r} cannot be imported ({error})".replace("{", "{{").replace("}", "}}")
-        raise PydanticCustomError("component", text) from error
+        found = component_class(target)
+    except Exception as error:  # the module may be anybody's and fail in any way
+        raise _wrong_target(f"want {_a(base)}, got {target}, which {_failure(target, error)}") from error
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise PydanticCustomError("component", f"want a {base.__name__}, got _target_ {target!r} which is none")
+        raise _wrong_target(f"want {_a(base)}, got {target}, which is none")
     return found.model_validate({key: item for key, item in value.items() if key != "_target_"})
+
+
+def _a(base: type[Component]) -> str:
+    return f"{'an' if base.__name__[0] in 'AEIOU' else 'a'} {base.__name__}"
+
+
+def _wrong_target(text: str) -> PydanticCustomError:
+    # the type is the key inside the slot that the error is about
+    return PydanticCustomError("_target_", text.replace("{", "{{").replace("}", "}}"))
+
+
+def _failure(target: str, error: Exception) -> str:
+    """What came of importing a target, as the end of a sentence, with what to do."""
+    module_name, _, class_name = target.rpartition(".")
+    if not module_name:
+        return "is no path of a class; write it as package.module.Class"
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
+        return f"cannot be imported: there is no module {error.name}; mend the name, or put its folder on PYTHONPATH"
+    module = sys.modules.get(module_name)
+    if isinstance(error, AttributeError) and module is not None and not hasattr(module, class_name):
+        classes = [name for name, each in vars(module).items() if isinstance(each, type)]
+        return f"is not there{nearest(class_name, classes)}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = "" if isinstance(error, SyntaxError) else f" in {frame.filename}, line {frame.lineno}"
+    return f"cannot be imported ({type(error).__name__}: {error}{place})"
 
 
 if TYPE_CHECKING:

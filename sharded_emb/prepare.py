@@ -3,10 +3,7 @@
 python -m sharded_emb.prepare experiment=sasrec_beauty dataset.raw=PATH data=FOLDER
 """
 
-from typing import Any
-
 from sharded_emb import cli
-from sharded_emb.errors import InputError
 
 
 def main() -> None:
@@ -14,15 +11,13 @@ def main() -> None:
     cli.run("prepare", prepare)
 
 
-def prepare(tree: dict[str, Any]) -> None:
+def prepare(composed: cli.Composed) -> None:
     """Writes the folder `data`."""
     from sharded_emb.config.run import PrepareConfig
-    from sharded_emb.config.validate import validate
     from sharded_emb.data.prepare import prepare as write
 
-    config = validate(PrepareConfig, tree)
-    if config.data is None:
-        raise InputError("data: missing; want the folder to write, as data=FOLDER")
+    config = composed.validated(PrepareConfig)
+    assert config.data is not None
     manifest = write(config.dataset, config.data, seed=config.seed, overwrite=config.overwrite)
     counts = ", ".join(f"{count:,} {name}" for name, count in manifest.counts.items())
     splits = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())

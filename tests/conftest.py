@@ -25,6 +25,18 @@ def real_data(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of 60 generated users for the next-item models."""
+    from sharded_emb.data.prepare import prepare
+    from sharded_emb.data.synthetic import Synthetic
+
+    folder = tmp_path_factory.mktemp("tiny") / "data"
+    log = Synthetic(users=60, items=80, clusters=4, mean_length=6, min_length=5, max_length=12)
+    prepare(log, folder, seed=0, overwrite=False)
+    return folder
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 

@@ -1,79 +1,214 @@
 """Rules that span parts of the config, and rules about files: what types alone cannot say.
 
-Those over the plain tree run even where a type is wrong somewhere, so that all problems come in one list.
+They look at the parts that are sound (`name -> value`, see `validate`), so that they run even where a type is wrong
+somewhere and all problems come in one list.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sharded_emb.config.run import PrepareConfig, RunConfig
+import numpy as np
+import torch
+
+from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
 from sharded_emb.data.dataset import Dataset
-from sharded_emb.errors import InputError, nearest
+from sharded_emb.data.folder import require_free
+from sharded_emb.errors import InputError, closest, nearest
 from sharded_emb.losses.base import BinaryLossConfig
+from sharded_emb.metrics import binary, ranking
+from sharded_emb.optim.schedule import Warmup
+from sharded_emb.tables import FeatureConfig, TableConfig, resolve
+
+Tree = Mapping[str, Any]
 
 
-def rules(tree: Mapping[str, Any], config: Any) -> list[str]:
-    """The problems of a tree and, where its types were right, of the config made from it."""
-    found = [*_features(tree)]
-    if not isinstance(config, RunConfig):
-        return found + ([] if "overwrite" in tree else _folder(tree))
-    found += config.model.problems(config.features)
-    if config.loss.task != config.model.task:
-        found.append(f"loss: want a loss for {config.model.task}, as model is, got one for {config.loss.task}")
-    if not isinstance(config, PrepareConfig):
-        if config.steps is None and config.epochs is None and config.early_stopping is None:
-            found.append("epochs: want steps, epochs or early_stopping, got null for all three: the run would not end")
-        found += _data(config)
+def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
+    """The problems between the parts of a config of this kind."""
+    if not issubclass(kind, RunConfig):
+        return []
+    found = [*_tables_of_features(tree), *_model(tree, sound), *_schedule(sound)]
+    if not issubclass(kind, PrepareConfig):
+        found += [*_end(sound), *_metric(sound)]
+    if issubclass(kind, EvaluateConfig):
+        found += _predictions(sound)
     return found
 
 
-def _features(tree: Mapping[str, Any]) -> list[str]:
-    """A feature has to name a table."""
+def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
+    """The problems with what is on the disk, and with what is not."""
+    if issubclass(kind, PrepareConfig):
+        return [*_raw(sound), *_place_for_data(sound)]
+    if not issubclass(kind, RunConfig):
+        return []
+    found = [] if issubclass(kind, EvaluateConfig) else [*_place_for_run(sound)]
+    if "data" not in sound:
+        return found
+    if sound["data"] is None:
+        return [*found, "data: missing; want a dataset folder, made by prepare data=FOLDER"]
+    try:
+        dataset = Dataset.open(sound["data"])
+    except InputError as error:
+        return [*found, *error.problems]
+    return [*found, *_columns(sound, dataset), *_label(sound, dataset), *_plan(tree, sound, dataset)]
+
+
+def _tables_of_features(tree: Tree) -> Iterator[str]:
+    """A feature has to name a table, and a table that was meant to be another is none."""
     tables, features = tree.get("tables"), tree.get("features")
     if not isinstance(tables, Mapping) or not isinstance(features, Mapping):
+        return
+    read = {feature.get("table") for feature in features.values() if isinstance(feature, Mapping)}
+    for name in set(map(str, tables)) - read:  # one that no feature reads does no harm, if that is what was meant
+        if meant := closest(name, [other for other in tables if other in read]):
+            yield f"tables.{name}: unknown table, which no feature reads; did you mean {meant}?"
+    for name, feature in features.items():
+        if isinstance(feature, Mapping) and isinstance(table := feature.get("table"), str) and table not in tables:
+            yield f"features.{name}.table: want a table, got {table!r}{nearest(table, tables)}"
+
+
+def _model(tree: Tree, sound: Tree) -> Iterator[str]:
+    """A model has to find its features, and a loss that fits it."""
+    model, loss = sound.get("model"), sound.get("loss")
+    if model is not None and _whole("features", tree, sound):
+        found = model.problems(sound["features"])
+        yield from found
+        named = {feature.table for feature in sound["features"].values()}
+        if not found and named <= set(sound.get("tables", {})):
+            yield from model.table_problems(sound["features"], sound["tables"])
+    if model is not None and loss is not None and loss.task != model.task:
+        yield (
+            f"loss: want a loss for {_named(model.task)}, as {type(model).__name__} is one, got "
+            f"{type(loss).__name__}, which is for {_named(loss.task)}"
+        )
+
+
+def _named(task: str) -> str:
+    return f"a {task.replace('_', '-')} model"
+
+
+def _whole(name: str, tree: Tree, sound: Tree) -> bool:
+    """Whether no entry of a mapping was lost to a mistake."""
+    return name in sound and isinstance(tree.get(name), Mapping) and set(sound[name]) == set(tree[name])
+
+
+def _schedule(sound: Tree) -> Iterator[str]:
+    """A decay has to end."""
+    schedule = sound.get("schedule")
+    if not isinstance(schedule, Warmup) or schedule.decay == "none":
+        return
+    if schedule.decay_steps is None:
+        yield f"schedule.decay_steps: want the step at which the {schedule.decay} decay ends, got null"
+    elif schedule.decay_steps <= schedule.warmup_steps:
+        yield (
+            f"schedule.decay_steps: want more than schedule.warmup_steps ({schedule.warmup_steps}), "
+            f"got {schedule.decay_steps}"
+        )
+
+
+def _end(sound: Tree) -> Iterator[str]:
+    """A run has to end."""
+    if all(sound.get(name, "wrong") is None for name in ("steps", "epochs", "early_stopping")):
+        yield "epochs: want steps, epochs or early_stopping, got null for all three: the run would not end"
+
+
+def _metric(sound: Tree) -> Iterator[str]:
+    """Early stopping has to name a metric that the model is evaluated by."""
+    stopping, model = sound.get("early_stopping"), sound.get("model")
+    if stopping is None or model is None:
+        return
+    if model.task == "next_item":
+        known = [*ranking.sums(torch.ones(1))]
+    else:
+        known = [*binary.metrics(np.array([0.0, 1.0]), np.zeros(2))]
+    if stopping.metric not in known:
+        yield (
+            f"early_stopping.metric: want a metric of {_named(model.task)}, got "
+            f"{stopping.metric!r}{nearest(stopping.metric, known)}"
+        )
+
+
+def _predictions(sound: Tree) -> Iterator[str]:
+    """Only a next-item model has items to list."""
+    if sound.get("predictions") is not None and "model" in sound and sound["model"].task != "next_item":
+        yield "predictions: want a next-item model, which has items to list, got a binary one; leave predictions out"
+
+
+def _raw(sound: Tree) -> list[str]:
+    """The raw log has to be there."""
+    return sound["dataset"].missing_files() if "dataset" in sound else []
+
+
+def _place_for_data(sound: Tree) -> list[str]:
+    """`prepare` has to be told where to write, and may not write over something."""
+    if "data" not in sound:
         return []
-    return [
-        f"features.{name}.table: want a table, got {feature['table']!r}{nearest(str(feature['table']), tables)}"
-        for name, feature in features.items()
-        if isinstance(feature, Mapping) and "table" in feature and feature["table"] not in tables
-    ]
-
-
-def _folder(tree: Mapping[str, Any]) -> list[str]:
-    """A dataset folder has to be there."""
-    if tree.get("data") is None:
-        return ["data: missing; want a dataset folder, made by prepare data=FOLDER"]
+    if sound["data"] is None:
+        return ["data: missing; want the folder to write, as data=FOLDER"]
     try:
-        Dataset.open(Path(str(tree["data"])))
+        require_free(sound["data"].expanduser().absolute(), overwrite=sound.get("overwrite", True))
     except InputError as error:
         return error.problems
     return []
 
 
-def _data(config: RunConfig) -> list[str]:
-    """What the config reads has to be in the dataset folder."""
-    if missing := _folder({"data": config.data}):
-        return missing
-    assert config.data is not None
-    dataset = Dataset.open(config.data)
-    found = []
-    for name, feature in config.features.items():
-        if feature.table not in config.tables:
-            continue
-        key = f"features.{name}.column"
+def _place_for_run(sound: Tree) -> Iterator[str]:
+    """A new run needs a folder of its own."""
+    folder: Path | None = sound.get("run")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        yield f"run: want a new folder, got {folder}, which is a file; choose another run="
+    elif folder is not None and folder.is_dir() and any(folder.iterdir()):
+        yield f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
+
+
+def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """What features read has to be in the dataset."""
+    tables: Mapping[str, TableConfig] = sound.get("tables", {})
+    features: Mapping[str, FeatureConfig] = sound.get("features", {})
+    for name, feature in features.items():
+        key, table = f"features.{name}.column", tables.get(feature.table)
         column = dataset.columns.get(feature.column)
         if column is None:
-            hint = nearest(feature.column, dataset.columns)
-            found.append(f"{key}: want a column of {config.data}, got {feature.column!r}{hint}")
+            yield f"{key}: want a column of {dataset.folder}, got {feature.column!r}{_hint(feature.column, dataset)}"
         elif column.vocabulary is None:
-            found.append(f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}")
-        elif config.tables[feature.table].rows == "auto" and column.vocabulary != feature.table:
-            found.append(
+            yield f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}"
+        elif table is not None and table.rows == "auto" and column.vocabulary != feature.table:
+            yield (
                 f"tables.{feature.table}.rows: auto takes the vocabulary of the same name, but {key} reads ids of "
                 f"{column.vocabulary}; name the table {column.vocabulary}, or give a number of rows"
             )
-    if isinstance(config.loss, BinaryLossConfig) and config.loss.label not in dataset.columns:
-        hint = nearest(config.loss.label, dataset.columns)
-        found.append(f"loss.label: want a column of {config.data}, got {config.loss.label!r}{hint}")
-    return found
+
+
+def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """So has the label."""
+    loss = sound.get("loss")
+    if isinstance(loss, BinaryLossConfig) and loss.label not in dataset.columns:
+        yield f"loss.label: want a column of {dataset.folder}, got {loss.label!r}{_hint(loss.label, dataset)}"
+
+
+def _hint(column: str, dataset: Dataset) -> str:
+    return nearest(column, dataset.columns)
+
+
+def _plan(tree: Tree, sound: Tree, dataset: Dataset) -> list[str]:
+    """Every table has to be one that can be sharded as asked, over the ranks that are there."""
+    from sharded_emb.distributed.plan import problems  # TorchRec's planner: `prepare` comes here too, without a plan
+    from sharded_emb.distributed.process_group import launched_ranks
+
+    names = ("tables", "features", "sharding", "embedding_optimizer")
+    if not all(_whole(name, tree, sound) for name in names[:2]) or not all(name in sound for name in names):
+        return []
+    configs: Mapping[str, TableConfig] = sound["tables"]
+    rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
+    known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
+    tables = resolve(known, sound["features"], rows, sound["sharding"].type)
+    found = problems(tables, sound["embedding_optimizer"], launched_ranks())
+    return [_by_typed_key(problem, configs) for problem in found]
+
+
+def _by_typed_key(problem: str, tables: Mapping[str, TableConfig]) -> str:
+    """The problem of a table's sharding, under the key `sharding` where the table has none of its own."""
+    key, _, text = problem.partition(": ")
+    table = key.removeprefix("tables.").removesuffix(".sharding")
+    inherits = key == f"tables.{table}.sharding" and table in tables and tables[table].sharding is None
+    return f"sharding: table {table}: {text}" if inherits else problem

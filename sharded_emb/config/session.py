@@ -2,11 +2,13 @@
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -33,8 +35,30 @@ def joined(config: RunConfig) -> Iterator[Place]:
         yield place
 
 
-def train(config: RunConfig) -> int:
-    """Trains and evaluates; returns the exit code: 0, or 128 and the signal that stopped the run."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run. path: its folder. metrics: by split, of the weights it keeps; empty if it was stopped.
+
+    signal: what stopped it, None for a finished run.
+    """
+
+    path: Path
+    metrics: Metrics
+    signal: int | None = None
+
+    @property
+    def status(self) -> Literal["finished", "stopped"]:
+        """As result.json has it."""
+        return "finished" if self.signal is None else "stopped"
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 128 and the signal."""
+        return 0 if self.signal is None else 128 + self.signal
+
+
+def train(config: RunConfig) -> Outcome:
+    """Trains and evaluates, into a new run folder. Raises InputError on every rank for what is wrong with the input."""
     with joined(config) as place:
         built = Built(config, place)
         folder = RunFolder.create(config.run, config.name, config.model_dump(mode="json"), place)
@@ -52,11 +76,23 @@ def train(config: RunConfig) -> int:
             folder=folder,
         )
         trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping))
-        trainer.listen()
-        return _to_the_end(trainer, folder, built)
+        with _listening(trainer):
+            return _to_the_end(trainer, folder, built)
 
 
-def _to_the_end(trainer: Trainer, folder: RunFolder, built: Built) -> int:
+@contextmanager
+def _listening(trainer: Trainer) -> Iterator[None]:
+    """Signals stop the trainer, and afterwards do what they did before: the process may be somebody's notebook."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    trainer.listen()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _to_the_end(trainer: Trainer, folder: RunFolder, built: Built) -> Outcome:
     """Trains; whatever happens, result.json says how it ended."""
     status, metrics = "failed", {}
     started = time.monotonic()
@@ -68,13 +104,13 @@ def _to_the_end(trainer: Trainer, folder: RunFolder, built: Built) -> int:
         folder.close()
     if trainer.stop_signal:
         log.warning("stopped by signal %d after step %d", trainer.stop_signal, trainer.progress.step)
-        return 128 + trainer.stop_signal
-    _show(metrics, built, folder, time.monotonic() - started)
-    return 0
+    else:
+        _show(metrics, built, folder, time.monotonic() - started)
+    return Outcome(folder.path, metrics, trainer.stop_signal)
 
 
-def evaluate(config: EvaluateConfig) -> int:
-    """Evaluates the best checkpoint of a run, else its last; writes evaluation_SPLIT.json into the run folder."""
+def evaluate(config: EvaluateConfig) -> Metrics:
+    """The metrics of the best checkpoint of a run, else its last; writes evaluation_SPLIT.json into the run folder."""
     assert config.run is not None
     with joined(config) as place:
         checkpoints = Checkpoints(config.run, place)
@@ -92,7 +128,7 @@ def evaluate(config: EvaluateConfig) -> int:
                 print(f"{config.predictions}: the top {config.top_k} of {users:,} users")
         if place.rank == 0:
             _show_evaluation(built, newest, metrics, baselines, evaluator.protocol(split))
-    return 0
+    return metrics
 
 
 def _show_evaluation(
@@ -101,7 +137,8 @@ def _show_evaluation(
     config = built.config
     assert isinstance(config, EvaluateConfig)
     assert config.run is not None
-    others: dict[str, Metrics] = {**baselines, "best reachable": {k: v for k, v in _best_reachable(built).items() if k == config.split}}
+    best = {split: values for split, values in _best_reachable(built).items() if str(config.split) == split}
+    others: dict[str, Metrics] = {**baselines, "best reachable": best}
     for name in metrics:
         rows = {config.model.__class__.__name__: metrics[name]}
         rows |= {other: found[name] for other, found in others.items() if name in found}

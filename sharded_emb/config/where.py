@@ -20,9 +20,10 @@ def conf_folder() -> Path:
 
 
 def folders_of(own: Iterable[Path]) -> list[Path]:
-    """conf/ and the folders of `--config-dir`. Raises InputError with each of those that is no folder."""
-    folders = list(own)
-    wrong = [f"--config-dir: want a folder, got {folder}, which is none" for folder in folders if not folder.is_dir()]
-    if wrong:
-        raise InputError(*wrong)
-    return [conf_folder(), *(folder.resolve() for folder in folders)]
+    """conf/ and those folders of `--config-dir` that are there."""
+    return [conf_folder(), *(folder.resolve() for folder in own if folder.is_dir())]
+
+
+def missing_folders(own: Iterable[Path]) -> list[str]:
+    """A problem for each folder of `--config-dir` that is not there."""
+    return [f"--config-dir: want a folder, got {folder}, which is none" for folder in own if not folder.is_dir()]

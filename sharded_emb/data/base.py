@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -62,8 +62,10 @@ class DatasetConfig(Component):
 
     raw: the path of the raw data. min_user_events, min_item_events: users and items with fewer events are dropped,
     again and again until all that are left have enough (a k-core); 1 keeps all. attributes: columns beside the ids.
-    layout: which samples the log becomes, and how they are split.
+    layout: which samples the log becomes, and how they are split. paths: the keys that name files of the raw log.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("raw",)
 
     raw: str | None = None
     min_user_events: int = Field(default=1, ge=1)
@@ -95,6 +97,20 @@ class DatasetConfig(Component):
     def best_reachable(self, dataset: Dataset, seed: int) -> dict[str, dict[str, float]] | None:  # noqa: ARG002
         """Metrics by split that no ranker can beat in expectation; null where the truth is not known."""
         return None
+
+    def missing_files(self) -> list[str]:
+        """A problem for each path of this config that is not there: known before anything is read."""
+        found = []
+        for name in self.paths:
+            place = getattr(self, name)
+            if name == "raw":
+                try:
+                    self.raw_path("the raw data")
+                except InputError as error:
+                    found += error.problems
+            elif place is not None and not Path(place).expanduser().exists():
+                found.append(f"dataset.{name}: want a file, got {place}, which does not exist; check the path")
+        return found
 
     def raw_path(self, what: str) -> Path:
         """The place of the raw data, which exists. Raises InputError on `dataset.raw`."""

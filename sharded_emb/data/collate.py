@@ -84,7 +84,13 @@ class Collate:
     def _read(self, feature: Feature, rows: Int64s, filling: int, step: int) -> tuple[Int64s, Int64s]:
         limit = self.reading.limit(feature)
         values, lengths = self.columns[feature.column].take(rows, limit, newest=feature.keep == "newest")
-        check_ids(feature, values, lengths, self.rows_of[feature.name], f"rank {self.rank}, step {step}")
+        check_ids(
+            feature,
+            values,
+            lengths,
+            self.rows_of[feature.name],
+            f"rank {self.rank}, step {step}, row {{row}} of the batch",
+        )
         padding_row = self.padding_of[feature.name]
         if feature.pooling != "none" and padding_row is not None:
             # as nn.EmbeddingBag has it: no part of the bag, nor of its mean
@@ -119,13 +125,16 @@ def drop(values: Int64s, lengths: Int64s, unwanted: npt.NDArray[np.bool_]) -> tu
 
 
 def check_ids(feature: Feature, values: Int64s, lengths: Int64s, rows: int, where: str) -> None:
-    """Raises OutOfRangeIdError for the first id that is no row of the feature's table."""
+    """Raises OutOfRangeIdError for the first id that is no row of the feature's table, which has `rows` rows.
+
+    where says in the message where that was, with {row} for the row: `rank 1, step 12, row {row} of the batch`.
+    """
     # one pass: a negative id is a huge one when read as unsigned
     if not len(values) or values.view(np.uint64).max() < rows:
         return
     first = int(np.flatnonzero(values.view(np.uint64) >= rows)[0])
-    row_of_batch = int(np.searchsorted(np.cumsum(lengths), first, side="right"))
+    row = int(np.searchsorted(np.cumsum(lengths), first, side="right"))
     raise OutOfRangeIdError(
         f"OutOfRangeIdError: table {feature.table}, feature {feature.name}: id {values[first]} is out of range "
-        f"[0, {rows}) ({where}, row {row_of_batch} of the batch)"
+        f"[0, {rows}) ({where.format(row=row)})"
     )

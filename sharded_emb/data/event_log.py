@@ -1,7 +1,7 @@
 """Event logs: one event a row, in CSV, TSV, JSONL or Parquet, with tables of users and items beside them."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ class EventLog(DatasetConfig):
     files that do not begin with them. users, items: tables of attributes, one user or item a row, whose key column is
     called as in the log.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("raw", "users", "items")
 
     user: str = "user"
     item: str = "item"

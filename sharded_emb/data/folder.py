@@ -28,7 +28,7 @@ def staged(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     another prepare that is writing now; and when nothing can be written there.
     """
     folder = folder.expanduser().absolute()
-    _require_free(folder, overwrite=overwrite)
+    require_free(folder, overwrite=overwrite)
     part = folder.with_name(f".{folder.name}.part")
     if part.exists() and not (part / LOCK).exists() and any(part.iterdir()):
         raise InputError(f"data: want room to write at {part}, got a folder that prepare did not make; move it away")
@@ -53,7 +53,8 @@ def staged(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     (folder / LOCK).unlink()
 
 
-def _require_free(folder: Path, *, overwrite: bool) -> None:
+def require_free(folder: Path, *, overwrite: bool) -> None:
+    """Raises InputError on `data` for a folder that `prepare` may not write."""
     if not folder.exists():
         return
     entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {"."}

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ibis
 import pyarrow as pa
@@ -19,6 +19,8 @@ class SequenceText(DatasetConfig):
 
     item_attributes: a JSON file, item -> list of values, read as the attribute (and vocabulary) `attribute` of items.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("raw", "item_attributes")
 
     item_attributes: str | None = None
 

@@ -1,7 +1,7 @@
 """A generated event log with structure worth learning, whose best reachable score is known."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ class Synthetic(DatasetConfig):
     most. zipf: exponent of the popularity of items in their cluster (of clusters: half of it). stay, back, onward:
     the chances by which a user's next cluster is the last one, the one before, or a successor; see `synthetic_world`.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ()
 
     users: int = Field(default=8000, ge=10)
     items: int = Field(default=1000, ge=20)

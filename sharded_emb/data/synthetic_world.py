@@ -36,9 +36,9 @@ class World:
     """What the generator knows: popularity_C sums to 1, onward_CC's rows do, weights_M are those within a cluster."""
 
     habits: Habits
-    popularity_C: Floats  # noqa: N815
-    onward_CC: Floats  # noqa: N815
-    weights_M: Floats  # noqa: N815
+    popularity_C: Floats
+    onward_CC: Floats
+    weights_M: Floats
 
     @property
     def items(self) -> int:

@@ -13,7 +13,7 @@ from sharded_emb.batch import CANDIDATES, Embedded, Jagged
 from sharded_emb.component import Component
 from sharded_emb.errors import nearest
 from sharded_emb.layers.jagged import inputs_and_successors, last_of_row, row_of_event
-from sharded_emb.tables import FeatureConfig, Table
+from sharded_emb.tables import FeatureConfig, Table, TableConfig
 
 
 class ModelConfig(Component):
@@ -28,6 +28,14 @@ class ModelConfig(Component):
         """What the model misses among the features, each line beginning with the key."""
         raise NotImplementedError
 
+    def table_problems(
+        self,
+        features: Mapping[str, FeatureConfig],  # noqa: ARG002
+        tables: Mapping[str, TableConfig],  # noqa: ARG002
+    ) -> list[str]:
+        """What does not fit the tables, each line beginning with the key; asked where `problems` has found none."""
+        return []
+
     def build(self, tables: Sequence[Table]) -> nn.Module:
         """The module; dims come from the tables that its features read."""
         raise NotImplementedError
@@ -41,8 +49,13 @@ class NextItemConfig(ModelConfig):
     history: str = "history"
 
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
-        """The sequence has to be there, and unpooled."""
-        return sequence_problems("model.history", self.history, features)
+        """The sequence has to be there, unpooled, and read to its newest event: that is what evaluation predicts."""
+        found = sequence_problems("model.history", self.history, features)
+        if not found and features[self.history].keep != "newest":
+            found.append(
+                f"features.{self.history}.keep: want newest, since the last event is what is predicted, got oldest"
+            )
+        return found
 
     def build(self, tables: Sequence[Table]) -> "NextItemModel":
         """The module."""

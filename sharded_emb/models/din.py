@@ -70,7 +70,9 @@ class DINModel(nn.Module):
         super().__init__()
         self.histories, self.target, self.pooled = config.histories, config.target, list(pooled)
         dim = dims[config.target]
-        self.attention = nn.ModuleDict({name: _net((4 * dim, *config.attention_hidden), 0.0) for name in self.histories})
+        self.attention = nn.ModuleDict(
+            {name: _net((4 * dim, *config.attention_hidden), 0.0) for name in self.histories}
+        )
         width = sum(dims[name] for name in pooled) + 2 * dim * len(self.histories)
         self.net = _net((width, *config.hidden), config.dropout)
 

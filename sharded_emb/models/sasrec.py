@@ -19,7 +19,7 @@ from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import CausalBlock, init_linear
 from sharded_emb.layers.jagged import pad
 from sharded_emb.models.base import NextItemConfig, NextItemModel
-from sharded_emb.tables import FeatureConfig, Table
+from sharded_emb.tables import FeatureConfig, Table, TableConfig
 
 
 class SASRec(NextItemConfig):
@@ -43,6 +43,13 @@ class SASRec(NextItemConfig):
                 f"features.{self.history}.max_length: want a number of events, since SASRec has a vector a place"
             )
         return found
+
+    def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
+        """Heads share the dim of the items."""
+        name = features[self.history].table
+        if tables[name].dim % self.heads:
+            return [f"model.heads: want a divisor of tables.{name}.dim ({tables[name].dim}), got {self.heads}"]
+        return []
 
     def build(self, tables: Sequence[Table]) -> NextItemModel:
         """The module."""

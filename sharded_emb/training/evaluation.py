@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sharded_emb.batch import Batch
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate, Reading, check_ids
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import BatchesConfig, Part, Source
@@ -127,8 +127,10 @@ class NextItemEvaluator:
     def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
         sequence = scoring.reading.sequence
-        self.table, feature = next((t, f) for t in scoring.reading.tables for f in t.features if f.name == sequence)
-        self.column = feature.column
+        self.table, self.feature = next(
+            (t, f) for t in scoring.reading.tables for f in t.features if f.name == sequence
+        )
+        self.column = self.feature.column
 
     def protocol(self, split: str) -> dict[str, Any]:
         """Of both evaluations."""
@@ -200,7 +202,10 @@ class NextItemEvaluator:
         return RaggedColumn.from_arrow(self.scoring.dataset.split(split)[self.column])
 
     def _eligible(self, split: str) -> Int64s:
-        lengths = self._column(split).lengths()
+        column = self._column(split)
+        lengths = column.lengths()
+        # all of a history counts as seen, also what no lookup reads; every rank checks all, so all raise alike
+        check_ids(self.feature, column.values, lengths, self.table.rows, f"split {split}, row {{row}}")
         by_length = np.argsort(lengths, kind="stable")  # batches of like lengths need the least padding
         return by_length[lengths[by_length] >= 2]
 

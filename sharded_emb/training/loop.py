@@ -80,7 +80,8 @@ class Trainer:
         try:
             while not self._finished():
                 self._epoch()
-                if not self._stopped() and self.progress.epoch % self.limits.evaluate_every_epochs == 0:
+                due = self._finished() or self.progress.epoch % self.limits.evaluate_every_epochs == 0
+                if due and not self._stopped():
                     self._evaluate()
         finally:
             self.display.close()

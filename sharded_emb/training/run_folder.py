@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import resource
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -126,6 +127,13 @@ def _not_a_number(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
+class _Console(logging.Handler):
+    """Writes to what stderr is at the moment: a progress bar takes it over to print lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def log_to(path: Path, rank: int) -> None:
     """Sends this rank's log to its file; the console shows rank 0, and the other ranks' warnings with their rank."""
     log.setLevel(logging.INFO)
@@ -134,7 +142,7 @@ def log_to(path: Path, rank: int) -> None:
         log.removeHandler(handler)
     file = logging.FileHandler(path / "log" / f"rank-{rank}.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    console = logging.StreamHandler()
+    console = _Console()
     console.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     console.setFormatter(logging.Formatter("%(message)s" if rank == 0 else f"[rank {rank}] %(message)s"))
     log.addHandler(file)

@@ -124,7 +124,7 @@ def train_sharded(place: Place, sharding: str, name: str) -> tuple[list[float], 
     collate, losses = Collate(split(), reading, place.rank), []
     parts = [part for epoch in range(3) for part in source().parts(epoch, place.rank, place.world_size)]
     for step, part in enumerate(parts[:STEPS], start=1):
-        batch: Batch = collate(part.rows, part.size, step)
+        batch: Batch = collate(part.rows, part.size, step).to(place.device)
         set_learning_rates(sharded, dense, factor(step))
         loss_sum = sharded.parallel(batch)
         (loss_sum * (place.world_size / part.global_samples)).backward()

@@ -1,19 +1,18 @@
-"""What models promise: a row's answer comes from that row, a state from the events before it.
+"""What SASRec promises: a state comes from its own row and the events before it, whatever stands beside it.
 
-B  rows    T  events over all rows    S  events that have a successor    D  dim
+B  rows    S  events that have a successor    D  dim    N  rows of the item table
 """
 
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sharded_emb.batch import CANDIDATES, Embedded, Extent, Jagged
 from sharded_emb.embeddings.lookup import candidate_feature
 from sharded_emb.initializers import Uniform
-from sharded_emb.models.base import ModelConfig, NextItem, NextItemModel
-from sharded_emb.models.din import DIN
+from sharded_emb.models.base import NextItem, NextItemModel
 from sharded_emb.models.sasrec import SASRec
 from sharded_emb.tables import Feature, FeatureConfig, Pooling, Table
 
@@ -170,75 +169,7 @@ def test_a_dot_product_takes_item_vectors_as_they_are() -> None:
     assert sasrec().items(vectors_ND) is vectors_ND
 
 
-# DIN
-
-POOLED = {"genres": 4, "item": D, "user": 4}
-
-
-def din(**options: Any) -> nn.Module:
-    torch.manual_seed(1)
-    tables = [
-        table("item", D, feature("history", "item", "none", LONGEST), feature("item", "item", "sum")),
-        table("genre", 4, feature("genres", "genre", "mean")),
-        table("user", 4, feature("user", "user", "sum")),
-    ]
-    return DIN(**{"attention_hidden": (8,), "hidden": (16, 8), **options}).build(tables).eval()
-
-
-def clicks(rows: list[list[int]], seed: int = 5, padding: int = 0) -> Embedded:
-    draw = torch.Generator().manual_seed(seed)
-    pooled = {name: torch.randn(len(rows), dim, generator=draw).requires_grad_() for name, dim in POOLED.items()}
-    return Embedded(pooled, {"history": jagged(rows, item_vectors(), padding)})
-
-
-def test_din_gives_one_logit_a_row() -> None:
-    assert din()(clicks(HISTORIES)).shape == (len(HISTORIES),)
-
-
-def test_a_row_of_din_depends_on_no_other() -> None:
-    model, whole = din(), clicks(HISTORIES)
-    logit_B = model(whole)
-    for row, history in enumerate(HISTORIES):
-        pooled = {name: vectors[row : row + 1] for name, vectors in whole.pooled.items()}
-        alone = Embedded(pooled, {"history": jagged([history], item_vectors(), padding=3)})
-        torch.testing.assert_close(model(alone)[0], logit_B[row], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("name", POOLED)
-def test_every_pooled_feature_moves_its_own_row_of_din(name: str) -> None:
-    whole = clicks(HISTORIES)
-    logit_B = din()(whole)
-    for row in range(len(HISTORIES)):
-        (gradient,) = torch.autograd.grad(logit_B[row], whole.pooled[name], retain_graph=True)
-        assert [bool(of_row.any()) for of_row in gradient] == [each == row for each in range(len(HISTORIES))]
-
-
-def test_past_events_move_the_logit_and_their_order_does_not() -> None:
-    model, whole = din(), clicks(HISTORIES)
-    logit_B = model(whole)
-    turned = Embedded(whole.pooled, {"history": jagged([row[::-1] for row in HISTORIES], item_vectors())})
-    torch.testing.assert_close(model(turned), logit_B, atol=1e-6, rtol=0)
-    others = Embedded(
-        whole.pooled, {"history": jagged([[item + 20 for item in row] for row in HISTORIES], item_vectors())}
-    )
-    moved = ((model(others) - logit_B).abs() > 1e-5).tolist()
-    assert moved == [bool(row) for row in HISTORIES]
-
-
-@pytest.mark.parametrize("rows", [HISTORIES, [[], []], [[5], []]])
-def test_empty_histories_give_din_finite_gradients(rows: list[list[int]]) -> None:
-    model, whole = din(dropout=0.1).train(), clicks(rows)
-    logit_B = model(whole)
-    assert torch.isfinite(logit_B).all()
-    history = whole.sequences["history"].values_TD
-    gradients = torch.autograd.grad(logit_B.sum(), [history, *whole.pooled.values(), *model.parameters()])
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
-
-
-# what a config says before a model is built
-
 HISTORY = FeatureConfig(table="item", column="items", max_length=5)
-ITEM = FeatureConfig(table="item", column="item", pooling="sum")
 
 
 @pytest.mark.parametrize(
@@ -257,26 +188,7 @@ ITEM = FeatureConfig(table="item", column="item", pooling="sum")
             {"history": HISTORY.model_copy(update={"max_length": None})},
             ["features.history.max_length: want a number of events, since SASRec has a vector a place"],
         ),
-        (DIN(), {"history": HISTORY, "item": ITEM}, []),
-        (
-            DIN(target="film"),
-            {"past": HISTORY, "item": ITEM},
-            [
-                "model.history: want a feature, got 'history'; there are: item, past",
-                "model.target: want a feature, got 'film'; there are: item, past",
-            ],
-        ),
-        (
-            DIN(),
-            {"history": HISTORY, "item": FeatureConfig(table="film", column="item")},
-            [
-                "features.item.pooling: want sum, since model.target reads one vector, got none",
-                "features.item.table: want the table of features.history (item), got film",
-            ],
-        ),
     ],
 )
-def test_a_model_says_what_it_misses(
-    config: ModelConfig, features: dict[str, FeatureConfig], problems: list[str]
-) -> None:
+def test_sasrec_says_what_it_misses(config: SASRec, features: dict[str, FeatureConfig], problems: list[str]) -> None:
     assert config.problems(features) == problems

@@ -1,0 +1,83 @@
+"""The commands as functions, for notebooks and tests: what `import sharded_emb` offers.
+
+    import sharded_emb
+
+    config = sharded_emb.compose("experiment=quickstart", "data=data/tiny", "dataset.users=500", "steps=100")
+    sharded_emb.prepare(config)
+    outcome = sharded_emb.train(config)
+    print(outcome.path, outcome.metrics["test"]["ndcg@10"])
+
+Every function raises InputError, with all problems in one list, for what a user can mend.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sharded_emb import cli
+from sharded_emb.errors import InputError
+
+if TYPE_CHECKING:  # nothing of these is imported before the versions of what they need are checked
+    from sharded_emb.config.run import RunConfig
+    from sharded_emb.config.session import Outcome
+    from sharded_emb.data.dataset import Dataset
+    from sharded_emb.training.evaluation import Metrics
+
+
+def compose(*overrides: str, config_dir: str | Path | None = None) -> "RunConfig":
+    """The config of a run, from the words that `train` takes: `compose("experiment=sasrec_beauty", "seed=1")`.
+
+    config_dir: a folder with groups and options of your own. Types and rules are checked here; the files that it names
+    when they are used, since `prepare` may be about to make them.
+    """
+    cli.check_versions()
+    from sharded_emb.config.run import RunConfig
+
+    return cli.compose_all("train", overrides, _folders(config_dir)).validated(RunConfig, files=False)
+
+
+def prepare(config: "RunConfig", *, overwrite: bool = False) -> "Dataset":
+    """Writes the dataset folder `config.data` from the raw log of `config.dataset`, and opens it.
+
+    overwrite: replace a dataset that is there.
+    """
+    cli.check_versions()
+    from sharded_emb.config.run import PrepareConfig
+    from sharded_emb.config.validate import validate
+    from sharded_emb.data.dataset import Dataset
+    from sharded_emb.data.prepare import prepare as write
+
+    checked = validate(PrepareConfig, {**config.model_dump(), "overwrite": overwrite})
+    assert checked.data is not None
+    write(checked.dataset, checked.data, seed=checked.seed, overwrite=overwrite)
+    return Dataset.open(checked.data)
+
+
+def train(config: "RunConfig") -> "Outcome":
+    """Trains and evaluates, as the command does: the run is in `Outcome.path`, its metrics in `Outcome.metrics`."""
+    cli.check_versions()
+    from sharded_emb.config.run import RunConfig
+    from sharded_emb.config.session import train as train_session
+    from sharded_emb.config.validate import validate
+
+    return train_session(validate(RunConfig, config.model_dump()))
+
+
+def evaluate(run: str | Path, *overrides: str, config_dir: str | Path | None = None) -> "Metrics":
+    """The metrics of a run folder by split, with its best weights: `evaluate("runs/mine", "split=valid")`.
+
+    The table of the command is printed, and evaluation_SPLIT.json written into the folder.
+    """
+    cli.check_versions()
+    from sharded_emb.config.run import EvaluateConfig
+    from sharded_emb.config.session import evaluate as evaluate_session
+
+    if any(word.startswith("run=") for word in overrides):
+        raise InputError("run: want it as the first argument alone, got it among the overrides too; leave one out")
+    words = [*overrides, f"run={run}"]
+    composed = cli.compose_all("evaluate", words, _folders(config_dir), of_run=True)
+    return evaluate_session(composed.validated(EvaluateConfig))
+
+
+def _folders(config_dir: str | Path | None) -> Iterable[Path]:
+    return [] if config_dir is None else [Path(config_dir)]

@@ -1,0 +1,80 @@
+"""`import sharded_emb` in a notebook, and a run.yaml that repeats its run."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import sharded_emb
+from tests.cli.in_process import Commands
+
+WORDS = ("loss=softmax", "tables.item.dim=8", "model.hidden=8", "model.blocks=1", "steps=4", "log_every_steps=1")
+
+
+def trained(folder: Path, data: Path) -> Any:
+    return sharded_emb.train(sharded_emb.compose(*WORDS, f"data={data}", f"run={folder}"))
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """What a run logged, without how long it took."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "samples_per_second")} for line in lines]
+
+
+def test_a_notebook_prepares_trains_and_evaluates(tmp_path: Path) -> None:
+    sizes = ("dataset=quickstart", "dataset.users=30", "dataset.items=60", "dataset.clusters=4")
+    lengths = ("dataset.mean_length=6", "dataset.max_length=9")
+    config = sharded_emb.compose(*WORDS, *sizes, *lengths, f"data={tmp_path / 'data'}", f"run={tmp_path / 'run'}")
+    handler = signal.getsignal(signal.SIGINT)
+    dataset = sharded_emb.prepare(config)
+    assert dataset.rows("item") <= 62
+    outcome = sharded_emb.train(config)
+    assert (outcome.status, outcome.exit_code, outcome.path) == ("finished", 0, tmp_path / "run")
+    assert 0 <= outcome.metrics["test"]["ndcg@10"] <= 1
+    assert signal.getsignal(signal.SIGINT) == handler, "an interrupt of the notebook is the notebook's again"
+    assert sharded_emb.evaluate(outcome.path, "split=test")["test"] == pytest.approx(outcome.metrics["test"])
+    assert sharded_emb.Dataset.open(tmp_path / "data").manifest == dataset.manifest
+
+
+def test_what_is_wrong_is_raised_as_one_list(tmp_path: Path, tiny_data: Path) -> None:
+    with pytest.raises(sharded_emb.InputError) as wrong:
+        sharded_emb.compose("model=sasrce", "tables.item.dim=6")
+    assert wrong.value.problems == [
+        "model: want an option, got 'sasrce'; did you mean sasrec?",
+        "tables.item.dim: want a multiple of 4, got 6; try 8",
+    ]
+    with pytest.raises(sharded_emb.InputError, match=r"^data: want a dataset folder, got .*nowhere, which is none"):
+        trained(tmp_path / "run", tmp_path / "nowhere")
+    with pytest.raises(sharded_emb.InputError, match=r"^data: want a new folder, got .*, which holds a dataset"):
+        sharded_emb.prepare(sharded_emb.compose("dataset=quickstart", f"data={tiny_data}"))
+    with pytest.raises(sharded_emb.InputError, match=r"^run: want a run folder, got .*nowhere, which has no run\.yaml"):
+        sharded_emb.evaluate(tmp_path / "nowhere")
+
+
+def test_what_the_package_offers_is_listed_and_documented() -> None:
+    assert set(sharded_emb.__all__) <= set(dir(sharded_emb))
+    for name in sharded_emb.__all__:
+        assert getattr(sharded_emb, name).__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        _ = sharded_emb.trian
+
+
+def test_a_run_yaml_alone_repeats_the_run_and_takes_other_options(
+    tmp_path: Path, tiny_data: Path, start: Commands
+) -> None:
+    first = trained(tmp_path / "first", tiny_data)
+    again = ["--config-dir", str(first.path), "--config-name", "run"]
+    assert start("train", *again, "run=second").code == 0
+    assert metrics(tmp_path / "second") == metrics(first.path)
+    assert start("train", *again, "run=third", "sharding=row_wise", "embedding_optimizer=sgd").code == 0
+    kept = yaml.safe_load((tmp_path / "third" / "run.yaml").read_text())
+    assert (kept["sharding"]["type"], kept["embedding_optimizer"]["lr"]) == ("row_wise", 0.1)
+    taken = start("train", *again, "run=third", "seed=x")
+    assert taken.code == 2
+    assert taken.err.splitlines()[1:] == [
+        "  seed: want an integer, got 'x'",
+        "  run: want a new folder, got third, which exists; choose another run=, or remove it",
+    ]

@@ -1,0 +1,20 @@
+"""What a command says about a command line, without starting it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sharded_emb import cli
+from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
+from sharded_emb.errors import InputError
+
+KINDS = {"train": RunConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig}
+
+
+def problems(*words: str, command: str = "train", files: bool = False, config_dirs: Iterable[Path] = ()) -> list[str]:
+    """The lines that the command would print below its heading; none if it would start."""
+    try:
+        composed = cli.compose_all(command, words, config_dirs, of_run=command == "evaluate")
+        composed.validated(KINDS[command], files=files)
+    except InputError as error:
+        return error.problems
+    return []

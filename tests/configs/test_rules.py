@@ -1,0 +1,147 @@
+"""Rules between parts of the config, and about files: in the same list as everything else."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.configs.problems import problems
+
+DIN = "experiment=din_ml100k"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("features.history.table=itm", "features.history.table: want a table, got 'itm'; did you mean item?"),
+        ("model.history=histroy", "model.history: want a feature, got 'histroy'; did you mean history?"),
+        (
+            "features.history.pooling=mean",
+            "features.history.pooling: want none, since model.history reads a sequence, got mean",
+        ),
+        (
+            "features.history.max_length=null",
+            "features.history.max_length: want a number of events, since SASRec has a vector a place",
+        ),
+        ("model.heads=3", "model.heads: want a divisor of tables.item.dim (64), got 3"),
+        (
+            "loss=binary_cross_entropy",
+            "loss: want a loss for a next-item model, as SASRec is one, got BinaryCrossEntropy, "
+            "which is for a binary model",
+        ),
+        (f"{DIN} loss=softmax", "loss: want a loss for a binary model, as DIN is one, got Softmax, "
+         "which is for a next-item model"),
+        (f"{DIN} model.target=itme", "model.target: want a feature, got 'itme'; did you mean item?"),
+        (f"{DIN} model.histories=[histroy]", "model.histories: want a feature, got 'histroy'; did you mean history?"),
+        (
+            "early_stopping.metric=ndgc@10",
+            "early_stopping.metric: want a metric of a next-item model, got 'ndgc@10'; did you mean ndcg@10?",
+        ),
+        (
+            f"{DIN} early_stopping.metric=mrr",
+            "early_stopping.metric: want a metric of a binary model, got 'mrr'; "
+            "there are: accuracy, auc, log_loss, normalized_entropy",
+        ),
+        (
+            "early_stopping=null epochs=null",
+            "epochs: want steps, epochs or early_stopping, got null for all three: the run would not end",
+        ),
+        (
+            "schedule.decay=cosine",
+            "schedule.decay_steps: want the step at which the cosine decay ends, got null",
+        ),
+        (
+            "schedule.decay=linear schedule.decay_steps=50",
+            "schedule.decay_steps: want more than schedule.warmup_steps (100), got 50",
+        ),
+    ],
+)  # fmt: skip
+def test_parts_have_to_fit_each_other(words: str, problem: str) -> None:
+    assert problems(*words.split()) == [problem]
+
+
+def test_rules_run_where_a_type_is_wrong_too() -> None:
+    assert problems("tables.item.dim=6", "model.dropot=1", "model.history=histroy", "schedule.decay=cosine") == [
+        "tables.item.dim: want a multiple of 4, got 6; try 8",
+        "model.dropot: unknown key; did you mean dropout?",
+        "model.history: want a feature, got 'histroy'; did you mean history?",
+        "schedule.decay_steps: want the step at which the cosine decay ends, got null",
+    ]
+
+
+def test_what_follows_from_a_mistake_is_no_second_one() -> None:
+    # without its column the feature is lost, and the model does not find it
+    assert problems("~features.history.column") == ["features.history.column: missing; it has no default"]
+    assert problems("features.history.pooling=maen") == [
+        "features.history.pooling: want none, sum or mean, got 'maen'; did you mean mean?"
+    ]
+
+
+def test_train_wants_a_dataset_folder_and_says_how_to_make_it(tmp_path: Path) -> None:
+    assert problems(files=True) == ["data: missing; want a dataset folder, made by prepare data=FOLDER"]
+    nowhere = tmp_path / "nowhere"
+    assert problems(f"data={nowhere}", "seed=x", files=True) == [
+        "seed: want an integer, got 'x'",
+        f"data: want a dataset folder, got {nowhere}, which is none; make it with prepare data={nowhere}",
+    ]
+
+
+def test_train_reads_columns_that_are_there(tiny_data: Path) -> None:
+    data = f"data={tiny_data}"
+    assert problems(data, files=True) == []
+    assert problems(data, "features.history.column=itemss", "tables.item.dim=5", files=True) == [
+        "tables.item.dim: want a multiple of 4, got 5; try 8",
+        f"features.history.column: want a column of {tiny_data}, got 'itemss'; did you mean items?",
+    ]
+    assert problems(data, "features.history.column=times", files=True) == [
+        "features.history.column: want a column of ids, got 'times', which holds list<int64>"
+    ]
+    (problem,) = problems(data, "features.history.column=user", files=True)
+    assert problem == (
+        "tables.item.rows: auto takes the vocabulary of the same name, but features.history.column reads ids of user; "
+        "name the table user, or give a number of rows"
+    )
+
+
+def test_din_on_a_folder_without_labels_misses_its_columns(tiny_data: Path) -> None:
+    found = problems(DIN, f"data={tiny_data}", files=True)
+    assert f"loss.label: want a column of {tiny_data}, got 'label'; there are: items, times, user" in found
+    assert f"features.item.column: want a column of {tiny_data}, got 'item'; did you mean items?" in found
+
+
+def test_a_table_that_cannot_be_sharded_as_asked_is_in_the_list_under_the_key_that_was_typed(tiny_data: Path) -> None:
+    ending = (
+        "column_wise with a row-wise optimizer would keep one state a column shard, the numbers of no other plan; "
+        "use table_wise, row_wise or data_parallel, or embedding_optimizer=adagrad"
+    )
+    assert problems("sharding=column_wise", "seed=x", f"data={tiny_data}", files=True) == [
+        "seed: want an integer, got 'x'",
+        f"sharding: table item: {ending}",
+    ]
+    assert problems("tables.item.sharding=column_wise", f"data={tiny_data}", files=True) == [
+        f"tables.item.sharding: {ending}"
+    ]
+
+
+def test_a_run_folder_that_is_taken_is_an_error_on_run(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").touch()
+    assert problems(f"data={tiny_data}", f"run={tmp_path}", files=True) == [
+        f"run: want a new folder, got {tmp_path}, which exists; choose another run=, or remove it"
+    ]
+
+
+def test_prepare_wants_the_raw_log_and_a_free_place(tmp_path: Path, tiny_data: Path) -> None:
+    (tmp_path / "Beauty.txt").touch()
+    raw = tmp_path / "Beaty.txt"
+    words = ["experiment=sasrec_beauty", f"dataset.raw={raw}", f"data={tiny_data}", "tables.item.dim=6"]
+    assert problems(*words, command="prepare", files=True) == [
+        "tables.item.dim: want a multiple of 4, got 6; try 8",
+        f"dataset.raw: want the raw data, got {raw}, which does not exist; did you mean Beauty.txt?",
+        f"data: want a new folder, got {tiny_data}, which holds a dataset; overwrite=true replaces it",
+    ]
+    words = ["dataset=events", "dataset.users=users.csv", "overwrite=maybe"]
+    assert problems(*words, command="prepare", files=True) == [
+        "overwrite: want true or false, got 'maybe'",
+        "dataset.raw: missing; want the raw data, give it as dataset.raw=PATH",
+        "dataset.users: want a file, got users.csv, which does not exist; check the path",
+        "data: missing; want the folder to write, as data=FOLDER",
+    ]

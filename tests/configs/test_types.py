@@ -1,0 +1,137 @@
+"""Types, names and bounds: every problem in one list, each line beginning with the key that was typed."""
+
+import pytest
+
+from sharded_emb.cli import compose_tree
+from tests.configs.problems import problems
+
+
+def test_nothing_is_said_of_what_is_right() -> None:
+    assert problems("experiment=sasrec_beauty", "tables.item.dim=32", "model.dropout=0", "steps=10") == []
+
+
+def test_all_problems_of_a_command_line_come_in_one_list() -> None:
+    words = (
+        "experiment=sasrec_beauty tables.item.dmi=64 tables.item.dim=6 features.history.table=itm gloabl_batch=3 "
+        "global_batch=abc model.dropot=0.1 model.dropout=2 loss=sofmax steps data=nowhere"
+    )
+    assert sorted(problems(*words.split(), files=True)) == [
+        "data: want a dataset folder, got nowhere, which is none; make it with prepare data=nowhere",
+        "features.history.table: want a table, got 'itm'; did you mean item?",
+        "gloabl_batch: unknown key; did you mean global_batch?",
+        "global_batch: want an integer, got 'abc'",
+        "loss: want an option, got 'sofmax'; did you mean softmax?",
+        "model.dropot: unknown key; did you mean dropout?",
+        "model.dropout: want a number below 1, got 2",
+        "steps: want KEY=VALUE, got 'steps'",
+        "tables.item.dim: want a multiple of 4, got 6; try 8",
+        "tables.item.dmi: unknown key; did you mean dim?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("epohcs=5", "epohcs: unknown key; did you mean epochs?"),
+        ("lr=0.1", "lr: unknown key; did you mean embedding_optimizer.lr or dense_optimizer.lr?"),
+        ("tables.item.dmi=8", "tables.item.dmi: unknown key; did you mean dim?"),
+        ("tables.item.init.sdt=1", "tables.item.init.sdt: unknown key; did you mean std?"),
+        ("embedding_optimizer.esp=1", "embedding_optimizer.esp: unknown key; did you mean eps?"),
+        ("batches.windw=1", "batches.windw: unknown key; did you mean window?"),
+        ("early_stopping.patence=1", "early_stopping.patence: unknown key; did you mean patience?"),
+        ("dataset.layout.histories=1", "dataset.layout.histories: unknown key; there are none here"),
+        ("global_batch=abc", "global_batch: want an integer, got 'abc'"),
+        ("global_batch=1.5", "global_batch: want an integer, got 1.5"),
+        ("global_batch=true", "global_batch: want a number, got true"),
+        ("global_batch=0", "global_batch: want a number above 0, got 0"),
+        ("global_batch=[1,2]", "global_batch: want an integer, got [1, 2]"),
+        ("seed=-1", "seed: want a number of at least 0, got -1"),
+        ("deterministic=maybe", "deterministic: want true or false, got 'maybe'"),
+        ("model.dropout=null", "model.dropout: want a number, got null"),
+        ("model.dropout=nan", "model.dropout: want a finite number, got nan"),
+        ("model.dropout.x=1", "model.dropout: want a number, got a mapping with x"),
+        ("embedding_optimizer.lr=0", "embedding_optimizer.lr: want a number above 0, got 0"),
+        ("device=cdua", "device: want auto, cpu or cuda, got 'cdua'; did you mean cuda?"),
+        ("name=a/b", "name: want text that matches ^[A-Za-z0-9_.-]+$, got 'a/b'"),
+        ("data=5", "data: want a path (./5 for a number), got 5"),
+        ("tables.item=5", "tables.item: want a mapping, got 5"),
+        ("tables.item.dim=10", "tables.item.dim: want a multiple of 4, got 10; try 12"),
+        ("tables.item.rows=abc", "tables.item.rows: want auto or an integer, got 'abc'"),
+        ("tables.item.rows=-3", "tables.item.rows: want auto or a number above 0, got -3"),
+        (
+            "tables.item.sharding=row_wize",
+            "tables.item.sharding: want table_wise, row_wise, column_wise, data_parallel or auto, got 'row_wize'; "
+            "did you mean row_wise?",
+        ),
+        (
+            "features.history.pooling=men",
+            "features.history.pooling: want none, sum or mean, got 'men'; did you mean mean?",
+        ),
+        ("~model", "model: missing; it has no default"),
+        ("~tables.item.dim", "tables.item.dim: missing; it has no default"),
+        ("early_stopping=5", "early_stopping: want a mapping, got 5"),
+    ],
+)
+def test_a_value_is_named_with_its_key_and_what_is_wanted(word: str, problem: str) -> None:
+    assert problems(word) == [problem]
+
+
+def test_a_table_whose_padding_is_outside_is_named_by_that_key() -> None:
+    (problem,) = problems("tables.item.rows=5", "tables.item.padding_row=9")
+    assert problem == "tables.item.padding_row: want a padding_row below rows (5), got 9"
+
+
+def test_a_rule_of_a_whole_config_names_the_key_that_it_is_about() -> None:
+    (problem,) = problems("dataset=quickstart", "dataset.items=33")
+    assert problem == "dataset.items: want a multiple of clusters (25), got 33"
+
+
+def test_a_typo_in_the_name_of_an_entry_is_seen_though_it_makes_a_new_one() -> None:
+    assert problems("tables.itme.dim=8") == ["tables.itme: unknown table, which no feature reads; did you mean item?"]
+    assert problems("features.histroy.pooling=none") == [
+        "features.histroy.table: missing; it has no default; did you mean features.history?",
+        "features.histroy.column: missing; it has no default; did you mean features.history?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("sharded_emb.losses.softmax.Softmax", "which is none"),
+        ("os.path", "which is none"),
+        ("sharded_emb.models.sasrec.SASrec", "which is not there; did you mean SASRec?"),
+        (
+            "sharded_emb.models.saserc.SASRec",
+            "which cannot be imported: there is no module sharded_emb.models.saserc; "
+            "mend the name, or put its folder on PYTHONPATH",
+        ),
+        ("SASRec", "which is no path of a class; write it as package.module.Class"),
+    ],
+)
+def test_a_target_has_to_be_of_the_slots_kind(target: str, problem: str) -> None:
+    assert problems(f"model._target_={target}") == [f"model._target_: want a ModelConfig, got {target}, {problem}"]
+
+
+def test_a_target_of_another_kind_is_not_called() -> None:
+    words = ["tables.item.init._target_=sharded_emb.optim.sgd.SGD", "tables.item.init.lr=1"]
+    assert problems(*words) == [
+        "tables.item.init._target_: want an Initializer, got sharded_emb.optim.sgd.SGD, which is none"
+    ]
+
+
+def test_a_target_takes_the_keys_of_its_class_alone() -> None:
+    assert problems("dense_optimizer._target_=sharded_emb.optim.base.DenseOptimizer") == [
+        f"dense_optimizer.{key}: unknown key; there are: lr, weight_decay" for key in ("beta1", "beta2", "eps")
+    ]
+
+
+def test_a_chosen_option_does_not_get_the_keys_that_an_experiment_has_for_its_own() -> None:
+    # sasrec_beauty sets loss.negatives, of sampled_softmax, and embedding_optimizer.lr, which all have
+    assert problems("experiment=sasrec_beauty", "loss=softmax", "embedding_optimizer=sgd") == []
+    assert problems("experiment=sasrec_beauty", "loss=softmax", "loss.negatives=5") == [
+        "loss.negatives: unknown key; there are: label_smoothing"
+    ]
+    assert compose_tree("train", ["experiment=sasrec_beauty", "embedding_optimizer=sgd"])["embedding_optimizer"] == {
+        "_target_": "sharded_emb.optim.sgd.SGD",
+        "lr": compose_tree("train", ["experiment=sasrec_beauty"])["embedding_optimizer"]["lr"],
+    }

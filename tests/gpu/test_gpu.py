@@ -1,0 +1,28 @@
+"""The same numbers on a GPU as on the CPU: initial tables bitwise, training to rounding."""
+
+import pytest
+import torch
+
+from sharded_emb.distributed.process_group import process_group
+from tests.distributed import parity_cases
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("optimizer", parity_cases.OPTIMIZERS)
+@pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "data_parallel"])
+def test_a_gpu_trains_to_the_numbers_of_plain_pytorch(sharding: str, optimizer: str) -> None:
+    want_losses, want_tables = parity_cases.train_plain(optimizer)
+    with process_group("cuda", wait_seconds=60) as place:
+        assert place.device.type == "cuda"
+        losses, tables = parity_cases.train_sharded(place, sharding, optimizer)
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
+    for name, table in tables.items():
+        torch.testing.assert_close(table, want_tables[name], rtol=0, atol=1e-5)
+
+
+def test_initial_tables_are_bitwise_those_of_the_cpu() -> None:
+    with process_group("cuda", wait_seconds=60) as place:
+        sharded, _ = parity_cases.build(place, "table_wise", parity_cases.OPTIMIZERS["sgd"])
+        for name in parity_cases.ROWS:
+            assert torch.equal(sharded.whole_table(name), parity_cases.initial_table(name))
