@@ -68,7 +68,8 @@ class Trainer:
     limits: Limits
     stopping: EarlyStopping
     progress: Progress = field(default_factory=Progress)
-    stop_signal: int | None = None
+    stop_signal: int | None = None  # what all ranks agreed to stop for
+    heard: int = 0  # the signal that this rank got; alone it decides nothing, or the others would wait for this one
 
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
@@ -102,7 +103,8 @@ class Trainer:
                 self._log(loss_sum / global_weight)
             if self._out_of_steps():
                 return
-        self.progress.epoch += 1
+        if not self._stopped():
+            self.progress.epoch += 1
 
     def _batches(self) -> Iterator[tuple[Batch, int, float]]:
         """This rank's batches of an epoch, each with the samples and the loss weight of the global batch.
@@ -116,12 +118,11 @@ class Trainer:
             except InputError as wrong:
                 error = wrong
             weight = batch.loss_weight if batch is not None else 0.0
-            flags = [float(error is not None), float(self.stop_signal or 0), weight]
-            errors, stops, global_weight = all_sums(flags, self.place)
+            errors, signals, global_weight = all_sums([float(error is not None), float(self.heard), weight], self.place)
             if errors:
                 raise next(e for e in all_values(error, self.place) if e is not None)
-            if stops:
-                self.stop_signal = self.stop_signal or max(all_values(self.stop_signal or 0, self.place))
+            if signals:
+                self.stop_signal = max(all_values(self.heard, self.place))
                 return
             assert batch is not None
             yield batch.to(self.place.device, non_blocking=True), part.global_samples, max(global_weight, 1.0)
@@ -209,4 +210,4 @@ class Trainer:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
-        self.stop_signal = number
+        self.heard = number

@@ -251,3 +251,32 @@ def load_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tens
 
 def open_dataset(folder: Path) -> Dataset:
     return Dataset.open(folder)
+
+
+def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None, int, int, list[str]]:
+    """Rank 1 alone hears of SIGTERM while it collates step 4; returns what each rank then did."""
+    from sharded_emb.training.early_stopping import EarlyStopping
+    from sharded_emb.training.loop import Limits, Parts, Trainer
+    from sharded_emb.training.run_folder import RunFolder
+
+    built = Built(config(folder), place)
+    collate = built.collate()
+
+    def collate_and_hear(rows: Any, size: int, step: int) -> Any:
+        if step == 4 and place.rank == 1:
+            trainer.heard = 15
+        return collate(rows, size, step)
+
+    parts = Parts(
+        sharded=built.sharded,
+        dense=built.dense,
+        schedule=built.config.schedule,
+        source=built.source(),
+        collate=collate_and_hear,  # type: ignore[arg-type]
+        evaluator=built.evaluator(),
+        folder=RunFolder.create(run, "stop", {}, place),
+    )
+    trainer = Trainer(parts, Limits(None, 3, 1, 1), EarlyStopping(None))
+    metrics = trainer.train()
+    parts.folder.close()
+    return trainer.stop_signal, trainer.progress.step, trainer.progress.epoch, list(metrics)

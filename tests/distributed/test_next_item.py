@@ -107,3 +107,9 @@ def test_a_checkpoint_loads_into_another_plan(folder, tmp_path, saved, loaded) -
     assert torch.equal(table, want_table)
     for name, values in want_metrics.items():
         assert metrics[name] == pytest.approx(values, abs=1e-12)
+
+
+def test_a_signal_on_one_rank_stops_all_at_the_same_step(folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    found = run_ranks(cases.stop_on_one_rank, 2, folder, tmp_path / "run")
+    assert found == [(15, 3, 0, []), (15, 3, 0, [])]
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "step-3"
