@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 
 from sharded_emb.component import Frozen, Slot
 from sharded_emb.initializers import Initializer, Uniform
+from sharded_emb.vocabulary_rows import PADDING_ROW
 
 ShardingType = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
 Pooling = Literal["none", "sum", "mean"]
-PADDING_ROW, UNKNOWN_ROW, FIRST_ROW = 0, 1, 2  # of every vocabulary; ids of the data begin at FIRST_ROW
 
 
 class TableConfig(Frozen):

@@ -14,7 +14,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from sharded_emb.batch import CANDIDATES, Batch, Extent
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.errors import OutOfRangeIdError
-from sharded_emb.tables import FIRST_ROW, Feature, Table
+from sharded_emb.tables import Feature, Table
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 Task = Literal["next_item", "binary"]
 

@@ -19,10 +19,6 @@ from sharded_emb.errors import InputError, nearest
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.yaml"
-PADDING_ROW = 0
-OUT_OF_VOCABULARY_ROW = 1
-FIRST_RAW_ROW = 2
-"""The first row that stands for a raw id."""
 
 ColumnType = Literal["int64", "float32", "list<int64>"]
 _ARROW = {"int64": pa.int64(), "float32": pa.float32(), "list<int64>": pa.list_(pa.int64())}

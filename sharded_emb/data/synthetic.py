@@ -10,10 +10,11 @@ from pydantic import Field, model_validator
 
 from sharded_emb.data.base import DatasetConfig, RawLog
 from sharded_emb.data.columns import RaggedColumn
-from sharded_emb.data.dataset import FIRST_RAW_ROW, Dataset
+from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.layouts.next_item import NextItem
 from sharded_emb.data.synthetic_world import Habits, Ints, World, best_metrics, make_world, walk
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _FIRST_SECOND = 1_700_000_000
 _SECONDS_PER_YEAR = 31_536_000
@@ -85,13 +86,13 @@ class Synthetic(DatasetConfig):
         world, names, _ = self._world(seed)
         item_of_name = np.empty_like(names)
         item_of_name[names - 1] = np.arange(len(names))
-        item_of_row = item_of_name[dataset.raw_ids("item")[FIRST_RAW_ROW:].to_numpy() - 1]
+        item_of_row = item_of_name[dataset.raw_ids("item")[FIRST_ROW:].to_numpy() - 1]
         exists_I = np.zeros(len(names), dtype=bool)
         exists_I[item_of_row] = True
         best = {}
         for split in ("valid", "test"):
             rows = RaggedColumn.from_arrow(dataset.split(split)["items"])
-            best[split] = best_metrics(world, item_of_row[rows.values - FIRST_RAW_ROW], rows.offsets, exists_I)
+            best[split] = best_metrics(world, item_of_row[rows.values - FIRST_ROW], rows.offsets, exists_I)
         return best
 
     def _world(self, seed: int) -> tuple[World, Ints, np.random.Generator]:

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sharded_emb.data.base import Attribute, RawLog
-from sharded_emb.data.dataset import FIRST_RAW_ROW, OUT_OF_VOCABULARY_ROW, Column, VocabularyInfo
+from sharded_emb.data.dataset import Column, VocabularyInfo
 from sharded_emb.data.layouts.base import ITEM, USER, Log
+from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
 
 BUILT_OVER = (
     "all events after filtering, those of valid and test included (as the published protocols do); rows by count, most "
@@ -57,14 +58,14 @@ def build(counts: pa.Table) -> pa.Table:
     known = pa.table({"raw": raw, "count": known["count"].combine_chunks()})
     known = known.sort_by([("count", "descending"), ("raw", "ascending")])
     out_of_vocabulary = pc.sum(counts.filter(missing)["count"]).as_py() or 0
-    heads = pa.table({"raw": pa.nulls(FIRST_RAW_ROW, raw.type), "count": pa.array([0, out_of_vocabulary], pa.int64())})
+    heads = pa.table({"raw": pa.nulls(FIRST_ROW, raw.type), "count": pa.array([0, out_of_vocabulary], pa.int64())})
     table = pa.concat_tables([heads, known]).combine_chunks()
     return table.add_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64)))
 
 
 def describe(vocabulary: pa.Table) -> VocabularyInfo:
     """Size, type and hash of the raw ids: their type, then their values (strings: their lengths, then their bytes)."""
-    raw = vocabulary["raw"].combine_chunks()[FIRST_RAW_ROW:]
+    raw = vocabulary["raw"].combine_chunks()[FIRST_ROW:]
     kind = "int64" if pa.types.is_int64(raw.type) else "string"
     digest = hashlib.sha256(kind.encode())
     if kind == "int64":
@@ -90,7 +91,7 @@ class Encoder:
         self._backend = backend
         self._tables: dict[str, Any] = {}
         for name, table in vocabularies.items():
-            known = table.slice(FIRST_RAW_ROW)
+            known = table.slice(FIRST_ROW)
             text = known["raw"].cast(pa.string())
             rows = ibis.memtable(pa.table({"raw": text, "vocabulary_row": known["row"]}))
             self._tables[name] = backend.create_table(f"vocabulary_{len(self._tables)}", rows)
@@ -127,7 +128,7 @@ class Encoder:
                 table = table.mutate(**{name: ibis.coalesce(table["value"], _empty())}).drop("value")
             else:
                 table = table.left_join(known, table[name] == known["raw"]).drop("raw", name)
-                row = ibis.coalesce(table["vocabulary_row"], ibis.literal(OUT_OF_VOCABULARY_ROW, "int64"))
+                row = ibis.coalesce(table["vocabulary_row"], ibis.literal(UNKNOWN_ROW, "int64"))
                 table = table.mutate(**{name: row}).drop("vocabulary_row")
         return table
 
@@ -135,7 +136,7 @@ class Encoder:
         """at, value: lists of rows in the order of the values; empty texts are no values."""
         flat = lists.unnest("value", offset="step").filter(lambda t: t["value"] != "")
         flat = flat.left_join(known, flat["value"] == known["raw"])
-        row = ibis.coalesce(flat["vocabulary_row"], ibis.literal(OUT_OF_VOCABULARY_ROW, "int64"))
+        row = ibis.coalesce(flat["vocabulary_row"], ibis.literal(UNKNOWN_ROW, "int64"))
         packed = ibis.struct({"step": flat["step"], "row": row}).collect().sort()
         grouped = flat.group_by("at").agg(packed=packed)
         return grouped.select(at=grouped["at"], value=grouped.packed.map(lambda each: each["row"]))
@@ -159,7 +160,7 @@ def attribute_table(items: Any, columns: Iterable[str], rows: int) -> pa.Table:
     names = list(columns)
     known = items.order_by(ITEM).select(names).to_pyarrow()
     heads: dict[str, list[Any]] = {
-        name: [[]] * FIRST_RAW_ROW if pa.types.is_list(known.schema.field(name).type) else [OUT_OF_VOCABULARY_ROW] * 2
+        name: [[]] * FIRST_ROW if pa.types.is_list(known.schema.field(name).type) else [UNKNOWN_ROW] * 2
         for name in names
     }
     head_table = pa.table({name: pa.array(heads[name], known.schema.field(name).type) for name in names})

@@ -15,7 +15,7 @@ from sharded_emb.batch import Batch
 from sharded_emb.initializers import stream_key
 from sharded_emb.losses.base import Loss, NextItemLossConfig
 from sharded_emb.models.base import NextItem
-from sharded_emb.tables import FIRST_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 
 class SampledSoftmax(NextItemLossConfig):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sharded_emb.batch import Batch
 from sharded_emb.losses.base import Loss, NextItemLossConfig
 from sharded_emb.models.base import NextItem
-from sharded_emb.tables import FIRST_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 
 class Softmax(NextItemLossConfig):

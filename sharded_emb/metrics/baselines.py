@@ -15,7 +15,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from sharded_emb.data.columns import RaggedColumn
-from sharded_emb.data.dataset import FIRST_RAW_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -115,5 +115,5 @@ def _count_pairs(values: Rows, offsets: Rows, rows: int, *, window: int) -> spar
 
 
 def _only_items(scores_BR: Scores) -> Scores:
-    scores_BR[:, :FIRST_RAW_ROW] = -np.inf
+    scores_BR[:, :FIRST_ROW] = -np.inf
     return scores_BR

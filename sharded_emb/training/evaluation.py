@@ -23,7 +23,7 @@ from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.models.base import NextItemModel
-from sharded_emb.tables import FIRST_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_PER_LOOKUP = 1 << 16
 

@@ -20,9 +20,9 @@ from sharded_emb.distributed.shard import fused_states, set_learning_rates
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.initializers import Normal, hashed_uniform, stream_key
 from sharded_emb.models.sasrec import SASRecModel
-from sharded_emb.tables import FIRST_ROW
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.evaluation import NextItemEvaluator
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 ITEMS, USERS, DIM, SEED, STEPS = 37, 45, 8, 5, 20
 SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto")

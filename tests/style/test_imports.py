@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sharded_emb"
 COMMANDS = {"prepare", "train", "evaluate", "plan", "export", "explore"}
 # a module may import from its own floor and from those below it
 FLOORS = [
-    {"layers", "batch", "tables", "component", "initializers", "errors", "versions"},
+    {"layers", "batch", "tables", "component", "initializers", "vocabulary_rows", "errors", "versions"},
     {"embeddings", "models", "losses", "metrics", "optim", "data"},
     {"distributed"},
     {"training", "serving"},
