@@ -50,6 +50,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         dataset = Dataset.open(sound["data"])
     except InputError as error:
         return [*found, *error.problems]
+    found += _rows(kind, sound, dataset)
     return [*found, *_columns(sound, dataset), *_label(sound, dataset), *_plan(tree, sound, dataset)]
 
 
@@ -159,6 +160,18 @@ def _place_for_run(sound: Tree) -> Iterator[str]:
         yield f"run: want a new folder, got {folder}, which is a file; choose another run="
     elif folder is not None and folder.is_dir() and any(folder.iterdir()):
         yield f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
+
+
+def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """Splits that are needed need rows: without any an epoch has no step, and a metric no value."""
+    rows = {name: split.rows for name, split in dataset.manifest.splits.items()}
+    if issubclass(kind, EvaluateConfig):
+        if not rows.get(sound.get("split", "test")):
+            yield f"split: want one with rows in {dataset.folder}, got {sound.get('split', 'test')}, which has none"
+    elif not rows.get("train"):
+        yield f"data: want rows in the train split of {dataset.folder}, got none; prepare it from more events"
+    elif sound.get("early_stopping") is not None and not rows.get("valid"):
+        yield f"early_stopping: want rows in the valid split of {dataset.folder}, got none; set early_stopping=null"
 
 
 def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:

@@ -49,11 +49,14 @@ def sums(rank_B: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
 
 
 def means(summed: Mapping[str, float], add_up: Callable[[list[float]], list[float]]) -> dict[str, float]:
-    """Means over all rows from one rank's sums, with their number as `rows`; add_up sums values over ranks."""
+    """Means over all rows from one rank's sums, with their number as `rows`; add_up sums values over ranks.
+
+    Without any row there is no mean: nothing is returned.
+    """
     names = ["rows", *sums(torch.ones(0))]
     totals = dict(zip(names, add_up([summed.get(name, 0.0) for name in names]), strict=True))
     rows = totals.pop("rows")
-    return {name: total / max(rows, 1) for name, total in totals.items()}
+    return {name: total / rows for name, total in totals.items()} if rows else {}
 
 
 def protocol(filtered: bool, split: str) -> dict[str, object]:

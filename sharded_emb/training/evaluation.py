@@ -90,7 +90,7 @@ class BinaryEvaluator:
     def __call__(self, split: str) -> Metrics:
         """By the name of the split."""
         label_N, logit_N = self.labels_and_logits(split)
-        return {split: binary.metrics(label_N, logit_N)}
+        return {split: binary.metrics(label_N, logit_N) if len(label_N) else {}}
 
     def labels_and_logits(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Labels and logits of all rows, float64 (N), on every rank; the order is that of the batches."""

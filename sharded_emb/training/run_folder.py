@@ -63,7 +63,7 @@ class RunFolder:
         """Writes a file of the folder, whole or not at all."""
         if self._writes:
             aside = self.path / f".{name}.part"
-            aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            aside.write_text(json.dumps(without_nan(value), indent=2) + "\n", encoding="utf-8")
             aside.replace(self.path / name)
 
     def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
@@ -71,7 +71,7 @@ class RunFolder:
         if self._metrics is None or self._board is None:
             return
         line = {"step": step, "split": split, "seconds": round(self.seconds, 3), **metrics}
-        self._metrics.write(json.dumps({k: None if _not_a_number(v) else v for k, v in line.items()}) + "\n")
+        self._metrics.write(json.dumps(without_nan(line)) + "\n")
         self._metrics.flush()
         for key, value in metrics.items():
             self._board.add_scalar(f"{split}/{key}", value, step)
@@ -123,8 +123,11 @@ def _create(folder: Path, config: dict[str, Any]) -> IO[str]:
     return lock
 
 
-def _not_a_number(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def without_nan(value: Any) -> Any:
+    """The same with null for what JSON has no word for: not-a-number and infinities."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Console(logging.Handler):

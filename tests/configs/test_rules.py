@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sharded_emb.data.dataset import SplitInfo, read_manifest, write_manifest
 from tests.configs.problems import problems
+from tests.distributed.next_item_cases import write_dataset
 
 DIN = "experiment=din_ml100k"
 
@@ -145,3 +147,23 @@ def test_prepare_wants_the_raw_log_and_a_free_place(tmp_path: Path, tiny_data: P
         "dataset.users: want a file, got users.csv, which does not exist; check the path",
         "data: missing; want the folder to write, as data=FOLDER",
     ]
+
+
+@pytest.mark.parametrize(
+    ("empty", "problem"),
+    [
+        ("train", "data: want rows in the train split of {data}, got none; prepare it from more events"),
+        ("valid", "early_stopping: want rows in the valid split of {data}, got none; set early_stopping=null"),
+        ("test", None),
+    ],
+)
+def test_an_empty_split_is_said_before_a_run_that_would_not_end(
+    tmp_path: Path, empty: str, problem: str | None
+) -> None:
+    data = tmp_path / "data"
+    write_dataset(data)
+    manifest = read_manifest(data)
+    splits = {**manifest.splits, empty: SplitInfo(rows=0, parts=0)}
+    write_manifest(data, manifest.model_copy(update={"splits": splits}))
+    want = [] if problem is None else [problem.format(data=data)]
+    assert problems("experiment=sasrec_beauty", f"data={data}", files=True) == want

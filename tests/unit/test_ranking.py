@@ -144,10 +144,11 @@ def test_means_are_over_the_rows_of_all_ranks() -> None:
     assert means(summed[0], add_up) == pytest.approx({name: value / 4 for name, value in whole.items()})
 
 
-def test_a_rank_without_a_row_adds_nothing_and_none_at_all_give_zero() -> None:
-    found = means({}, lambda values: values)
-    assert set(found) == {*sums(torch.ones(0))}
-    assert set(found.values()) == {0.0}
+def test_a_rank_without_a_row_adds_nothing_and_none_at_all_have_no_mean() -> None:
+    whole = {"rows": 2, **sums(torch.tensor([1.0, 4.0], dtype=torch.float64))}
+    added = means({}, lambda zeros: [zero + value for zero, value in zip(zeros, whole.values(), strict=True)])
+    assert added["mrr"] == 0.625
+    assert means({}, lambda values: values) == {}
 
 
 def test_the_protocol_says_whether_seen_items_are_removed() -> None:
