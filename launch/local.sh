@@ -5,8 +5,9 @@
 #   bash launch/local.sh -n 4 train experiment=sasrec_beauty sharding=row_wise
 #
 # COMMAND is one that runs on many ranks: train, evaluate or export. What follows it goes to it as it is. Paths are
-# relative to the project root. OMP_NUM_THREADS is an equal part of the cores unless it is set. The exit code is
-# torchrun's (1 for whatever a rank ends with), or 2 for a wrong argument.
+# relative to the project root. Every rank computes with the threads that the key threads_per_rank=N gives it, 1 unless
+# given; OMP_NUM_THREADS, 1 unless set, is not that key. The exit code is torchrun's (1 for whatever a rank ends with),
+# or 2 for a wrong argument.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -42,8 +43,5 @@ if [[ -z $ranks ]]; then
     if [[ $build == cuda ]]; then ranks=$("$python" -c 'import torch; print(torch.cuda.device_count() or 2)'); fi
     ranks=${ranks:-2}
 fi
-if [[ -z ${OMP_NUM_THREADS:-} ]]; then
-    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-    export OMP_NUM_THREADS=$((cores > ranks ? cores / ranks : 1))
-fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # only what is counted before threads_per_rank=N sets the threads
 exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" -m "sharded_emb.$command" "$@"

@@ -30,9 +30,9 @@ def compose_words(name: str, words: Words, groups: Groups) -> tuple[dict[str, An
             ConfigStore.instance().store(WHOLE, _whole(file, words, groups))
             name = WHOLE
         config = _hydra(name, words.chosen, words, groups)
-        plain = _plain(config, "", problems)
         if defaults is not None and 0 < len(words.overlays()) < len(words.chosen):
-            _drop_foreign_keys(plain, name, words, groups)
+            _take_own_options(config, name, words, groups)
+        plain = _plain(config, "", problems)
     except InputError as error:
         raise InputError(*words.problems, *error.problems) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
@@ -52,22 +52,23 @@ def _hydra(name: str, chosen: Mapping[str, str], words: Words, groups: Groups) -
         return compose(name, [*choices, *keys, f"hydra.searchpath=[{path}]"])
 
 
-def _drop_foreign_keys(tree: dict[str, Any], name: str, words: Words, groups: Groups) -> None:
-    """Takes what an experiment says of the option that it has itself out of another that the command line chose.
+def _take_own_options(config: DictConfig, name: str, words: Words, groups: Groups) -> None:
+    """Gives an option of the command line its own values, where an experiment spoke of another class in its place.
 
-    `experiment=sasrec_beauty loss=softmax`: the experiment's number of negatives is none of softmax's keys.
+    `experiment=sasrec_beauty embedding_optimizer=sgd`: the experiment's rate is row-wise Adagrad's, so that SGD keeps
+    that of its own file. Keys of the command line stay, and so does what an experiment says of the same class.
     """
     overlays = words.overlays()
-    of_overlay = _plain(_hydra(name, overlays, words, groups), "", [])
     others = {group: option for group, option in words.chosen.items() if group not in overlays}
-    alone = _plain(_hydra(name, others, words, groups), "", [])
+    configs = (config, _hydra(name, overlays, words, groups), _hydra(name, others, words, groups))
+    trees: list[Any] = [OmegaConf.to_container(each, resolve=False) for each in configs]
     for group in others:
-        parts: list[Any] = [each.get(group) for each in (tree, of_overlay, alone)]
+        parts = [tree.get(group) for tree in trees]
         if not all(isinstance(part, dict) and "_target_" in part for part in parts):
             continue
-        node, before, option = parts
-        if before["_target_"] != node["_target_"]:
-            tree[group] = {key: value for key, value in node.items() if key in option}
+        node, before, own = parts
+        if before["_target_"] != node["_target_"]:  # unresolved: references are to the tree with the experiment
+            OmegaConf.update(config, group, own, merge=False, force_add=True)
 
 
 def _whole(file: Path, words: Words, groups: Groups) -> DictConfig:

@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from sharded_emb.config.groups import Groups
+from sharded_emb.config.where import from_home
 from sharded_emb.errors import InputError, closest, nearest
 
 
@@ -92,7 +93,7 @@ class Words:
         named = self.values.get("run")
         if named is None:
             raise InputError(*self.problems, "run: missing; want a run folder, as run=FOLDER")
-        folder = Path(str(named))
+        folder = from_home(Path(str(named)))
         if not (folder / "run.yaml").is_file():
             beside = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
             got = f"got {folder}, which has no run.yaml{nearest(folder.name, beside)}"

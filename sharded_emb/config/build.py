@@ -11,7 +11,7 @@ from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import Source
-from sharded_emb.distributed.agree import from_first_rank
+from sharded_emb.distributed.agree import from_first_rank, together
 from sharded_emb.distributed.plan import Plan, make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
@@ -32,6 +32,9 @@ class Built:
         torch.use_deterministic_algorithms(config.deterministic)
         self.config, self.place = config, place
         self.dataset = Dataset.open(config.data)
+        with together(place):  # a damaged part shows now, not after the training
+            for split in self.dataset.manifest.splits:
+                self.dataset.split(split)
         self.tables = resolve_tables(config, self.dataset)
         self.reading = make_reading(config, self.tables)
         batch_per_rank = -(-config.global_batch // place.world_size)
@@ -69,6 +72,11 @@ class Built:
     def collate(self) -> Collate:
         """Rows of the training split to batches."""
         return Collate(self.dataset.split("train"), self.reading, self.place.rank)
+
+    def vocabularies(self) -> dict[str, str]:
+        """The hash of the vocabulary of each table that has one."""
+        known = self.dataset.manifest.vocabularies
+        return {table.name: known[table.name].sha256 for table in self.tables if table.name in known}
 
     def plan_report(self) -> Mapping[str, Any]:
         """What plan.json holds."""

@@ -4,6 +4,7 @@ They look at the parts that are sound (`name -> value`, see `validate`), so that
 somewhere and all problems come in one list.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sharded_emb.data.folder import require_free
 from sharded_emb.errors import InputError, closest, nearest
 from sharded_emb.losses.base import BinaryLossConfig
 from sharded_emb.metrics import binary, ranking
+from sharded_emb.models.base import NextItemConfig
 from sharded_emb.optim.schedule import Warmup
 from sharded_emb.tables import FeatureConfig, TableConfig, resolve
 
@@ -41,7 +43,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         return [*_raw(sound), *_place_for_data(sound)]
     if not issubclass(kind, RunConfig):
         return []
-    found = [] if issubclass(kind, EvaluateConfig) else [*_place_for_run(sound)]
+    found = [*(_place_for_predictions(sound) if issubclass(kind, EvaluateConfig) else _place_for_run(sound))]
     if "data" not in sound:
         return found
     if sound["data"] is None:
@@ -51,7 +53,8 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     except InputError as error:
         return [*found, *error.problems]
     found += _rows(kind, sound, dataset)
-    return [*found, *_columns(sound, dataset), *_label(sound, dataset), *_plan(tree, sound, dataset)]
+    found += [*_columns(sound, dataset), *_table_rows(sound, dataset), *_label(sound, dataset)]
+    return [*found, *_plan(tree, sound, dataset)]
 
 
 def _tables_of_features(tree: Tree) -> Iterator[str]:
@@ -147,7 +150,7 @@ def _place_for_data(sound: Tree) -> list[str]:
     if sound["data"] is None:
         return ["data: missing; want the folder to write, as data=FOLDER"]
     try:
-        require_free(sound["data"].expanduser().absolute(), overwrite=sound.get("overwrite", True))
+        require_free(sound["data"].absolute(), overwrite=sound.get("overwrite", True))
     except InputError as error:
         return error.problems
     return []
@@ -160,6 +163,21 @@ def _place_for_run(sound: Tree) -> Iterator[str]:
         yield f"run: want a new folder, got {folder}, which is a file; choose another run="
     elif folder is not None and folder.is_dir() and any(folder.iterdir()):
         yield f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
+
+
+def _place_for_predictions(sound: Tree) -> Iterator[str]:
+    """Lists of items need a place, which is asked for before the model is evaluated."""
+    file: Path | None = sound.get("predictions")
+    if file is None:
+        return
+    want = f"predictions: want a file that can be written, got {file}"
+    above = next(folder for folder in file.absolute().parents if folder.exists())
+    if file.is_dir():
+        yield f"{want}, which is a folder; name a file in it"
+    elif not above.is_dir():
+        yield f"{want}, but {above} is no folder; choose another place"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        yield f"{want}, but {above} may not be written; choose another place"
 
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
@@ -192,11 +210,34 @@ def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
             )
 
 
+def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """A number of rows has to hold the vocabulary, and a table that is scored no row that is no item."""
+    features: Mapping[str, FeatureConfig] = sound.get("features", {})
+    columns = {feature: dataset.columns.get(feature.column) for feature in features.values()}
+    named = {feature.table for feature, column in columns.items() if column and column.vocabulary == feature.table}
+    model = sound.get("model")
+    scored = features.get(model.history) if isinstance(model, NextItemConfig) else None
+    for name, table in sound.get("tables", {}).items():
+        if name not in named or table.rows == "auto":
+            continue
+        rows = dataset.rows(name)
+        if table.rows < rows:
+            yield f"tables.{name}.rows: want at least {rows}, the rows of vocabulary {name}, got {table.rows}"
+        elif table.rows > rows and scored is not None and scored.table == name:
+            why = f"the rows of vocabulary {name}, as rows beyond it would be ranked as items"
+            yield f"tables.{name}.rows: want auto or {rows}, {why}, got {table.rows}; use auto"
+
+
 def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """So has the label."""
+    """So has the label, and it has to be one."""
     loss = sound.get("loss")
-    if isinstance(loss, BinaryLossConfig) and loss.label not in dataset.columns:
+    if not isinstance(loss, BinaryLossConfig):
+        return
+    column = dataset.columns.get(loss.label)
+    if column is None:
         yield f"loss.label: want a column of {dataset.folder}, got {loss.label!r}{_hint(loss.label, dataset)}"
+    elif column.type != "float32" or column.vocabulary is not None:
+        yield f"loss.label: want a column of labels (float32), got {loss.label!r}, which holds {column.type}"
 
 
 def _hint(column: str, dataset: Dataset) -> str:

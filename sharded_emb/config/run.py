@@ -1,11 +1,12 @@
 """`RunConfig`: everything that a run depends on, and nothing else does."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
 from sharded_emb.component import Frozen, Slot
+from sharded_emb.config.where import from_home
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.source import BatchesConfig
 from sharded_emb.losses.base import LossConfig
@@ -14,6 +15,9 @@ from sharded_emb.optim.base import DenseOptimizer, EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.tables import FeatureConfig, ShardingType, TableConfig
 from sharded_emb.training.early_stopping import EarlyStoppingConfig
+
+UserPath = Annotated[Path, AfterValidator(from_home)]
+"""A path as a user types it; ~ is the home folder, which a shell does not put into `data=~/x`."""
 
 
 class ShardingConfig(Frozen):
@@ -41,8 +45,8 @@ class RunConfig(Frozen):
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
-    run: Path | None = None
-    data: Path | None = None
+    run: UserPath | None = None
+    data: UserPath | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads_per_rank: PositiveInt = 1
@@ -82,5 +86,5 @@ class EvaluateConfig(RunConfig):
 
     split: Literal["train", "valid", "test"] = "test"
     baselines: bool = False
-    predictions: Path | None = None
-    top_k: NonNegativeInt = 20
+    predictions: UserPath | None = None
+    top_k: PositiveInt = 20

@@ -14,6 +14,7 @@ import torch
 
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.process_group import Place, process_group
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
@@ -22,7 +23,7 @@ from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
 from sharded_emb.training.loop import Limits, Parts, Trainer
 from sharded_emb.training.report import results_table
-from sharded_emb.training.run_folder import RunFolder, log_to
+from sharded_emb.training.run_folder import RunFolder, log_to, peak_memory_bytes, without_nan
 
 log = logging.getLogger("sharded_emb")
 
@@ -61,6 +62,7 @@ def train(config: RunConfig) -> Outcome:
     """Trains and evaluates, into a new run folder. Raises InputError on every rank for what is wrong with the input."""
     with joined(config) as place:
         built = Built(config, place)
+        source, collate, evaluator = built.source(), built.collate(), built.evaluator()
         folder = RunFolder.create(config.run, config.name, config.model_dump(mode="json"), place)
         log_to(folder.path, place.rank)
         folder.write_json("plan.json", built.plan_report())
@@ -70,10 +72,11 @@ def train(config: RunConfig) -> Outcome:
             sharded=built.sharded,
             dense=built.dense,
             schedule=config.schedule,
-            source=built.source(),
-            collate=built.collate(),
-            evaluator=built.evaluator(),
+            source=source,
+            collate=collate,
+            evaluator=evaluator,
             folder=folder,
+            checkpoints=Checkpoints(folder.path, place, built.vocabularies()),
         )
         trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping))
         with _listening(trainer):
@@ -95,12 +98,18 @@ def _listening(trainer: Trainer) -> Iterator[None]:
 def _to_the_end(trainer: Trainer, folder: RunFolder, built: Built) -> Outcome:
     """Trains; whatever happens, result.json says how it ended."""
     status, metrics = "failed", {}
+    more: dict[str, Any] = {}
     started = time.monotonic()
     try:
         metrics = trainer.train()
         status = "stopped" if trainer.stop_signal else "finished"
+        more = {"peak_memory_bytes": max(all_values(peak_memory_bytes(built.place.device), built.place))}
+    except BaseException as error:
+        log.error("failed after step %d", trainer.progress.step, exc_info=not isinstance(error, InputError))
+        more = {"error": f"{type(error).__name__}: {error}"}
+        raise
     finally:
-        folder.write_result(status, trainer.result(metrics))
+        folder.write_result(status, {**trainer.result(metrics), **more})
         folder.close()
     if trainer.stop_signal:
         log.warning("stopped by signal %d after step %d", trainer.stop_signal, trainer.progress.step)
@@ -113,9 +122,9 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     """The metrics of the best checkpoint of a run, else its last; writes evaluation_SPLIT.json into the run folder."""
     assert config.run is not None
     with joined(config) as place:
-        checkpoints = Checkpoints(config.run, place)
-        newest = checkpoints.newest()
         built = Built(config, place)
+        checkpoints = Checkpoints(config.run, place, built.vocabularies())
+        newest = checkpoints.newest()
         checkpoints.load(built.sharded, None, newest)
         evaluator, split = built.evaluator(), config.split
         metrics = evaluator(split)
@@ -145,7 +154,9 @@ def _show_evaluation(
         print(f"{name}  ({', '.join(f'{key}: {value}' for key, value in protocol[name].items())})")
         print(results_table(rows))
     found = {"checkpoint": checkpoint.name, "metrics": metrics, "baselines": baselines, "protocol": protocol}
-    (config.run / f"evaluation_{config.split}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (config.run / f"evaluation_{config.split}.json").write_text(
+        json.dumps(without_nan(found), indent=2) + "\n", encoding="utf-8"
+    )
     print(f"evaluated {checkpoint.name} of {config.run}")
 
 

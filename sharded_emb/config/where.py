@@ -27,3 +27,11 @@ def folders_of(own: Iterable[Path]) -> list[Path]:
 def missing_folders(own: Iterable[Path]) -> list[str]:
     """A problem for each folder of `--config-dir` that is not there."""
     return [f"--config-dir: want a folder, got {folder}, which is none" for folder in own if not folder.is_dir()]
+
+
+def from_home(path: Path) -> Path:
+    """The path with a leading ~ as the home folder; a ~NAME that is nobody's stays as it is."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path

@@ -119,8 +119,15 @@ class Dataset:
         return [self.folder / split / part_name(i) for i in range(info.parts)]
 
     def split(self, name: str) -> pa.Table:
-        """All rows of a split as one table, in the order of the parts."""
-        return self._read(name, self.parts(name))
+        """All rows of a split as one table, in the order of the parts. Raises InputError if it is not as described."""
+        table = self._read(name, self.parts(name))
+        missing = [column for column in self.columns if column not in table.column_names]
+        if table.num_rows != self._split_info(name).rows or missing:
+            what = f"without {', '.join(missing)}" if missing else f"with {table.num_rows} rows"
+            raise InputError(f"data: want the {name} split that {MANIFEST} describes, got one {what}; {_AGAIN}")
+        if nulls := [column for column in self.columns if table[column].null_count]:
+            raise InputError(f"data: want no nulls in the {name} split, got some in {', '.join(nulls)}; {_AGAIN}")
+        return table
 
     def item_attributes(self) -> pa.Table:
         """The attribute columns of items, one row a row of vocabulary `item`; no columns where there are none."""
@@ -133,7 +140,8 @@ class Dataset:
             missing = [file for file in files if not file.is_file()]
             if missing:
                 raise InputError(f"data: want the file {missing[0]}, which the manifest names, got none; {_AGAIN}")
-            self._tables[name] = pa.concat_tables([pq.read_table(file, memory_map=True) for file in files])
+            # one chunk a column: whoever reads it by numpy would join the chunks again and again
+            self._tables[name] = pa.concat_tables([_read_file(file) for file in files]).combine_chunks()
         return self._tables[name]
 
     def _vocabulary_info(self, table: str) -> VocabularyInfo:
@@ -150,6 +158,15 @@ class Dataset:
 
 
 _AGAIN = "prepare the folder again with overwrite=true"
+
+
+def _read_file(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"data: want a whole Parquet file in {file}, got {str(error).splitlines()[0]}; {_AGAIN}"
+        ) from error
 
 
 def part_name(number: int) -> str:

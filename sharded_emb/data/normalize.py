@@ -121,7 +121,7 @@ def _k_core(config: DatasetConfig, events: Any, backend: Any) -> Any:
             counts = events.group_by(column).agg(n=events.count())
             kept = counts.filter(counts.n >= least)
             events = backend.create_table(f"events_{turn}_{column}", events.semi_join(kept, column))
-    if rows == 0:
+    if rows == 0 and turn > 1:  # the log held events
         raise InputError(
             "dataset.min_user_events: want users and items with enough events, got none left with "
             f"{config.min_user_events} a user and {config.min_item_events} an item; lower them"

@@ -21,6 +21,7 @@ from sharded_emb.data.dataset import SCHEMA_VERSION, Dataset, Manifest, SourceFi
 from sharded_emb.data.folder import staged, write_split
 from sharded_emb.data.layouts.base import Arranged, Log
 from sharded_emb.data.normalize import normalize
+from sharded_emb.errors import InputError
 
 _WORK = "work"
 _ROWS_PER_BATCH = 65_536
@@ -45,6 +46,8 @@ def _prepare(config: DatasetConfig, part: Path, backend: Any, seed: int) -> Mani
     raw = normalize(config, config.read(backend, part, seed), backend)
     attributes = config.all_attributes()
     counts = vocabulary.count_ids(raw, attributes)
+    if not len(counts["user"]) or not len(counts["item"]):
+        raise InputError(f"dataset.raw: want events, got none in {config.raw}; give a log that holds some")
     vocabularies = {table: vocabulary.build(count) for table, count in counts.items()}
     log = vocabulary.Encoder(backend, vocabularies).encode(raw, attributes)
     arranged = config.layout.arrange(log, backend)

@@ -32,12 +32,12 @@ def all_values(value: T, place: Place) -> list[T]:
 
 
 def from_first_rank(make: Callable[[], T], place: Place) -> T:
-    """What rank 0 makes, on every rank; an InputError there is raised on all."""
+    """What rank 0 makes, on every rank; what it raises there is raised on all."""
     box: list[Any] = [None]
     if place.rank == 0:
         try:
             box = [(make(), None)]
-        except InputError as error:
+        except Exception as error:  # whatever it is: the others wait for an answer
             box = [(None, error)]
     dist.broadcast_object_list(box, src=0, group=place.control)
     value, raised = box[0]

@@ -15,17 +15,22 @@ STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 """Inverse strengths of the L2 penalty that are tried; the valid split decides."""
 
 
-def logistic_scores(dataset: Dataset, columns: Sequence[str], split: str) -> npt.NDArray[np.float64]:
-    """The probability that `label` is 1 for each row of a split, in its order, by a model fitted on train.
+def logistic_scores(dataset: Dataset, columns: Sequence[str], split: str, label: str) -> npt.NDArray[np.float64]:
+    """The probability that the label is 1 for each row of a split, in its order, by a model fitted on train.
 
     One weight a row of each column's vocabulary: one-hot for single values; lists are multi-hot, divided by the square
-    root of their length, so that long histories do not drown the rest. Raises InputError for columns that are no ids.
+    root of their length, so that long histories do not drown the rest. Raises InputError for columns that are no ids,
+    and where there is but one label to fit or to choose by.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
     train, valid = features(dataset, columns, "train"), features(dataset, columns, "valid")
-    labels = {name: dataset.split(name)["label"].to_numpy() for name in ("train", "valid")}
+    labels = {name: dataset.split(name)[label].to_numpy() for name in ("train", "valid")}
+    for name, values in labels.items():
+        if len(np.unique(values)) < 2:
+            got = f"{'one' if len(values) else 'none'} in {name}"
+            raise InputError(f"baselines: want both labels 0 and 1 in train and valid, got {got}; leave baselines out")
     fitted: list[tuple[float, Any]] = []
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=300).fit(train, labels["train"])

@@ -8,6 +8,7 @@ kernel's own defaults differ between releases.
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 from torch.optim import Optimizer
@@ -60,4 +61,5 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
+    # torch's optimizers refuse an empty list, and a model may have no dense weight at all
+    return [group for group in groups if group["params"]] or [{"params": [nn.Parameter(torch.empty(0))]}]

@@ -1,16 +1,20 @@
 """Checkpoints: tables, dense weights and all optimizer states, complete or absent.
 
-checkpoints/step-N/    one checkpoint, in the format of torch.distributed.checkpoint
+checkpoints/step-N/    one checkpoint, in the format of torch.distributed.checkpoint, and vocabularies.json
 checkpoints/last       a link to the newest one
 checkpoints/best       a link to the one with the best validation metric, if there is one
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
@@ -19,13 +23,19 @@ from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError
 
+_VOCABULARIES = "vocabularies.json"
+
 
 class Checkpoints:
-    """The checkpoints of one run folder. Every method but `newest` is called by all ranks together."""
+    """The checkpoints of one run folder. Every method but `newest` is called by all ranks together.
 
-    def __init__(self, run: Path, place: Place) -> None:
+    vocabularies: the hash of the vocabulary of each table that has one; a checkpoint is of no use with another.
+    """
+
+    def __init__(self, run: Path, place: Place, vocabularies: dict[str, str]) -> None:
         self.folder = run / "checkpoints"
         self.place = place
+        self.vocabularies = vocabularies
 
     def save(self, sharded: Sharded, dense: Optimizer, step: int, best: bool) -> None:
         """Writes aside, renames, then moves `last` (and `best`), and drops what neither names."""
@@ -39,6 +49,7 @@ class Checkpoints:
             save(_state(sharded, dense), checkpoint_id=aside)
             self._barrier()
             if self.place.rank == 0:
+                (aside / _VOCABULARIES).write_text(json.dumps(self.vocabularies), encoding="utf-8")
                 aside.rename(target)
         if self.place.rank == 0:
             for name in ("last", "best") if best else ("last",):
@@ -54,8 +65,13 @@ class Checkpoints:
         raise InputError(f"run: want a run with a checkpoint, got {self.folder.parent} without one; train it first")
 
     def load(self, sharded: Sharded, dense: Optimizer | None, checkpoint: Path) -> None:
-        """Reads weights, and states where there is an optimizer to take them, into a model of any plan."""
+        """Reads weights, and states where there is an optimizer to take them, into a model of any plan.
+
+        Raises InputError if the checkpoint has other vocabularies, or lacks something or has it in another shape.
+        """
         state = _state(sharded, dense)
+        if wrong := [*self._other_vocabularies(checkpoint), *_misfits(state, checkpoint)]:
+            raise InputError(*wrong)
         load(state, checkpoint_id=checkpoint)
         sharded.embeddings.load_state_dict(state["tables"])
         sharded.plain.get_submodule("model").load_state_dict(state["dense"])
@@ -64,6 +80,15 @@ class Checkpoints:
             dense.load_state_dict(state["dense_optimizer"])
             if sharded.replicated_optimizer is not None:
                 sharded.replicated_optimizer.load_state_dict(state["replicated_optimizer"])
+
+    def _other_vocabularies(self, checkpoint: Path) -> list[str]:
+        trained = json.loads((checkpoint / _VOCABULARIES).read_text(encoding="utf-8"))
+        return [
+            f"data: want the vocabulary of {table} that {checkpoint} was trained on, got another; its rows would be "
+            "somebody else's; give the dataset folder of the run, or train again"
+            for table, sha256 in self.vocabularies.items()
+            if trained.get(table, sha256) != sha256
+        ]
 
     def _drop_unnamed(self) -> None:
         kept = {(self.folder / name).resolve().name for name in ("last", "best") if (self.folder / name).exists()}
@@ -85,6 +110,22 @@ def _state(sharded: Sharded, dense: Optimizer | None) -> dict[str, Any]:
         if sharded.replicated_optimizer is not None:
             state["replicated_optimizer"] = sharded.replicated_optimizer.state_dict()
     return state
+
+
+def _misfits(state: dict[str, Any], checkpoint: Path) -> list[str]:
+    """What this model has and the checkpoint has not, or not in this shape."""
+    saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    wanted, _ = flatten_state_dict(state)
+    found = []
+    for name, value in wanted.items():
+        shape, kept = getattr(value, "shape", None), getattr(saved.get(name), "size", None)
+        if isinstance(value, ShardedTensor):
+            shape = value.metadata().size
+        if name not in saved:
+            found.append(f"run: want {name} in {checkpoint}, got none; leave out overrides that change model or plan")
+        elif shape is not None and kept is not None and tuple(shape) != tuple(kept):
+            found.append(f"run: want {name} of shape {tuple(shape)}, got {tuple(kept)} in {checkpoint}")
+    return found
 
 
 def _point(link: Path, name: str) -> None:

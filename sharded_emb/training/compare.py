@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,12 @@ def baseline_metrics(evaluator: BinaryEvaluator | NextItemEvaluator, split: str)
         fitted = fit_baselines(train, evaluator.table.rows, evaluator.column)
         return {baseline.name: _counted(evaluator, baseline, split) for baseline in fitted}
     dataset, reading = evaluator.scoring.dataset, evaluator.scoring.reading
-    columns = [feature.column for feature in reading.features]
+    columns, label = [feature.column for feature in reading.features], reading.label
+    assert label is not None
 
     def regress() -> dict[str, float]:
-        probability_N = logistic_scores(dataset, columns, split)
-        label_N = dataset.split(split)[reading.label].to_numpy().astype(np.float64)
+        probability_N = logistic_scores(dataset, columns, split, label)
+        label_N = dataset.split(split)[label].to_numpy().astype(np.float64)
         return binary.metrics(label_N, np.log(probability_N) - np.log1p(-probability_N))
 
     return {"logistic_regression": {split: from_first_rank(regress, evaluator.scoring.place)}}
@@ -57,13 +59,16 @@ def write_predictions(evaluator: NextItemEvaluator, split: str, file: Path, top_
 
     def write() -> int:
         table = _table(evaluator, split, parts)
+        aside = file.with_name(f".{file.name}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_name(f".{file.name}.part")
             pq.write_table(table, aside)
             aside.replace(file)
         except OSError as error:
             raise InputError(f"predictions: want a file that can be written, got {file} ({error.strerror})") from error
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
         return sum(len(part.rows_B) for part in parts)
 
     return from_first_rank(write, evaluator.scoring.place)

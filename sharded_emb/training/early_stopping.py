@@ -6,16 +6,25 @@ from pydantic import PositiveInt
 
 from sharded_emb.component import Frozen
 
+_LOWER_IS_BETTER = ("log_loss", "normalized_entropy", "mean_squared_error")
+
 
 class EarlyStoppingConfig(Frozen):
     """The key `early_stopping`; null never stops early, and keeps the last weights.
 
-    metric: of the validation split. patience: evaluations without a new best one before the run ends.
+    metric: of the validation split. best: which value is; null is the metric's own direction. patience: evaluations
+    without a new best one before the run ends.
     """
 
     metric: str = "ndcg@10"
-    best: Literal["highest", "lowest"] = "highest"
+    best: Literal["highest", "lowest"] | None = None
     patience: PositiveInt = 5
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is."""
+        best = self.best or ("lowest" if self.metric in _LOWER_IS_BETTER else "highest")
+        return 1 if best == "highest" else -1
 
 
 class EarlyStopping:
@@ -30,7 +39,7 @@ class EarlyStopping:
         """Whether these validation metrics are the best so far. The first ones are; not-a-number never is."""
         if self.config is None:
             return False
-        value = metrics[self.config.metric] * (1 if self.config.best == "highest" else -1)
+        value = metrics[self.config.metric] * self.config.sign
         if value > (float("-inf") if self.best is None else self.best):
             self.best, self.since_best = value, 0
             return True

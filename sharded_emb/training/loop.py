@@ -58,6 +58,7 @@ class Parts:
     collate: Collate
     evaluator: Evaluator
     folder: RunFolder
+    checkpoints: Checkpoints
 
 
 @dataclass
@@ -73,7 +74,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
-        self.checkpoints = Checkpoints(self.parts.folder.path, self.place)
         self.display = Display(self._total_steps(), self.place.rank)
 
     def train(self) -> Metrics:
@@ -92,19 +92,20 @@ class Trainer:
         return self._final_metrics()
 
     def _epoch(self) -> None:
+        loss = torch.zeros(1)
         for batch, global_samples, global_weight in self._batches():
             started = time.monotonic()
             self.progress.step += 1
-            loss_sum = self._step(batch, global_weight)
+            loss = self._step(batch, global_weight) / global_weight
             self.progress.samples += global_samples
             self.progress.training_seconds += time.monotonic() - started
             self.display.step(self.progress.step)
             if self.progress.step % self.limits.log_every_steps == 0:
-                self._log(loss_sum / global_weight)
+                self._log(loss)
             if self._out_of_steps():
-                return
-        if not self._stopped():
-            self.progress.epoch += 1
+                break
+        self._global_loss(loss)  # before anything is evaluated or saved
+        self.progress.epoch = self.progress.samples // len(self.parts.source.lengths)
 
     def _batches(self) -> Iterator[tuple[Batch, int, float]]:
         """This rank's batches of an epoch, each with the samples and the loss weight of the global batch.
@@ -140,12 +141,17 @@ class Trainer:
                 optimizer.zero_grad()
         return loss_sum.detach()
 
-    def _log(self, loss: torch.Tensor) -> None:
+    def _global_loss(self, loss: torch.Tensor) -> float:
+        """The mean over the global batch. Raises FloatingPointError on every rank if it is not a number."""
         global_loss = all_sums([loss.item()], self.place)[0]
         if not math.isfinite(global_loss):
             raise FloatingPointError(f"loss is {global_loss} at step {self.progress.step}; lower the learning rates")
+        return global_loss
+
+    def _log(self, loss: torch.Tensor) -> None:
+        global_loss = self._global_loss(loss)
         factor = self.parts.schedule.factor(self.progress.step)
-        epoch = self.progress.samples / max(len(self.parts.source.lengths), 1)
+        epoch = self.progress.samples / len(self.parts.source.lengths)
         rate = self.display.report(self.progress.step, epoch, global_loss, factor, self.progress.samples)
         values = {"loss": global_loss, "lr_factor": factor, "samples_per_second": rate}
         self.parts.folder.write_metrics(self.progress.step, "train", values)
@@ -164,11 +170,11 @@ class Trainer:
         self.display.exclude(time.monotonic() - started)
 
     def _save(self, best: bool) -> None:
-        self.checkpoints.save(self.parts.sharded, self.parts.dense, self.progress.step, best)
+        self.parts.checkpoints.save(self.parts.sharded, self.parts.dense, self.progress.step, best)
 
     def _final_metrics(self) -> Metrics:
         """With the best weights where there is an early stopping, else with the last."""
-        self.checkpoints.load(self.parts.sharded, None, self.checkpoints.newest())
+        self.parts.checkpoints.load(self.parts.sharded, None, self.parts.checkpoints.newest())
         found: Metrics = {}
         for split in ("valid", "test"):
             found |= self.parts.evaluator(split)
@@ -210,4 +216,6 @@ class Trainer:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
+        if self.heard:
+            raise SystemExit(128 + number)  # asked twice: now, without a checkpoint
         self.heard = number

@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,7 +48,7 @@ class RunFolder:
 
         def make() -> Path:
             nonlocal lock
-            folder = wanted or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+            folder = wanted or _free(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
             lock = _create(folder, {**config, "run": str(folder)})
             return folder
 
@@ -113,7 +114,10 @@ def peak_memory_bytes(device: torch.device) -> int:
 def _create(folder: Path, config: dict[str, Any]) -> IO[str]:
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it")
-    (folder / "log").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "log").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"run: want a folder that can be made, got {folder} ({error.strerror})") from error
     lock = (folder / ".lock").open("w", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,6 +125,12 @@ def _create(folder: Path, config: dict[str, Any]) -> IO[str]:
         raise InputError(f"run: want a folder that no other job uses, got {folder}, which one has locked") from error
     (folder / "run.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return lock
+
+
+def _free(folder: Path) -> Path:
+    """The folder itself, or the first of FOLDER-2, FOLDER-3 ... that is not there: jobs start in the same second."""
+    names = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return folder if not folder.exists() else next(name for name in names if not name.exists())
 
 
 def without_nan(value: Any) -> Any:

@@ -318,9 +318,8 @@ def test_local_takes_a_number_of_ranks_and_passes_the_exit_code_on(project: Proj
     ]
 
 
-@pytest.mark.parametrize(("ranks", "threads"), [("2", "3"), ("4", "1"), ("16", "1")])
-def test_local_shares_the_cores_out(project: Project, ranks: str, threads: str) -> None:
-    executable(project.elsewhere / "bin" / "nproc", "#!/usr/bin/env bash\necho 7\n")
+def test_local_leaves_the_threads_to_the_key_of_the_config(project: Project) -> None:
+    assert "threads_per_rank=N" in project.run("launch/local.sh", "--help").stdout
     executable(project.root / ".venv" / "bin" / "python", '#!/usr/bin/env bash\necho "threads $OMP_NUM_THREADS"\n')
-    assert project.run("launch/local.sh", "-n", ranks, "train").stdout == f"threads {threads}\n"
-    assert project.run("launch/local.sh", "-n", ranks, "train", OMP_NUM_THREADS="5").stdout == "threads 5\n"
+    assert project.run("launch/local.sh", "-n", "2", "train").stdout == "threads 1\n"
+    assert project.run("launch/local.sh", "-n", "2", "train", OMP_NUM_THREADS="5").stdout == "threads 5\n"

@@ -1,5 +1,7 @@
 """Types, names and bounds: every problem in one list, each line beginning with the key that was typed."""
 
+from pathlib import Path
+
 import pytest
 
 from sharded_emb.cli import compose_tree
@@ -131,7 +133,24 @@ def test_a_chosen_option_does_not_get_the_keys_that_an_experiment_has_for_its_ow
     assert problems("experiment=sasrec_beauty", "loss=softmax", "loss.negatives=5") == [
         "loss.negatives: unknown key; there are: label_smoothing"
     ]
-    assert compose_tree("train", ["experiment=sasrec_beauty", "embedding_optimizer=sgd"])["embedding_optimizer"] == {
-        "_target_": "sharded_emb.optim.sgd.SGD",
-        "lr": compose_tree("train", ["experiment=sasrec_beauty"])["embedding_optimizer"]["lr"],
-    }
+
+
+@pytest.mark.parametrize(
+    ("words", "lr"),
+    [
+        ("embedding_optimizer=sgd", 0.1),  # of its own file: 0.2 is meant for the experiment's row-wise Adagrad
+        ("embedding_optimizer=sgd embedding_optimizer.lr=0.3", 0.3),
+        ("embedding_optimizer=adagrad", 0.05),
+        ("embedding_optimizer=rowwise_adagrad", 0.2),  # the experiment's own class keeps what it says
+    ],
+)
+def test_a_chosen_option_takes_its_own_values_and_what_is_typed(words: str, lr: float) -> None:
+    assert compose_tree("train", ["experiment=sasrec_beauty", *words.split()])["embedding_optimizer"]["lr"] == lr
+
+
+def test_a_chosen_option_refers_to_the_tree_of_the_experiment(tmp_path: Path) -> None:
+    (tmp_path / "dense_optimizer").mkdir()
+    text = "_target_: somewhere.Else\nlr: ${embedding_optimizer.lr}\nweight_decay: 0.5\n"
+    (tmp_path / "dense_optimizer" / "mine.yaml").write_text(text)
+    tree = compose_tree("train", ["experiment=sasrec_beauty", "dense_optimizer=mine"], tmp_path)
+    assert tree["dense_optimizer"] == {"_target_": "somewhere.Else", "lr": 0.2, "weight_decay": 0.5}

@@ -14,14 +14,18 @@ from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.validate import validate
 from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, VocabularyInfo, write_manifest
-from sharded_emb.distributed.agree import all_sums, raise_together
+from sharded_emb.distributed.agree import raise_together
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.shard import fused_states, set_learning_rates
+from sharded_emb.distributed.shard import fused_states
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.initializers import Normal, hashed_uniform, stream_key
 from sharded_emb.models.sasrec import SASRecModel
+from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import NextItemEvaluator
+from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 ITEMS, USERS, DIM, SEED, STEPS = 37, 45, 8, 5, 20
@@ -98,22 +102,33 @@ def config(folder: Path, sharding: str = "row_wise", loss: str = "sampled", **mo
     return validate(RunConfig, tree)
 
 
+class Recorder:
+    """Stands for the run folder of a trainer: keeps the losses of the global batches."""
+
+    path = Path("nowhere")
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        assert step == len(self.losses) + 1
+        assert split == "train"
+        self.losses.append(metrics["loss"])
+
+
+def drive(built: Any, schedule: Schedule, collate: Any, source: Any, steps: int) -> list[float]:
+    """The real trainer for some steps, without evaluations and checkpoints; returns the losses."""
+    recorder: Any = Recorder()
+    parts = Parts(built.sharded, built.dense, schedule, source, collate, built, recorder, built)
+    trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None))
+    while trainer.progress.step < steps:
+        trainer._epoch()
+    return recorder.losses
+
+
 def train_steps(built: Built, steps: int = STEPS) -> list[float]:
     """Losses of the global batches."""
-    place, losses, collate = built.place, [], built.collate()
-    parts = [part for epoch in range(9) for part in built.source().parts(epoch, place.rank, place.world_size)]
-    for step, part in enumerate(parts[:steps], start=1):
-        batch = collate(part.rows, part.size, step)
-        weight = all_sums([batch.loss_weight], place)[0]
-        set_learning_rates(built.sharded, built.dense, built.config.schedule.factor(step))
-        loss_sum = built.sharded.parallel(batch)
-        (loss_sum * (place.world_size / weight)).backward()
-        for optimizer in (built.dense, built.sharded.replicated_optimizer):
-            if optimizer is not None:
-                optimizer.step()
-                optimizer.zero_grad()
-        losses.append(all_sums([loss_sum.item()], place)[0] / weight)
-    return losses
+    return drive(built, built.config.schedule, built.collate(), built.source(), steps)
 
 
 def train_sharded(place: Place, folder: Path) -> dict[tuple[str, str], Any]:
@@ -238,13 +253,13 @@ def evaluate_and_list(place: Place, folder: Path) -> Any:
 def save_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tensor, Any]:
     built = Built(config(folder, sharding), place)
     train_steps(built, 5)
-    Checkpoints(run, place).save(built.sharded, built.dense, 5, best=True)
+    Checkpoints(run, place, built.vocabularies()).save(built.sharded, built.dense, 5, best=True)
     return built.sharded.whole_table("item"), built.evaluator()("test")
 
 
 def load_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tensor, Any]:
     built = Built(config(folder, sharding), place)
-    checkpoints = Checkpoints(run, place)
+    checkpoints = Checkpoints(run, place, built.vocabularies())
     checkpoints.load(built.sharded, None, checkpoints.newest())
     return built.sharded.whole_table("item"), built.evaluator()("test")
 
@@ -255,10 +270,6 @@ def open_dataset(folder: Path) -> Dataset:
 
 def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None, int, int, list[str]]:
     """Rank 1 alone hears of SIGTERM while it collates step 4; returns what each rank then did."""
-    from sharded_emb.training.early_stopping import EarlyStopping
-    from sharded_emb.training.loop import Limits, Parts, Trainer
-    from sharded_emb.training.run_folder import RunFolder
-
     built = Built(config(folder), place)
     collate = built.collate()
 
@@ -275,6 +286,7 @@ def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None,
         collate=collate_and_hear,  # type: ignore[arg-type]
         evaluator=built.evaluator(),
         folder=RunFolder.create(run, "stop", {}, place),
+        checkpoints=Checkpoints(run, place, {}),
     )
     trainer = Trainer(parts, Limits(None, 3, 1, 1), EarlyStopping(None))
     metrics = trainer.train()

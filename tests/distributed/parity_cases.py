@@ -1,6 +1,7 @@
 """What the parity tests run on every rank: a small click model on tables of every kind, 20 steps, through the real
 source, collate, plan, shard, fill and optimizers."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from sharded_emb.batch import Batch, Embedded
+from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
-from sharded_emb.distributed.agree import all_sums
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.shard import Sharded, fill, set_learning_rates, shard
+from sharded_emb.distributed.shard import Sharded, fill, shard
 from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.initializers import Normal, hashed_uniform, stream_key
 from sharded_emb.layers.jagged import pool
@@ -22,9 +22,11 @@ from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
 from sharded_emb.optim.adagrad import Adagrad
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
+from sharded_emb.optim.schedule import Schedule
 from sharded_emb.optim.sgd import SGD
 from sharded_emb.tables import FeatureConfig, Table, TableConfig, resolve
 from sharded_emb.training.trainee import Trainee
+from tests.distributed.next_item_cases import drive
 from tests.distributed.plain import DIM_A, DIM_B, PlainClicks, PlainTable
 
 STEPS, GLOBAL_BATCH, SEED = 20, 7, 3
@@ -121,23 +123,19 @@ def train_sharded(place: Place, sharding: str, name: str) -> tuple[list[float], 
     """Losses of the global batches and the whole tables afterwards."""
     sharded, dense = build(place, sharding, OPTIMIZERS[name])
     reading = Reading(task="binary", tables=resolved(sharding), label="label")
-    collate, losses = Collate(split(), reading, place.rank), []
-    parts = [part for epoch in range(3) for part in source().parts(epoch, place.rank, place.world_size)]
-    for step, part in enumerate(parts[:STEPS], start=1):
-        batch: Batch = collate(part.rows, part.size, step).to(place.device)
-        set_learning_rates(sharded, dense, factor(step))
-        loss_sum = sharded.parallel(batch)
-        (loss_sum * (place.world_size / part.global_samples)).backward()
-        for optimizer in (dense, sharded.replicated_optimizer):
-            if optimizer is not None:
-                optimizer.step()
-                optimizer.zero_grad()
-        losses.append(all_sums([loss_sum.item()], place)[0] / part.global_samples)
+    collate = Collate(split(), reading, place.rank)
+    losses = drive(SimpleNamespace(sharded=sharded, dense=dense), Decaying(), collate, source(), STEPS)
     return losses, {table: sharded.whole_table(table) for table in ROWS}
 
 
-def factor(step: int) -> float:
+class Decaying(Schedule):
     """A learning rate that changes with every step, so that one that arrives late shows."""
+
+    def factor(self, step: int) -> float:
+        return factor(step)
+
+
+def factor(step: int) -> float:
     return 1 / (1 + 0.1 * step)
 
 

@@ -52,6 +52,24 @@ def test_a_file_that_is_not_there_gets_the_nearest_name(text: Path, tmp_path: Pa
         attempt(SequenceText(raw=str(tmp_path / "logg.txt")), tmp_path / "data")
 
 
+def test_a_log_without_an_event(text: Path, atomic: Path, tmp_path: Path) -> None:
+    (atomic / "x.inter").write_text((atomic / "x.inter").read_text().splitlines()[0] + "\n")
+    text.write_text("")
+    filtered = SequenceText(raw=str(text), min_user_events=5)
+    for config, raw in ((SequenceText(raw=str(text)), text), (filtered, text), (AtomicFiles(raw=str(atomic)), atomic)):
+        with pytest.raises(InputError) as caught:
+            attempt(config, tmp_path / "data")
+        assert caught.value.problems == [f"dataset.raw: want events, got none in {raw}; give a log that holds some"]
+    assert {*tmp_path.iterdir()} == {text, atomic}
+
+
+def test_a_filter_that_leaves_nothing(text: Path, tmp_path: Path) -> None:
+    message = r"^dataset\.min_user_events: want users and items with enough events, got none left with 9 a user "
+    with pytest.raises(InputError, match=message):
+        attempt(SequenceText(raw=str(text), min_user_events=9), tmp_path / "data")
+    assert list(tmp_path.iterdir()) == [text]
+
+
 def test_a_folder_without_inter_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^dataset\.raw: want a folder with NAME\.inter, got .* with none; "):
         attempt(AtomicFiles(raw=str(tmp_path)), tmp_path / "data")

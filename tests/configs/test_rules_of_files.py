@@ -1,0 +1,135 @@
+"""Rules about files: labels, numbers of rows, places to write, and the home folder."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from sharded_emb.cli import compose_all, compose_tree
+from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.data.dataset import Column, Dataset, read_manifest, write_manifest
+from sharded_emb.errors import InputError
+from sharded_emb.training import compare
+from tests.configs.problems import problems
+
+DIN = "experiment=din_ml100k"
+
+
+@pytest.fixture
+def run_folder(tiny_data: Path, tmp_path: Path) -> Path:
+    """A folder with the run.yaml of a next-item model."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(compose_tree("train", [f"data={tiny_data}"])))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(("label", "kind"), [("time", "int64"), ("user", "int64"), ("items", "list<int64>")])
+def test_a_label_is_a_column_of_labels(tiny_data: Path, tmp_path: Path, label: str, kind: str) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    manifest = read_manifest(tiny_data)
+    more = {"time": Column(type="int64"), "label": Column(type="float32")}
+    write_manifest(tmp_path / "data", manifest.model_copy(update={"columns": {**manifest.columns, **more}}))
+
+    def said(name: str) -> list[str]:
+        found = problems(DIN, f"data={tmp_path}/data", f"loss.label={name}", files=True)
+        return [line for line in found if line.startswith("loss.label")]
+
+    assert said("label") == []
+    assert said(label) == [f"loss.label: want a column of labels (float32), got {label!r}, which holds {kind}"]
+
+
+def test_a_number_of_rows_is_that_of_the_vocabulary(tiny_data: Path) -> None:
+    rows = Dataset.open(tiny_data).rows("item")
+
+    def said(*words: str) -> list[str]:
+        return problems(f"data={tiny_data}", *words, files=True)
+
+    assert said(f"tables.item.rows={rows}") == []
+    assert said(f"tables.item.rows={rows - 1}") == [
+        f"tables.item.rows: want at least {rows}, the rows of vocabulary item, got {rows - 1}"
+    ]
+    assert said(f"tables.item.rows={rows + 1}") == [
+        f"tables.item.rows: want auto or {rows}, the rows of vocabulary item, as rows beyond it would be ranked as "
+        f"items, got {rows + 1}; use auto"
+    ]
+    # a table that is not scored may have more, and one of another name has a size of its own
+    users = ["+features.user.table=user", "+features.user.column=user", "+tables.user.dim=8"]
+    assert said(*users, "+tables.user.rows=5000") == []
+    assert said(*users, "+tables.user.rows=5")[0].startswith("tables.user.rows: want at least ")
+    other = ["+tables.other.dim=64", "+tables.other.rows=5000", "features.history.table=other"]
+    assert said(*other) == []
+
+
+def test_predictions_want_a_place_before_anything_is_evaluated(run_folder: Path, tmp_path: Path) -> None:
+    def said(file: object) -> list[str]:
+        return problems(f"run={run_folder}", f"predictions={file}", command="evaluate", files=True)
+
+    want = "predictions: want a file that can be written, got"
+    (tmp_path / "file").touch()
+    assert said(f"{tmp_path}/new/lists.parquet") == []
+    assert said(f"{tmp_path}/file") == []  # replaced
+    assert said(tmp_path) == [f"{want} {tmp_path}, which is a folder; name a file in it"]
+    assert said(f"{tmp_path}/file/lists.parquet") == [
+        f"{want} {tmp_path}/file/lists.parquet, but {tmp_path}/file is no folder; choose another place"
+    ]
+
+
+def test_predictions_want_a_folder_that_may_be_written(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharded_emb.config.rules.os.access", lambda *_: False)  # root may write anywhere
+    assert problems(f"run={run_folder}", f"predictions={tmp_path}/new/x", command="evaluate", files=True) == [
+        f"predictions: want a file that can be written, got {tmp_path}/new/x, but {tmp_path} may not be written; "
+        "choose another place"
+    ]
+
+
+def test_a_list_has_an_item(run_folder: Path) -> None:
+    (problem,) = problems(f"run={run_folder}", "top_k=0", command="evaluate")
+    assert problem == "top_k: want a number above 0, got 0"
+
+
+def test_predictions_that_cannot_be_written_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(table: pa.Table, file: Path) -> None:  # noqa: ARG001
+        file.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    class Evaluator:
+        class scoring:  # noqa: N801
+            place = None
+
+        def recommend(self, *_: object) -> list[object]:
+            return []
+
+    monkeypatch.setattr(compare, "all_values", lambda value, place: [value])  # noqa: ARG005
+    monkeypatch.setattr(compare, "from_first_rank", lambda write, place: write())  # noqa: ARG005
+    monkeypatch.setattr(compare, "_table", lambda *_: pa.table({}))
+    monkeypatch.setattr(compare.pq, "write_table", fails)
+    with pytest.raises(InputError, match=r"^predictions: want a file that can be written, got .*No space left"):
+        compare.write_predictions(Evaluator(), "test", tmp_path / "x.parquet", 10, True)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_home_folder(
+    run_folder: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").symlink_to(tiny_data)
+    config = compose_all("train", ["data=~/data", "run=~/new"]).validated(RunConfig)
+    assert (config.data, config.run) == (tmp_path / "data", tmp_path / "new")
+    assert problems("data=~/data", "run=~/run", "seed=x", files=True) == [
+        "seed: want an integer, got 'x'",
+        f"run: want a new folder, got {run_folder}, which exists; choose another run=, or remove it",
+    ]
+    assert problems("data=~/data", "dataset=quickstart", command="prepare", files=True) == [
+        f"data: want a new folder, got {tmp_path}/data, which holds a dataset; overwrite=true replaces it"
+    ]
+    composed = compose_all("evaluate", ["run=~/run", "data=~/data", "predictions=~/x"], of_run=True)
+    evaluated = composed.validated(EvaluateConfig)
+    assert (evaluated.run, evaluated.predictions) == (run_folder, tmp_path / "x")
+    assert problems("run=~/nun", command="evaluate")[0].startswith(f"run: want a run folder, got {tmp_path}/nun, ")
+    assert problems("data=~nobody_of_this_name/x", files=True)[0].startswith("data: want a dataset folder, got ~nobody")
