@@ -118,9 +118,8 @@ def _misfits(state: dict[str, Any], checkpoint: Path) -> list[str]:
     wanted, _ = flatten_state_dict(state)
     found = []
     for name, value in wanted.items():
-        shape, kept = getattr(value, "shape", None), getattr(saved.get(name), "size", None)
-        if isinstance(value, ShardedTensor):
-            shape = value.metadata().size
+        shape = value.metadata().size if isinstance(value, ShardedTensor) else getattr(value, "shape", None)
+        kept = getattr(saved.get(name), "size", None)
         if name not in saved:
             found.append(f"run: want {name} in {checkpoint}, got none; leave out overrides that change model or plan")
         elif shape is not None and kept is not None and tuple(shape) != tuple(kept):
