@@ -1,6 +1,7 @@
 """Opening a dataset folder: what is there, and what is said when it is not."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from sharded_emb.data.folder import write_split
 from sharded_emb.data.prepare import prepare
 from sharded_emb.data.sequence_text import SequenceText
 from sharded_emb.errors import InputError
+from tests.distributed.next_item_cases import write_dataset
 
 
 @pytest.fixture
@@ -96,3 +98,33 @@ def test_parts_hold_a_bounded_number_of_rows_in_order(tmp_path: Path, monkeypatc
 def test_an_empty_split_has_one_empty_part(tmp_path: Path) -> None:
     assert write_split(tmp_path / "valid", [], {"user": Column(type="int64")}).parts == 1
     assert pq.read_table(tmp_path / "valid" / "part-00000.parquet").num_rows == 0
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    part = tmp_path / "data" / "train" / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"^data: want a whole Parquet file in .*train/part-00000\.parquet, got "):
+        Dataset.open(tmp_path / "data").split("train")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda table: table.slice(1),
+            r"^data: want the train split that manifest\.yaml describes, got one with 44 rows",
+        ),
+        (lambda table: table.drop_columns(["user"]), r"^data: want the train split .*, got one without user; prepare"),
+        (
+            lambda table: table.set_column(1, "items", pa.array([None, *table["items"][1:]], table["items"].type)),
+            r"^data: want no nulls in the train split, got some in items; prepare",
+        ),
+    ],
+)
+def test_a_part_that_is_not_as_the_manifest_says(tmp_path: Path, damage: Any, message: str) -> None:
+    write_dataset(tmp_path / "data")
+    part = tmp_path / "data" / "train" / "part-00000.parquet"
+    pq.write_table(damage(pq.read_table(part)), part)
+    with pytest.raises(InputError, match=message):
+        Dataset.open(tmp_path / "data").split("train")

@@ -1,0 +1,64 @@
+"""A checkpoint that does not belong to the data or the model is refused with its key, not loaded as far as it goes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharded_emb.config.build import Built
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.errors import InputError
+from sharded_emb.training.checkpoint import Checkpoints
+from tests.distributed import next_item_cases as cases
+from tests.distributed.ranks import on_one_rank
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "tiny"
+    cases.write_dataset(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    on_one_rank(lambda place: cases.save_run(place, folder, path, "row_wise"))
+    return path
+
+
+def load(folder: Path, run: Path, vocabularies: dict[str, str] | None = None, **overrides: Any) -> None:
+    def task(place: Place) -> None:
+        built = Built(cases.config(folder, **overrides), place)
+        checkpoints = Checkpoints(run, place, vocabularies or built.vocabularies())
+        checkpoints.load(built.sharded, None, checkpoints.newest())
+
+    on_one_rank(task)
+
+
+def test_the_checkpoint_of_another_vocabulary(folder: Path, run: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^data: want the vocabulary of item that .*step-5 was trained on, got another"
+    ):
+        load(folder, run, vocabularies={"item": "somebody else's"})
+
+
+def test_another_dim(folder: Path, run: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"run: want tables\.unpooled\.dim_16\.embeddings\.item\.weight in .*, got none"
+    ):
+        load(folder, run, tables={"item": {"dim": 16}})
+
+
+def test_another_length_of_history(folder: Path, run: Path) -> None:
+    with pytest.raises(InputError, match=r"^run: want dense\.places_LD of shape \(9, 8\), got \(6, 8\) in "):
+        load(folder, run, features={"history": {"table": "item", "column": "items", "max_length": 9}})
+
+
+def test_a_data_parallel_table_from_a_sharded_one(folder: Path, run: Path) -> None:
+    with pytest.raises(InputError, match=r"^run: want tables\.replicated\.item\.weight in .*, got none; leave out"):
+        load(folder, run, sharding="data_parallel")
+
+
+def test_the_same_model_loads(folder: Path, run: Path) -> None:
+    load(folder, run)
