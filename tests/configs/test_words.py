@@ -66,7 +66,7 @@ def test_an_experiment_like_no_other_leaves_nothing_to_say_of_keys() -> None:
 
 
 def test_a_value_with_blanks_and_brackets_is_text() -> None:
-    raw = "/home/me/logs (2024)/it's.csv"
+    raw = "/data/logs (2024)/it's.csv"
     assert compose_tree("prepare", [f"dataset.raw={raw}"])["dataset"]["raw"] == raw
     assert problems("model.hidden=[64") == ["model.hidden: want an integer, got '[64'"]
 
