@@ -105,7 +105,8 @@ def _to_the_end(trainer: Trainer, folder: RunFolder, built: Built) -> Outcome:
         status = "stopped" if trainer.stop_signal else "finished"
         more = {"peak_memory_bytes": max(all_values(peak_memory_bytes(built.place.device), built.place))}
     except BaseException as error:
-        log.error("failed after step %d", trainer.progress.step, exc_info=not isinstance(error, InputError))
+        known = isinstance(error, InputError)  # says all there is; anything else wants its traceback
+        log.error("failed after step %d: %s", trainer.progress.step, error, exc_info=not known)
         more = {"error": f"{type(error).__name__}: {error}"}
         raise
     finally:
