@@ -17,10 +17,9 @@ from sharded_emb.data.collate import Collate, Reading, check_ids
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import BatchesConfig, Part, Source
-from sharded_emb.distributed.agree import all_sums, all_values, raise_together
+from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
-from sharded_emb.errors import InputError
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.models.base import NextItemModel
 from sharded_emb.vocabulary_rows import FIRST_ROW
@@ -66,13 +65,8 @@ class Scoring:
         """This rank's part of these rows of the split, and its batch on the device."""
         collate = Collate(self.dataset.split(split), self.reading, self.place.rank)
         for number, part in enumerate(self.parts(rows)):
-            batch, error = None, None
-            try:
+            with together(self.place):
                 batch = collate(part.rows, part.size, number)
-            except InputError as wrong:
-                error = wrong
-            raise_together(error, self.place)
-            assert batch is not None
             yield part.rows, batch.to(self.place.device)
 
 
