@@ -24,9 +24,15 @@ def closest(name: str, choices: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.6)), None)
 
 
+_LISTED = 20  # a folder may hold thousands of names
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`; did you mean NAME?` for the closest choice, else a list of the choices, ready to append to a problem."""
     known = sorted(choices)
     if close := closest(name, known):
         return f"; did you mean {close}?"
-    return f"; there are: {', '.join(known)}" if known else ""
+    if not known:
+        return ""
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return f"; there are: {', '.join(known[:_LISTED])}{more}"
