@@ -4,7 +4,7 @@ B  rows of the batch on this rank       T  events of a sequence feature over all
 D  dim of a table                       K  candidates
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -33,6 +33,7 @@ class Batch:
     weight_B: float32, the weight of each row in the loss; 0 for those that fill a rank up to the others' size.
     label_B: float32, or None where the task has no labels.
     extents: by feature, see `Extent`.
+    numbers: by feature whose pooling asks for it, one float32 an event.
     loss_weight: this rank's share of what the global mean divides by (labels, or events with a successor).
     samples: the number of real samples in this part.
     """
@@ -43,6 +44,7 @@ class Batch:
     extents: dict[str, Extent]
     loss_weight: float
     samples: int
+    numbers: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same batch on a device."""
@@ -50,6 +52,7 @@ class Batch:
             self,
             ids=self.ids.to(device, non_blocking=non_blocking),
             weight_B=self.weight_B.to(device, non_blocking=non_blocking),
+            numbers={name: each.to(device, non_blocking=non_blocking) for name, each in self.numbers.items()},
             label_B=None if self.label_B is None else self.label_B.to(device, non_blocking=non_blocking),
         )
 
@@ -61,13 +64,15 @@ class Jagged:
         values  a b c d e f        rows  [a b c] [] [d e f]
         lengths 3 0 3              longest 3, nonempty 2
 
-    values_TD: one vector an event. ids_T: the row of the table that each vector is. lengths_B: int64.
+    values_TD: one vector an event. ids_T: the row of the table that each vector is. lengths_B: int64. numbers_T: what
+    the feature's pooling asked for, one float32 an event.
     """
 
     values_TD: Tensor
     ids_T: Tensor
     lengths_B: Tensor
     extent: Extent
+    numbers_T: Tensor | None = None
 
     @cached_property
     def offsets_B1(self) -> Tensor:

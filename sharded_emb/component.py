@@ -10,12 +10,12 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_serializer
 from pydantic_core import PydanticCustomError
 
-from sharded_emb.errors import nearest
+from sharded_emb.errors import closest, nearest
 
 T = TypeVar("T")
 
@@ -27,7 +27,12 @@ class Frozen(BaseModel):
 
 
 class Component(Frozen):
-    """A config that stands in a slot; it remembers its `_target_`, so that dumping it gives what composed it."""
+    """A config that stands in a slot; it remembers its `_target_`, so that dumping it gives what composed it.
+
+    named: short names, on the base of a slot, for its classes: `init: zeros`, `init: {_target_: normal, std: 0.1}`.
+    """
+
+    named: ClassVar[Mapping[str, str]] = {}
 
     @model_serializer(mode="wrap")
     def _dump_with_target(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -43,10 +48,17 @@ def component_class(target: str) -> Any:
 def _resolve(base: type[Component], value: object) -> object:
     if isinstance(value, base):
         return value
+    if isinstance(value, str) and base.named:
+        if value not in base.named:
+            names = ", ".join(base.named)
+            hint = f"; did you mean {meant}?" if (meant := closest(value, base.named)) else ""
+            text = f"want one of {names}, or a mapping with _target_ naming {_a(base)}, got {value!r}{hint}"
+            raise PydanticCustomError("component", text.replace("{", "{{").replace("}", "}}"))
+        value = {"_target_": base.named[value]}
     if not isinstance(value, Mapping) or "_target_" not in value:
         got = f"got {value!r}".replace("{", "{{").replace("}", "}}")
         raise PydanticCustomError("component", f"want a mapping with _target_ naming {_a(base)}, {got}")
-    target = str(value["_target_"])
+    target = base.named.get(str(value["_target_"]), str(value["_target_"]))
     try:
         found = component_class(target)
     except Exception as error:  # the module may be anybody's and fail in any way

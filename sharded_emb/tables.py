@@ -7,24 +7,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sharded_emb.component import Frozen, Slot
 from sharded_emb.initializers import Initializer, Uniform
+from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.pooling.base import Pooling
+from sharded_emb.pooling.none import NoPooling
 from sharded_emb.vocabulary_rows import PADDING_ROW
 
+DType = Literal["fp32", "fp16", "bf16"]
+Update = Literal["fused", "sparse", "dense"]
 ShardingType = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
-Pooling = Literal["none", "sum", "mean"]
 
 
 class TableConfig(Frozen):
-    """One entry of `tables`."""
+    """One entry of `tables`; what `torch.nn.Embedding` has goes by its names there.
+
+    rows: "auto" takes the size of the vocabulary of the same name. dtype, state_dtype, output_dtype: of the weights,
+    of the optimizer's state, and of vectors on their way from the rank that owns them; models get float32. max_norm:
+    rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the gradient of a row is
+    divided by how often the global batch reads it. freeze: the weights stay as they were filled. optimizer, sharding:
+    null for what the groups embedding_optimizer and sharding say. update: "fused" into the backward pass by FBGEMM's
+    kernel; "sparse", after it, touched rows alone; "dense", every row in each step, as nn.Embedding without sparse;
+    "auto", fused where that gives the same numbers, else sparse.
+    """
 
     rows: Literal["auto"] | PositiveInt = "auto"
     dim: PositiveInt
+    dtype: DType = "fp32"
+    state_dtype: DType = "fp32"
+    output_dtype: DType = "fp32"
     init: Slot[Initializer] = Uniform()
     padding_row: int | None = Field(default=PADDING_ROW, ge=0)
+    max_norm: PositiveFloat | None = None
+    norm_type: PositiveFloat = 2.0
+    scale_grad_by_freq: bool = False
+    freeze: bool = False
+    optimizer: Slot[EmbeddingOptimizer] | None = None
+    update: Literal["auto"] | Update = "auto"
     sharding: ShardingType | Literal["auto"] | None = None
 
     @field_validator("dim")
@@ -48,9 +70,14 @@ class FeatureConfig(Frozen):
 
     table: str
     column: str
-    pooling: Pooling = "none"
+    pooling: Slot[Pooling] = NoPooling()
     max_length: PositiveInt | None = None
     keep: Literal["newest", "oldest"] = "newest"
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a row becomes one vector; else it stays a sequence."""
+        return not self.pooling.keeps_sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +91,19 @@ class Feature:
     max_length: int | None
     keep: Literal["newest", "oldest"]
 
+    @property
+    def pooled(self) -> bool:
+        """Whether a row becomes one vector; else it stays a sequence."""
+        return not self.pooling.keeps_sequence
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a table takes where it says nothing itself."""
+
+    optimizer: EmbeddingOptimizer
+    sharding: ShardingType | Literal["auto"] = "auto"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -72,15 +112,24 @@ class Table:
     name: str
     rows: int
     dim: int
+    dtype: DType
+    state_dtype: DType
+    output_dtype: DType
     init: Initializer
     padding_row: int | None
+    max_norm: float | None
+    norm_type: float
+    scale_grad_by_freq: bool
+    freeze: bool
+    optimizer: EmbeddingOptimizer
+    update: Literal["auto"] | Update
     sharding: ShardingType | Literal["auto"]
     features: tuple[Feature, ...]
 
     @property
     def pooled(self) -> bool:
-        """Whether the kernel pools: only if every feature wants that, since a table lives in one collection."""
-        return all(feature.pooling != "none" for feature in self.features)
+        """Whether the kernel sums: only if that does for every feature, since a table lives in one collection."""
+        return all(feature.pooling.from_sum for feature in self.features)
 
     def reading(self, feature: Feature) -> "Table":
         """The same table, read by one more feature."""
@@ -91,9 +140,9 @@ def resolve(
     tables: Mapping[str, TableConfig],
     features: Mapping[str, FeatureConfig],
     vocabulary_rows: Mapping[str, int],
-    sharding: ShardingType | Literal["auto"],
+    defaults: Defaults,
 ) -> list[Table]:
-    """The tables that some feature reads, in the order of `tables`, with `rows: auto` and `sharding: null` answered.
+    """The tables that some feature reads, in the order of `tables`, with `rows: auto` and what is null answered.
 
     Raises KeyError for a table whose rows are to come from a vocabulary that is not there; the rules of the config
     say so to the user before.
@@ -101,13 +150,14 @@ def resolve(
     named = {name: Feature(name=name, **dict(config)) for name, config in features.items()}
     return [
         Table(
-            name=name,
-            rows=vocabulary_rows[name] if config.rows == "auto" else config.rows,
-            dim=config.dim,
-            init=config.init,
-            padding_row=config.padding_row,
-            sharding=config.sharding or sharding,
-            features=tuple(f for f in named.values() if f.table == name),
+            **{
+                **dict(config),
+                "name": name,
+                "rows": vocabulary_rows[name] if config.rows == "auto" else config.rows,
+                "optimizer": config.optimizer or defaults.optimizer,
+                "sharding": config.sharding or defaults.sharding,
+                "features": tuple(f for f in named.values() if f.table == name),
+            }
         )
         for name, config in tables.items()
         if any(f.table == name for f in named.values())

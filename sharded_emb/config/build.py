@@ -1,9 +1,10 @@
 """From a validated config to what the loop drives: the one place that knows how the parts belong together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from sharded_emb.config.run import RunConfig
@@ -16,9 +17,11 @@ from sharded_emb.distributed.plan import Plan, make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
 from sharded_emb.embeddings.lookup import Embeddings, candidate_feature
+from sharded_emb.embeddings.poolings import Poolings
+from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
 from sharded_emb.models.base import NextItemConfig
-from sharded_emb.tables import Table, resolve
+from sharded_emb.tables import Defaults, Table, resolve
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
 from sharded_emb.training.trainee import Trainee
 
@@ -38,16 +41,15 @@ class Built:
         self.tables = resolve_tables(config, self.dataset)
         self.reading = make_reading(config, self.tables)
         batch_per_rank = -(-config.global_batch // place.world_size)
-        self.plan: Plan = from_first_rank(
-            lambda: make_plan(self.tables, config.embedding_optimizer, place, batch_per_rank), place
-        )
+        self.plan: Plan = from_first_rank(lambda: make_plan(self.tables, place, batch_per_rank), place)
         embeddings = Embeddings(self.tables, self.plan.replicated, place.device)
-        trainee = Trainee(embeddings, config.model.build(self.tables), config.loss.build(self._item_rows()))
-        self.sharded: Sharded = shard(trainee, embeddings, self.plan, config.embedding_optimizer, place)
-        fill(self.sharded, config.seed, config.embedding_optimizer)
+        poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
+        trainee = Trainee(embeddings, poolings, model, config.loss.build(self._item_rows()))
+        self.sharded: Sharded = shard(trainee, embeddings, self.plan, place)
+        fill(self.sharded, config.seed)
         # dropout may differ by rank; a common stream would drop the same places of different rows
         torch.manual_seed(config.seed * 1_000_003 + place.rank)
-        self.dense: Optimizer = config.dense_optimizer.build(self.sharded.plain.get_submodule("model"))
+        self.dense: Optimizer = config.dense_optimizer.build(nn.ModuleDict(self.sharded.dense()))
 
     def _item_rows(self) -> int | None:
         return next((t.rows for t in self.tables if t.name == _item_table(self.config)), None)
@@ -78,16 +80,27 @@ class Built:
         known = self.dataset.manifest.vocabularies
         return {table.name: known[table.name].sha256 for table in self.tables if table.name in known}
 
+    def told(self) -> Iterator[str]:
+        """A line a table: what a person should know of it when a run begins."""
+        for table in self.tables:
+            where, how = self.plan.types[table.name], "frozen" if table.freeze else f"{table.update} update"
+            size = f"{table.rows:,} x {table.dim} {table.dtype}"
+            yield f"table {table.name}: {size}, {where}, {how}, {table.optimizer.told()}"
+
     def plan_report(self) -> Mapping[str, Any]:
         """What plan.json holds."""
-        report = self.plan.report(self.tables, self.config.embedding_optimizer)
+        report = self.plan.report(self.tables)
         return {"world_size": self.place.world_size, "device": self.place.device.type, **report}
 
 
 def resolve_tables(config: RunConfig, dataset: Dataset) -> list[Table]:
     """All tables with their rows known, and with the feature through which the loss reads candidates."""
     rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
-    tables = resolve(config.tables, config.features, rows, config.sharding.type)
+    defaults = Defaults(config.embedding_optimizer, config.sharding.type)
+    tables = with_updates(
+        resolve(config.tables, config.features, rows, defaults),
+        step_of(config.device, config.accumulation, config.clip_norm),
+    )
     item_table = _item_table(config)
     return [table.reading(candidate_feature(table.name)) if table.name == item_table else table for table in tables]
 

@@ -5,7 +5,7 @@ somewhere and all problems come in one list.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import torch
 from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.folder import require_free
+from sharded_emb.embeddings.updates import problems as update_problems
+from sharded_emb.embeddings.updates import step_of
 from sharded_emb.errors import InputError, closest, nearest
 from sharded_emb.losses.base import BinaryLossConfig
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.optim.schedule import Warmup
-from sharded_emb.tables import FeatureConfig, TableConfig, resolve
+from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 
 Tree = Mapping[str, Any]
 
@@ -29,7 +31,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     """The problems between the parts of a config of this kind."""
     if not issubclass(kind, RunConfig):
         return []
-    found = [*_tables_of_features(tree), *_model(tree, sound), *_schedule(sound)]
+    found = [*_tables_of_features(tree), *_poolings(tree, sound), *_model(tree, sound), *_schedule(sound)]
     if not issubclass(kind, PrepareConfig):
         found += [*_end(sound), *_metric(sound)]
     if issubclass(kind, EvaluateConfig):
@@ -53,7 +55,12 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     except InputError as error:
         return [*found, *error.problems]
     found += _rows(kind, sound, dataset)
-    found += [*_columns(sound, dataset), *_table_rows(sound, dataset), *_label(sound, dataset)]
+    found += [
+        *_columns(sound, dataset),
+        *_pooling_columns(sound, dataset),
+        *_table_rows(sound, dataset),
+        *_label(sound, dataset),
+    ]
     return [*found, *_plan(tree, sound, dataset)]
 
 
@@ -69,6 +76,13 @@ def _tables_of_features(tree: Tree) -> Iterator[str]:
     for name, feature in features.items():
         if isinstance(feature, Mapping) and isinstance(table := feature.get("table"), str) and table not in tables:
             yield f"features.{name}.table: want a table, got {table!r}{nearest(table, tables)}"
+
+
+def _poolings(tree: Tree, sound: Tree) -> Iterator[str]:
+    """A pooling has to find what it asks for."""
+    if _whole("features", tree, sound):
+        for name, feature in sound["features"].items():
+            yield from feature.pooling.problems(name, sound["features"], sound.get("tables", {}))
 
 
 def _model(tree: Tree, sound: Tree) -> Iterator[str]:
@@ -210,6 +224,20 @@ def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
             )
 
 
+def _pooling_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """So has what poolings ask for beside the ids."""
+    features: Mapping[str, FeatureConfig] = sound.get("features", {})
+    for name, feature in features.items():
+        for key, column in feature.pooling.columns().items():
+            place, wanted = f"features.{name}.pooling.{key}", feature.pooling.types[key]
+            there = dataset.columns.get(column)
+            if there is None:
+                yield f"{place}: want a column of {dataset.folder}, got {column!r}{_hint(column, dataset)}"
+            elif there.type not in wanted or there.vocabulary is not None:
+                held = f"ids of {there.vocabulary}" if there.vocabulary else there.type
+                yield f"{place}: want a column of {' or '.join(wanted)}, got {column!r}, which holds {held}"
+
+
 def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
     """A number of rows has to hold the vocabulary, and a table that is scored no row that is no item."""
     features: Mapping[str, FeatureConfig] = sound.get("features", {})
@@ -255,9 +283,22 @@ def _plan(tree: Tree, sound: Tree, dataset: Dataset) -> list[str]:
     configs: Mapping[str, TableConfig] = sound["tables"]
     rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
     known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
-    tables = resolve(known, sound["features"], rows, sound["sharding"].type)
-    found = problems(tables, sound["embedding_optimizer"], launched_ranks())
+    tables = resolve(known, sound["features"], rows, Defaults(sound["embedding_optimizer"], sound["sharding"].type))
+    found = [*problems(tables, launched_ranks()), *_updates(sound, tables)]
     return [_by_typed_key(problem, configs) for problem in found]
+
+
+def _updates(sound: Tree, tables: Sequence[Table]) -> Iterator[str]:
+    """Every table has to be one that can be updated as asked."""
+    if not all(name in sound for name in ("device", "accumulation", "clip_norm")):
+        return
+    step = step_of(sound["device"], sound["accumulation"], sound["clip_norm"])
+    yield from update_problems(tables, step)
+    if step.accumulation > 1 and isinstance(sound.get("model"), NextItemConfig):
+        # candidates are read once a piece, so the pieces would count more of them than the whole batch does
+        for table in tables:
+            if table.scale_grad_by_freq:
+                yield f"accumulation: want 1 with tables.{table.name}.scale_grad_by_freq, got {step.accumulation}"
 
 
 def _by_typed_key(problem: str, tables: Mapping[str, TableConfig]) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from sharded_emb.component import Frozen, Slot
 from sharded_emb.config.where import from_home
@@ -41,6 +41,8 @@ class RunConfig(Frozen):
 
     name: the first part of a run folder's name. run: the run folder, null for a new one under runs/. data: the dataset
     folder. steps and epochs: limits, the first one reached ends the run. global_batch: samples a step, over all ranks.
+    accumulation: pieces that a global batch is computed in, one after the other: less memory, the same numbers.
+    clip_norm: the 2-norm that gradients of tables and dense weights are scaled down to, together; null for no limit.
     threads_per_rank: of the CPU; where cores are busy, waiting threads make a step many times slower.
     """
 
@@ -54,6 +56,8 @@ class RunConfig(Frozen):
     steps: PositiveInt | None = None
     epochs: PositiveInt | None = None
     global_batch: PositiveInt
+    accumulation: PositiveInt = 1
+    clip_norm: PositiveFloat | None = None
     log_every_steps: PositiveInt = 50
     filter_seen: bool = True
     wait_seconds: PositiveInt = 600

@@ -21,7 +21,7 @@ from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.compare import baseline_metrics, write_predictions
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
-from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.loop import Limits, Parts, Stepping, Trainer
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import RunFolder, log_to, peak_memory_bytes, without_nan
 
@@ -66,7 +66,9 @@ def train(config: RunConfig) -> Outcome:
         folder = RunFolder.create(config.run, config.name, config.model_dump(mode="json"), place)
         log_to(folder.path, place.rank)
         folder.write_json("plan.json", built.plan_report())
-        log.info("run %s: %d ranks on %s, %s", folder.path, place.world_size, place.device.type, built.plan.types)
+        log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
+        for line in built.told():
+            log.info("%s", line)
         limits = Limits(config.steps, config.epochs, config.log_every_steps, config.evaluation.every_epochs)
         parts = Parts(
             sharded=built.sharded,
@@ -78,7 +80,8 @@ def train(config: RunConfig) -> Outcome:
             folder=folder,
             checkpoints=Checkpoints(folder.path, place, built.vocabularies()),
         )
-        trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping))
+        stepping = Stepping(config.accumulation, config.clip_norm)
+        trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping)
         with _listening(trainer):
             return _to_the_end(trainer, folder, built)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from sharded_emb.data.base import RAW, DatasetConfig, RawLog, attribute_columns, event_columns, require_columns
+from sharded_emb.data.base import RAW, LogConfig, RawLog, attribute_columns, event_columns, require_columns
 from sharded_emb.data.tabular import TableFiles, column_names, load
 from sharded_emb.errors import InputError, nearest
 
@@ -11,7 +11,7 @@ TYPES = ("token", "float", "token_seq", "float_seq")
 """Types of columns: https://recbole.io/docs/user_guide/data/atomic_files.html"""
 
 
-class AtomicFiles(DatasetConfig):
+class AtomicFiles(LogConfig):
     """`raw` is the folder or its .inter file. Headers are `name:type`; columns are named without their type.
 
     user, item, time: columns of NAME.inter; time null takes the order of the lines. Attributes of items are columns of
@@ -24,7 +24,7 @@ class AtomicFiles(DatasetConfig):
     time: str | None = "timestamp"
 
     def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:  # noqa: ARG002
-        """See `DatasetConfig.read`."""
+        """See `LogConfig.read`."""
         inter = self._inter_file()
         wanted = {"dataset.user": self.user, "dataset.item": self.item, **event_columns(self)}
         if self.time is not None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from sharded_emb.component import Component, Frozen, Slot
-from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.dataset import Dataset, Manifest
 from sharded_emb.data.layouts.base import Layout
 from sharded_emb.data.layouts.next_item import NextItem
 from sharded_emb.errors import InputError, nearest
@@ -58,39 +58,20 @@ class RawLog:
 
 
 class DatasetConfig(Component):
-    """What all datasets share.
+    """What becomes a dataset folder.
 
-    raw: the path of the raw data. min_user_events, min_item_events: users and items with fewer events are dropped,
-    again and again until all that are left have enough (a k-core); 1 keeps all. attributes: columns beside the ids.
-    layout: which samples the log becomes, and how they are split. paths: the keys that name files of the raw log.
+    raw: the path of the raw data. paths: the keys that name files of the raw data.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("raw",)
 
     raw: str | None = None
-    min_user_events: int = Field(default=1, ge=1)
-    min_item_events: int = Field(default=1, ge=1)
-    attributes: dict[str, Attribute] = Field(default_factory=dict)
-    layout: Slot[Layout] = NextItem()
 
-    @field_validator("attributes")
-    @classmethod
-    def _free_names(cls, attributes: dict[str, Attribute]) -> dict[str, Attribute]:
-        for name, attribute in attributes.items():
-            if name in _TAKEN:
-                raise ValueError(f"{name} is a column of its own; name the attribute otherwise")
-            if attribute.table in {"user", "item"}:
-                raise ValueError(f"{name}: the vocabulary {attribute.table} holds ids alone; name another table")
-        return attributes
+    def make(self, backend: Any, folder: Path, seed: int) -> Manifest:
+        """Writes vocabularies and splits into the folder, which may be used for other files meanwhile.
 
-    def all_attributes(self) -> dict[str, Attribute]:
-        """The attributes to read, those that the source brings of itself included."""
-        return self.attributes
-
-    def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:
-        """The raw log as Ibis tables. `workspace` may be written to, and becomes the dataset folder.
-
-        Raises InputError, each line on a key of `dataset`, for files, columns and lines that are not as they should.
+        backend: an Ibis backend to work with. Raises InputError, each line on a key of `dataset`, for files, columns
+        and lines that are not as they should.
         """
         raise NotImplementedError
 
@@ -124,6 +105,47 @@ class DatasetConfig(Component):
         return path
 
 
+class LogConfig(DatasetConfig):
+    """What all logs of events share.
+
+    min_user_events, min_item_events: users and items with fewer events are dropped, again and again until all that are
+    left have enough (a k-core); 1 keeps all. attributes: columns beside the ids. layout: which samples the log becomes,
+    and how they are split.
+    """
+
+    min_user_events: int = Field(default=1, ge=1)
+    min_item_events: int = Field(default=1, ge=1)
+    attributes: dict[str, Attribute] = Field(default_factory=dict)
+    layout: Slot[Layout] = NextItem()
+
+    @field_validator("attributes")
+    @classmethod
+    def _free_names(cls, attributes: dict[str, Attribute]) -> dict[str, Attribute]:
+        for name, attribute in attributes.items():
+            if name in _TAKEN:
+                raise ValueError(f"{name} is a column of its own; name the attribute otherwise")
+            if attribute.table in {"user", "item"}:
+                raise ValueError(f"{name}: the vocabulary {attribute.table} holds ids alone; name another table")
+        return attributes
+
+    def make(self, backend: Any, folder: Path, seed: int) -> Manifest:
+        """See `DatasetConfig.make`."""
+        from sharded_emb.data.from_log import make  # whose steps need this class
+
+        return make(self, folder, backend, seed)
+
+    def all_attributes(self) -> dict[str, Attribute]:
+        """The attributes to read, those that the source brings of itself included."""
+        return self.attributes
+
+    def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:
+        """The raw log as Ibis tables. `workspace` may be written to, and becomes the dataset folder.
+
+        Raises InputError, each line on a key of `dataset`, for files, columns and lines that are not as they should.
+        """
+        raise NotImplementedError
+
+
 def require_columns(wanted: Mapping[str, str], present: Iterable[str], file: Path) -> None:
     """Raise InputError for each config key (wanted: key -> column) whose column the file has not, all at once."""
     there = list(present)
@@ -136,13 +158,13 @@ def require_columns(wanted: Mapping[str, str], present: Iterable[str], file: Pat
         raise InputError(*problems)
 
 
-def attribute_columns(config: DatasetConfig, of: str) -> dict[str, str]:
+def attribute_columns(config: LogConfig, of: str) -> dict[str, str]:
     """Config key -> raw column, for the attributes of items, users or events."""
     wanted = {name: each for name, each in config.all_attributes().items() if each.of == of}
     return {f"dataset.attributes.{name}.column": each.column or name for name, each in wanted.items()}
 
 
-def event_columns(config: DatasetConfig) -> dict[str, str]:
+def event_columns(config: LogConfig) -> dict[str, str]:
     """Config key -> raw column of all that is read of an event besides user, item and time."""
     label = config.layout.label_column()
     return {**({"dataset.layout.label": label} if label else {}), **attribute_columns(config, "event")}

@@ -1,8 +1,8 @@
 """Rows of a split to a `Batch`: truncates, drops padding from bags, and checks every id while it is still global."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Extent
 from sharded_emb.data.columns import Int64s, RaggedColumn
-from sharded_emb.errors import OutOfRangeIdError
+from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.tables import Feature, Table
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
@@ -39,11 +39,30 @@ class Reading:
         """The features that read columns, in the order in which ids travel."""
         return [f for table in self.tables for f in table.features if f.name != CANDIDATES]
 
+    def columns(self) -> set[str]:
+        """The columns of ids, and of what poolings ask for beside them."""
+        beside = {column for feature in self.features for column in feature.pooling.columns().values()}
+        return {feature.column for feature in self.features} | beside
+
     def limit(self, feature: Feature) -> int | None:
         """How many events of a row are read: max_length inputs, and the one that follows the last of them."""
         if feature.max_length is None:
             return None
         return feature.max_length + (self.task == "next_item" and feature.name == self.sequence)
+
+
+@dataclass(frozen=True)
+class Bags:
+    """The ids of a feature, one row after the other, the length of each row, and what its pooling asks for, by id."""
+
+    ids: Int64s
+    lengths: Int64s
+    numbers: npt.NDArray[np.float32] | None = None
+
+    def without(self, unwanted: npt.NDArray[np.bool_]) -> "Bags":
+        """The same rows without some of their ids."""
+        ids, lengths = drop(self.ids, self.lengths, unwanted)
+        return Bags(ids, lengths, None if self.numbers is None else self.numbers[~unwanted])
 
 
 class Collate:
@@ -57,56 +76,77 @@ class Collate:
         self.rank = rank
         self.rows_of = {f.name: table.rows for table in reading.tables for f in table.features}
         self.padding_of = {f.name: table.padding_row for table in reading.tables for f in table.features}
-        self.columns = {c: RaggedColumn.from_arrow(split[c]) for c in {f.column for f in reading.features}}
+        self.columns = {c: RaggedColumn.from_arrow(split[c]) for c in reading.columns()}
         self.labels = None if reading.label is None else split[reading.label].to_numpy().astype(np.float32)
 
     def __call__(self, rows: Int64s, size: int, step: int) -> Batch:
         """The batch of these rows of the split, filled up with empty rows of weight zero to `size` rows."""
         filling = size - len(rows)
-        read = {f.name: self._read(f, rows, filling, step) for f in self.reading.features}
+        read = {f.name: self._read(f, rows, step) for f in self.reading.features}
+        nothing = np.zeros(filling, dtype=np.int64)
+        read = {name: replace(bag, lengths=np.concatenate([bag.lengths, nothing])) for name, bag in read.items()}
         if self.reading.candidates is not None:
             ids = self.reading.candidates(step).numpy()
             lengths = np.zeros(size, dtype=np.int64)
             lengths[0] = len(ids)
-            read[CANDIDATES] = (ids, lengths)
+            read[CANDIDATES] = Bags(ids, lengths)
         return Batch(
             ids=KeyedJaggedTensor(
                 keys=list(read),
-                values=torch.from_numpy(np.concatenate([values for values, _ in read.values()])),
-                lengths=torch.from_numpy(np.concatenate([lengths for _, lengths in read.values()])),
+                values=torch.from_numpy(np.concatenate([bag.ids for bag in read.values()])),
+                lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in read.values()])),
             ),
             weight_B=torch.cat([torch.ones(len(rows)), torch.zeros(filling)]),
             label_B=self._labels(rows, filling),
-            extents={name: _extent(lengths) for name, (_, lengths) in read.items()},
+            extents={name: _extent(bag.lengths) for name, bag in read.items()},
             loss_weight=self._loss_weight(rows, read),
             samples=len(rows),
+            numbers={name: torch.from_numpy(bag.numbers) for name, bag in read.items() if bag.numbers is not None},
         )
 
-    def _read(self, feature: Feature, rows: Int64s, filling: int, step: int) -> tuple[Int64s, Int64s]:
+    def _read(self, feature: Feature, rows: Int64s, step: int) -> Bags:
         limit = self.reading.limit(feature)
-        values, lengths = self.columns[feature.column].take(rows, limit, newest=feature.keep == "newest")
-        check_ids(
-            feature,
-            values,
-            lengths,
-            self.rows_of[feature.name],
-            f"rank {self.rank}, step {step}, row {{row}} of the batch",
-        )
+        ids, lengths = self.columns[feature.column].take(rows, limit, newest=feature.keep == "newest")
+        where = f"rank {self.rank}, step {step}, row {{row}} of the batch"
+        check_ids(feature, ids, lengths, self.rows_of[feature.name], where)
+        bags = Bags(ids, lengths, self._numbers(feature, rows, limit))
         padding_row = self.padding_of[feature.name]
-        if feature.pooling != "none" and padding_row is not None:
+        if feature.pooled and padding_row is not None:
             # as nn.EmbeddingBag has it: no part of the bag, nor of its mean
-            values, lengths = drop(values, lengths, values == padding_row)
-        return values, np.concatenate([lengths, np.zeros(filling, dtype=np.int64)])
+            bags = bags.without(ids == padding_row)
+        return bags
+
+    def _numbers(self, feature: Feature, rows: Int64s, limit: int | None) -> npt.NDArray[np.float32] | None:
+        """What the pooling of the feature asks for, of the same events as the ids."""
+        named = feature.pooling.columns()
+        if not named:
+            return None
+        whole = self.columns[feature.column].lengths()[rows]
+        read: dict[str, npt.NDArray[Any]] = {}
+        lengths = np.minimum(whole, limit) if limit is not None else whole
+        for key, name in named.items():
+            column = self.columns[name]
+            aligned = feature.pooling.aligned(key)
+            if aligned and (other := np.flatnonzero(column.lengths()[rows] != whole)).size:
+                at = rows[other[0]]
+                raise InputError(
+                    f"features.{feature.name}.pooling.{key}: want as many values in column {name} as ids in "
+                    f"{feature.column}, got {column.lengths()[at]} and {whole[other[0]]} in row {at} of the split; "
+                    "prepare the data again"
+                )
+            read[key], _ = column.take(rows, limit if aligned else None, newest=feature.keep == "newest")
+        numbers = feature.pooling.numbers(read, lengths)
+        return None if numbers is None else np.ascontiguousarray(numbers, dtype=np.float32)
 
     def _labels(self, rows: Int64s, filling: int) -> Tensor | None:
         if self.labels is None:
             return None
         return torch.cat([torch.from_numpy(self.labels[rows]), torch.zeros(filling)])
 
-    def _loss_weight(self, rows: Int64s, read: Mapping[str, tuple[Int64s, Int64s]]) -> float:
+    def _loss_weight(self, rows: Int64s, read: Mapping[str, Bags]) -> float:
         if self.reading.task == "next_item":
             assert self.reading.sequence is not None
-            ids, lengths = read[self.reading.sequence]
+            ids, lengths = read[self.reading.sequence].ids, read[self.reading.sequence].lengths
             known = ids >= FIRST_ROW
             first_of_row = (np.cumsum(lengths) - lengths)[lengths > 0]
             return float(known.sum() - known[first_of_row].sum())

@@ -1,6 +1,7 @@
 """Columns of a split as flat numpy arrays: Arrow's offsets and values, no loop over rows."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,11 @@ class RaggedColumn:
     """Row i is values[offsets[i]:offsets[i + 1]]; a scalar column has rows of length 1."""
 
     offsets: Int64s
-    values: Int64s
+    values: npt.NDArray[Any]
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray) -> "RaggedColumn":
-        """Views on the buffers of an int64 or list<int64> column without nulls, copied only where chunks are joined."""
+        """Views on the buffers of a column of numbers or lists without nulls, copied only where chunks are joined."""
         array = column.combine_chunks()
         if isinstance(array, pa.ChunkedArray):  # no chunk at all, or more than one array can hold
             array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
@@ -31,7 +32,7 @@ class RaggedColumn:
         """The length of every row."""
         return np.diff(self.offsets)
 
-    def take(self, rows: Int64s, limit: int | None = None, newest: bool = True) -> tuple[Int64s, Int64s]:
+    def take(self, rows: Int64s, limit: int | None = None, newest: bool = True) -> tuple[npt.NDArray[Any], Int64s]:
         """Values of these rows one after the other, and each row's length; at most `limit` values a row."""
         starts, ends = self.offsets[rows], self.offsets[rows + 1]
         if limit is not None and newest:

@@ -20,8 +20,13 @@ from sharded_emb.errors import InputError, nearest
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.yaml"
 
-ColumnType = Literal["int64", "float32", "list<int64>"]
-_ARROW = {"int64": pa.int64(), "float32": pa.float32(), "list<int64>": pa.list_(pa.int64())}
+ColumnType = Literal["int64", "float32", "list<int64>", "list<float32>"]
+_ARROW = {
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "list<int64>": pa.list_(pa.int64()),
+    "list<float32>": pa.list_(pa.float32()),
+}
 
 
 class Column(Frozen):

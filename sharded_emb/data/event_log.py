@@ -5,14 +5,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sharded_emb.data.base import RAW, DatasetConfig, RawLog, attribute_columns, event_columns, require_columns
+from sharded_emb.data.base import RAW, LogConfig, RawLog, attribute_columns, event_columns, require_columns
 from sharded_emb.data.tabular import FORMATS, TableFiles, column_names, find_files, format_of, load
 from sharded_emb.errors import InputError
 
 SEPARATORS = {"csv": ",", "tsv": "\t", "jsonl": "", "parquet": ""}
 
 
-class EventLog(DatasetConfig):
+class EventLog(LogConfig):
     """One event a row. `raw` is a file, or a folder whose files of one format are read in the order of their names.
 
     user, item, time: the columns that hold them; time is a number or a date, null takes the order of the rows.
@@ -33,7 +33,7 @@ class EventLog(DatasetConfig):
     items: str | None = None
 
     def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:  # noqa: ARG002
-        """See `DatasetConfig.read`."""
+        """See `LogConfig.read`."""
         path = self.raw_path("an event log (CSV, TSV, JSONL or Parquet)")
         log = self._files("dataset.raw", path, self.format, self.header)
         wanted = {"dataset.user": self.user, "dataset.item": self.item, **event_columns(self)}

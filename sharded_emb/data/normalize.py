@@ -5,12 +5,12 @@ from typing import Any
 
 import ibis
 
-from sharded_emb.data.base import RAW, Attribute, DatasetConfig, RawLog
+from sharded_emb.data.base import RAW, Attribute, LogConfig, RawLog
 from sharded_emb.data.layouts.base import FRACTION, ITEM, LABEL, POSITION, TIME, USER
 from sharded_emb.errors import InputError
 
 
-def normalize(config: DatasetConfig, raw: RawLog, backend: Any) -> RawLog:
+def normalize(config: LogConfig, raw: RawLog, backend: Any) -> RawLog:
     """The log with columns user, item, time, fraction, position, label and one per attribute, by the attribute's name.
 
     time (int64) is the whole part of the number, of seconds since 1970 for dates, and 0 where the log has none;
@@ -112,7 +112,7 @@ def _require_readable(key: str, want: str, table: Any, column: str, value: Any) 
         raise InputError(f"{key}: want {want} in column {column.removeprefix(RAW)}, got {got}; mend the file")
 
 
-def _k_core(config: DatasetConfig, events: Any, backend: Any) -> Any:
+def _k_core(config: LogConfig, events: Any, backend: Any) -> Any:
     """Drop users and items with too few events until none is left that has (each drop can make others short)."""
     rows, turn = -1, 0
     while rows != (now := int(events.count().execute())):

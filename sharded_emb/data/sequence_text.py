@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import ibis
 import pyarrow as pa
 
-from sharded_emb.data.base import RAW, Attribute, DatasetConfig, RawLog, require_columns
+from sharded_emb.data.base import RAW, Attribute, LogConfig, RawLog, require_columns
 from sharded_emb.data.tabular import load_lines
 from sharded_emb.errors import InputError
 
 _ATTRIBUTES = "attributes"
 
 
-class SequenceText(DatasetConfig):
+class SequenceText(LogConfig):
     """One line a user: `user item item ...`, separated by spaces, oldest first; there are no times.
 
     item_attributes: a JSON file, item -> list of values, read as the attribute (and vocabulary) `attribute` of items.
@@ -31,7 +31,7 @@ class SequenceText(DatasetConfig):
         return {**self.attributes, "attribute": Attribute(of="item", column=_ATTRIBUTES)}
 
     def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:  # noqa: ARG002
-        """See `DatasetConfig.read`."""
+        """See `LogConfig.read`."""
         path = self.raw_path("a text file with one `user item item ...` a line")
         if path.is_dir():
             raise InputError(f"dataset.raw: want a text file, got the folder {path}; name a file in it")

@@ -71,7 +71,15 @@ class Source:
 
     def parts(self, epoch: int, rank: int, world_size: int) -> Iterator[Part]:
         """This rank's part of every global batch of an epoch: the same number on every rank, some perhaps empty."""
+        return (piece for (piece,) in self.pieces(epoch, rank, world_size, 1))
+
+    def pieces(self, epoch: int, rank: int, world_size: int, number: int) -> Iterator[list[Part]]:
+        """As `parts`, each global batch in so many pieces that are computed one after the other."""
         order = self.order(epoch)
         for start in range(0, len(order), self.global_batch):
-            parts = np.array_split(order[start : start + self.global_batch], world_size)
-            yield Part(parts[rank], size=len(parts[0]), global_samples=sum(map(len, parts)))
+            found = []
+            for piece in np.array_split(order[start : start + self.global_batch], number):
+                parts = np.array_split(piece, world_size)
+                # a last batch smaller than the number of pieces leaves some empty on all ranks
+                found.append(Part(parts[rank], size=max(1, len(parts[0])), global_samples=len(piece)))
+            yield found

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 from pydantic import Field, model_validator
 
-from sharded_emb.data.base import DatasetConfig, RawLog
+from sharded_emb.data.base import LogConfig, RawLog
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
@@ -21,7 +21,7 @@ _SECONDS_PER_YEAR = 31_536_000
 _MEAN_GAP_SECONDS = 40_000.0
 
 
-class Synthetic(DatasetConfig):
+class Synthetic(LogConfig):
     """Generates a log, writes it to raw/events.csv in the dataset folder, and reads it as an `EventLog`.
 
     users, items, clusters, mean_length, min_length, max_length: sizes; lengths are Poisson above the least, cut at the
@@ -58,7 +58,7 @@ class Synthetic(DatasetConfig):
         return self
 
     def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:
-        """See `DatasetConfig.read`."""
+        """See `LogConfig.read`."""
         file = workspace / "raw" / "events.csv"
         file.parent.mkdir()
         self.write(file, seed)

@@ -20,13 +20,12 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSha
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.embeddings.lookup import Embeddings
+from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.errors import InputError
-from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.tables import Table
 
 _FUSED = EmbeddingComputeKernel.FUSED.value
-_BYTES = 4  # float32
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 class BagSharder(EmbeddingBagCollectionSharder):
@@ -66,9 +65,8 @@ class Plan:
             }
         )
 
-    def report(self, tables: Sequence[Table], optimizer: EmbeddingOptimizer) -> dict[str, Any]:
-        """What `plan.json` holds: by table its type, ranks, shards and bytes."""
-        state = {"element": lambda t: t.rows * t.dim, "row": lambda t: t.rows, None: lambda _: 0}[optimizer.state_per]
+    def report(self, tables: Sequence[Table]) -> dict[str, Any]:
+        """What `plan.json` holds: by table its type, ranks, shards, update and bytes."""
         return {
             "tables": {
                 table.name: {
@@ -78,8 +76,11 @@ class Plan:
                     "collection": "pooled" if table.pooled else "unpooled",
                     "sharding": self.types[table.name],
                     "shards": self._shards(table.name),
-                    "weight_bytes": table.rows * table.dim * _BYTES,
-                    "optimizer_state_bytes": state(table) * _BYTES,
+                    "dtype": table.dtype,
+                    "update": "none" if table.freeze else table.update,
+                    "optimizer": table.optimizer.told(),
+                    "weight_bytes": weight_bytes(table),
+                    "optimizer_state_bytes": state_bytes(table),
                 }
                 for table in tables
             }
@@ -95,6 +96,18 @@ class Plan:
         ]
 
 
+def weight_bytes(table: Table) -> int:
+    """Of all its rows."""
+    return table.rows * table.dim * _BYTES[table.dtype]
+
+
+def state_bytes(table: Table) -> int:
+    """Of the optimizer state of all rows."""
+    numbers = {"element": table.rows * table.dim, "row": table.rows}
+    per = () if table.freeze else table.optimizer.states().values()
+    return sum(numbers[each] for each in per) * _BYTES[table.state_dtype]
+
+
 def _table_names(module: EmbeddingBagCollection | EmbeddingCollection) -> list[str]:
     bags = isinstance(module, EmbeddingBagCollection)
     return [config.name for config in (module.embedding_bag_configs() if bags else module.embedding_configs())]
@@ -105,15 +118,15 @@ def column_shards(dim: int, world_size: int) -> int:
     return max(n for n in range(1, world_size + 1) if dim % n == 0 and (dim // n) % 4 == 0)
 
 
-def problems(tables: Sequence[Table], optimizer: EmbeddingOptimizer, world_size: int) -> list[str]:
+def problems(tables: Sequence[Table], world_size: int) -> list[str]:
     """What cannot be sharded as asked, one line each beginning with the key; empty if all can."""
     found = []
     for table in tables:
         key = f"tables.{table.name}.sharding"
-        if table.sharding == "column_wise" and optimizer.state_per == "row":
+        if table.sharding == "column_wise" and (reads := _reads_whole_rows(table)):
             found.append(
-                f"{key}: column_wise with a row-wise optimizer would keep one state a column shard, the numbers of "
-                "no other plan; use table_wise, row_wise or data_parallel, or embedding_optimizer=adagrad"
+                f"{key}: column_wise with {reads}, which reads whole rows, would give the numbers of no other plan; "
+                "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad"
             )
         if table.sharding == "row_wise" and (empty := _rank_without_row(table.rows, world_size)) is not None:
             found.append(
@@ -123,18 +136,25 @@ def problems(tables: Sequence[Table], optimizer: EmbeddingOptimizer, world_size:
     return found
 
 
+def _reads_whole_rows(table: Table) -> str | None:
+    """What of a table cannot be computed from some of its columns."""
+    if table.max_norm is not None:
+        return "max_norm"
+    return type(table.optimizer).__name__ if table.optimizer.reads_whole_rows and not table.freeze else None
+
+
 def _rank_without_row(rows: int, world_size: int) -> int | None:
     block = -(-rows // world_size)  # TorchRec gives every rank this many rows while they last
     first_empty = -(-rows // block)
     return first_empty if first_empty < world_size else None
 
 
-def make_plan(tables: Sequence[Table], optimizer: EmbeddingOptimizer, place: Place, batch_per_rank: int) -> Plan:
+def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int) -> Plan:
     """The plan of all tables. Deterministic, so that every rank makes the same one.
 
     Raises InputError with every table that cannot be sharded as asked, or when no plan fits the device.
     """
-    if wrong := problems(tables, optimizer, place.world_size):
+    if wrong := problems(tables, place.world_size):
         raise InputError(*wrong)
     types: dict[str, str] = {t.name: t.sharding for t in tables if t.sharding != "auto"}
     searched = [t for t in tables if t.sharding == "auto"]
@@ -143,11 +163,14 @@ def make_plan(tables: Sequence[Table], optimizer: EmbeddingOptimizer, place: Pla
     )
     sharded = _named(meta, types, place)
     if searched:
-        found = _search(searched, optimizer, place, batch_per_rank)
+        found = _search(searched, place, batch_per_rank)
         sharded |= found
         types |= {name: sharding.sharding_type for name, sharding in found.items()}
+    by_name = {table.name: table for table in tables}
     for name, sharding in sharded.items():
         assert sharding.compute_kernel == _FUSED, (name, sharding)
+        sharding.stochastic_rounding = False  # random numbers of a kernel would differ between plans
+        sharding.output_dtype = DATA_TYPES[by_name[name].output_dtype]
     return Plan({t.name: types[t.name] for t in tables}, sharded)
 
 
@@ -178,13 +201,11 @@ def _collections(meta: Embeddings) -> list[tuple[Any, Any]]:
     return [*pooled, *((SHARDERS[1], collection) for collection in meta.unpooled.values())]
 
 
-def _search(
-    tables: Sequence[Table], optimizer: EmbeddingOptimizer, place: Place, batch_per_rank: int
-) -> dict[str, ParameterSharding]:
+def _search(tables: Sequence[Table], place: Place, batch_per_rank: int) -> dict[str, ParameterSharding]:
     """TorchRec's planner over what `problems` would not refuse."""
-    kinds = ["table_wise", "row_wise", "column_wise"] if optimizer.state_per != "row" else ["table_wise", "row_wise"]
     constraints = {}
     for table in tables:
+        kinds = ["table_wise", "row_wise", *([] if _reads_whole_rows(table) else ["column_wise"])]
         allowed = [k for k in kinds if k != "row_wise" or _rank_without_row(table.rows, place.world_size) is None]
         # the planner's own smallest column shard is 128 wide; ours follow `column_shards`
         width = table.dim // column_shards(table.dim, place.world_size)
@@ -195,10 +216,10 @@ def _search(
     try:
         planned = planner.plan(Embeddings(tables, frozenset(), torch.device("meta")), SHARDERS)
     except PlannerError as error:
-        largest = max(tables, key=lambda t: t.rows * t.dim)
+        largest = max(tables, key=weight_bytes)
         raise InputError(
             f"sharding: no plan fits the device; the largest table is {largest.name} with "
-            f"{largest.rows * largest.dim * _BYTES / 2**30:.1f} GiB of weights ({type(error).__name__}: "
+            f"{weight_bytes(largest) / 2**30:.1f} GiB of weights ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}); use more ranks, or a smaller dim"
         ) from error
     return {name: sharding for module in planned.plan.values() for name, sharding in module.items()}

@@ -3,6 +3,7 @@
 R, C  rows and columns of one shard
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,16 +11,19 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torch.optim import Optimizer
 from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
 from torchrec.optim.keyed import KeyedOptimizer
 
+from sharded_emb.batch import Batch, Embedded
+from sharded_emb.distributed.kernels import take_over, unfused_rate
 from sharded_emb.distributed.plan import SHARDERS, Plan
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.updates import TableUpdates
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
 from sharded_emb.initializers import hashed_uniform, stream_key
-from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.tables import Table
 
 _ROWS_AT_ONCE = 1 << 18  # bounds the scratch memory of filling
@@ -39,13 +43,13 @@ class LocalShard:
 class Sharded:
     """A model after sharding.
 
-    parallel is what the training step calls. table_optimizers are the fused one (all sharded tables) and an ordinary
-    one for data-parallel tables, as far as there are such tables.
+    parallel is what the training step calls. fused: the optimizers of the tables that FBGEMM updates in the backward
+    pass. updates: those of all other tables.
     """
 
     parallel: DistributedModelParallel
     fused: KeyedOptimizer
-    replicated_optimizer: Optimizer | None
+    updates: TableUpdates
     place: Place
 
     @property
@@ -58,15 +62,32 @@ class Sharded:
         """The lookups."""
         return cast(Embeddings, self.plain.get_submodule("embeddings"))
 
+    def embed(self, batch: Batch) -> Embedded:
+        """What the model is given of a batch."""
+        embedded: Embedded = self.plain.get_submodule("poolings")(self.embeddings(batch))
+        return embedded
+
+    def dense(self) -> dict[str, nn.Module]:
+        """Everything that is trained and no table, by name."""
+        return {name: self.plain.get_submodule(name) for name in ("poolings", "model")}
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """Those of `dense`."""
+        return [parameter for module in self.dense().values() for parameter in module.parameters()]
+
     def shards(self) -> Iterator[LocalShard]:
         """Every part of every table on this rank; a data-parallel table counts as one whole part."""
         for name, weight in _sharded_weights(self.embeddings):
             for shard in weight.local_shards():
                 row, column = shard.metadata.shard_offsets
                 yield LocalShard(self.embeddings.tables[name], shard.tensor, row, column)
-        for name, module in self.embeddings.replicated.items():
-            weight = cast(ReplicatedTable, module).weight
-            yield LocalShard(self.embeddings.tables[name], weight.detach(), 0, 0)
+        for module in self.embeddings.replicated.values():
+            local = cast(ReplicatedTable, module).local
+            yield LocalShard(local.table, local.weight_RD, 0, 0)
+
+    def weights(self) -> dict[str, ShardedTensor]:
+        """The sharded tables by name."""
+        return dict(_sharded_weights(self.embeddings))
 
     def whole_table(self, name: str) -> Tensor:
         """All rows of a table (rows, dim) on the CPU of every rank: for tests and small tables."""
@@ -81,29 +102,42 @@ class Sharded:
         return whole
 
 
-def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, optimizer: EmbeddingOptimizer, place: Place) -> Sharded:
-    """Shards `model.embeddings` by the plan, its tables updated by `optimizer`; the dense rest becomes data-parallel.
+def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) -> Sharded:
+    """Shards `model.embeddings` by the plan, each table updated as it says; the dense rest becomes data-parallel.
 
     The tables hold no defined values until `fill`.
     """
-    collections = [*([embeddings.pooled] if embeddings.pooled is not None else []), *embeddings.unpooled.values()]
-    for collection in collections:
-        optimizer_class, arguments = optimizer.fused()
-        _apply_optimizer_in_backward(optimizer_class, collection.parameters(), arguments)
-    replicated = list(embeddings.replicated.parameters())
-    parallel = DistributedModelParallel(
-        model, device=place.device, plan=plan.torchrec(embeddings, "embeddings"), sharders=cast(Any, SHARDERS)
-    )
+    for number, (name, parameter) in enumerate(_weights(embeddings)):
+        table = embeddings.tables[name]
+        unfused: tuple[type[Optimizer], dict[str, Any]] = (torch.optim.SGD, {"lr": unfused_rate(number)})
+        kernel, arguments = table.optimizer.kernel() if table.update == "fused" else unfused
+        _apply_optimizer_in_backward(kernel, [parameter], arguments)
+    torchrec_plan = plan.torchrec(embeddings, "embeddings")
+    parallel = DistributedModelParallel(model, device=place.device, plan=torchrec_plan, sharders=cast(Any, SHARDERS))
+    replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
+    assert all(module.local.weight_RD is module.weight for module in replicated)
+    taken = take_over(embeddings)
+    held = Counter(name for name, weight in _sharded_weights(embeddings) for _ in weight.local_shards())
+    unfused = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
+    # whatever slipped through here would never be updated
+    assert Counter(part.table.name for part in taken) == unfused
     return Sharded(
         parallel=parallel,
         fused=parallel.fused_optimizer,
-        replicated_optimizer=optimizer.replicated(replicated) if replicated else None,
+        updates=TableUpdates(taken, [module.local for module in replicated], place),
         place=place,
     )
 
 
+def _weights(embeddings: Embeddings) -> Iterator[tuple[str, nn.Parameter]]:
+    """Table name and weights of the collections, before sharding."""
+    for collection in _collections(embeddings):
+        for key, parameter in collection.named_parameters():
+            yield key.split(".")[-2], parameter
+
+
 @torch.no_grad()
-def fill(sharded: Sharded, seed: int, optimizer: EmbeddingOptimizer) -> None:
+def fill(sharded: Sharded, seed: int) -> None:
     """Writes initial rows and optimizer state: the same numbers for every world size, plan and device.
 
     After sharding, because TorchRec drops earlier values. The padding row becomes zero.
@@ -111,8 +145,9 @@ def fill(sharded: Sharded, seed: int, optimizer: EmbeddingOptimizer) -> None:
     for part in sharded.shards():
         _fill_part(part, stream_key(seed, f"tables.{part.table.name}"))
     for name, state in fused_states(sharded.fused):
-        if not name.endswith(".step"):
-            state.fill_(optimizer.initial_state)
+        table, kind = name.split(".")[-2:]
+        if kind != "step":
+            state.fill_(sharded.embeddings.tables[table].optimizer.initial_state(kind))
 
 
 def _fill_part(part: LocalShard, key: int) -> None:
@@ -138,15 +173,19 @@ def fused_states(fused: KeyedOptimizer) -> Iterator[tuple[str, Tensor]]:
 
 
 def _sharded_weights(embeddings: Embeddings) -> Iterator[tuple[str, Any]]:
-    collections = [*([embeddings.pooled] if embeddings.pooled is not None else []), *embeddings.unpooled.values()]
-    for collection in collections:
+    for collection in _collections(embeddings):
         for key, weight in collection.state_dict().items():
             yield key.split(".")[-2], weight
 
 
+def _collections(embeddings: Embeddings) -> list[Any]:
+    return [*([embeddings.pooled] if embeddings.pooled is not None else []), *embeddings.unpooled.values()]
+
+
 def set_learning_rates(sharded: Sharded, dense: Optimizer, factor: float) -> None:
     """Multiplies the initial rate of every parameter group, and pushes those of the tables into the kernels."""
-    for optimizer in (sharded.fused, sharded.replicated_optimizer, dense):
-        for group in optimizer.param_groups if optimizer is not None else []:
+    for optimizer in (sharded.fused, dense):
+        for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    sharded.updates.factor = factor
     sharded.fused.step()  # the only way the kernels hear of it; the update itself happens in the backward

@@ -3,42 +3,46 @@
 TorchRec's pooled and unpooled collections own their weights, so a table that any feature reads as a sequence goes to
 the unpooled one and its other features are pooled after the lookup. The kernel is only ever asked for sums: its means
 are wrong under several plans. Data-parallel tables are whole on every rank and need no kernel that knows of shards;
-they are plain parameters here, which also avoids FBGEMM's dense CPU kernel for sequences (it corrupts memory).
+they are plain tensors here, which also avoids FBGEMM's dense CPU kernel for sequences (it corrupts memory).
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
-from sharded_emb.layers.jagged import divide_by_length, pool
+from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
+from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Feature, Table
+
+DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16}
 
 
 def candidate_feature(table: str) -> Feature:
     """The feature through which a loss reads rows of the item table, in the same lookup as the history."""
-    return Feature(name=CANDIDATES, table=table, column="", pooling="none", max_length=None, keep="newest")
+    return Feature(name=CANDIDATES, table=table, column="", pooling=NoPooling(), max_length=None, keep="newest")
 
 
 class ReplicatedTable(nn.Module):
-    """A table that is whole on every rank; its gradients are averaged like those of any dense weight."""
+    """A table that is whole on every rank. Its gradients are exchanged row by row, not as those of dense weights."""
 
     def __init__(self, table: Table, device: torch.device) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(table.rows, table.dim, device=device))
+        weight = torch.empty(table.rows, table.dim, device=device, dtype=DTYPES[table.dtype])
+        self.register_buffer("weight", weight)
+        self.local = LocalRows(table, weight)
 
     def rows(self, ids_T: Tensor) -> Tensor:
         """The vectors (T, D) of ids."""
-        return F.embedding(ids_T, self.weight)
+        return self.local.vectors(ids_T)
 
     def sums(self, ids: JaggedTensor) -> Tensor:
         """The sums (B, D) of the rows of each bag."""
-        return F.embedding_bag(ids.values(), self.weight, ids.offsets(), mode="sum", include_last_offset=True)
+        return self.local.sums(ids.values(), ids.offsets())
 
 
 class Embeddings(nn.Module):
@@ -62,7 +66,7 @@ class Embeddings(nn.Module):
             self.unpooled[f"dim_{dim}"] = EmbeddingCollection(same_dim, device=torch.device("meta"))
 
     def forward(self, batch: Batch) -> Embedded:
-        """Vectors by feature name; see `Embedded`."""
+        """Vectors by feature name, those that wait for `Poolings` among the sequences; see `Embedded`."""
         ids = batch.ids
         # all collections are asked before any answer is awaited, so that their exchanges overlap
         sums = None if self.pooled is None else self.pooled(ids)
@@ -73,10 +77,10 @@ class Embeddings(nn.Module):
         for feature in self.features.values():
             if feature.table in self.replicated:
                 self._look_up_replicated(feature, ids, pooled, vectors)
-        pooled = {name: self._finish(name, summed, lengths[name]) for name, summed in pooled.items()}
+        pooled = {
+            name: self.features[name].pooling.finish(summed.float(), lengths[name]) for name, summed in pooled.items()
+        }
         sequences = {name: self._sequence(name, vectors[name], batch) for name in vectors}
-        for name in [n for n in sequences if self.features[n].pooling != "none"]:
-            pooled[name] = pool(sequences.pop(name), mean=self.features[name].pooling == "mean")
         return Embedded(pooled, sequences)
 
     def _look_up_replicated(
@@ -89,22 +93,21 @@ class Embeddings(nn.Module):
         else:
             vectors[feature.name] = table.rows(ids[feature.name].values())
 
-    def _finish(self, name: str, summed_BD: Tensor, lengths_B: Tensor) -> Tensor:
-        return divide_by_length(summed_BD, lengths_B) if self.features[name].pooling == "mean" else summed_BD
-
     def _sequence(self, name: str, values_TD: Tensor, batch: Batch) -> Jagged:
         ids = batch.ids[name]
         padding_row = self.tables[self.features[name].table].padding_row
         if padding_row is not None:
             # the row is zero from the start; the mask keeps gradients out of it
             values_TD = values_TD * (ids.values() != padding_row)[:, None]
-        return Jagged(values_TD, ids.values(), ids.lengths().to(torch.int64), batch.extents[name])
+        lengths_B, numbers_T = ids.lengths().to(torch.int64), batch.numbers.get(name)
+        return Jagged(values_TD.float(), ids.values(), lengths_B, batch.extents[name], numbers_T)
 
 
 def _bag_config(table: Table) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
         name=table.name,
         num_embeddings=table.rows,
+        data_type=DATA_TYPES[table.dtype],
         embedding_dim=table.dim,
         feature_names=[feature.name for feature in table.features],
         pooling=PoolingType.SUM,
@@ -115,6 +118,7 @@ def _sequence_config(table: Table) -> EmbeddingConfig:
     return EmbeddingConfig(
         name=table.name,
         num_embeddings=table.rows,
+        data_type=DATA_TYPES[table.dtype],
         embedding_dim=table.dim,
         feature_names=[feature.name for feature in table.features],
     )

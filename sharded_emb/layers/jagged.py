@@ -63,10 +63,15 @@ def inputs_and_successors(jagged: Jagged) -> tuple[Jagged, Tensor]:
     return Jagged(jagged.values_TD[at_S], jagged.ids_T[at_S], lengths_B, extent), at_S + 1
 
 
+def sums(jagged: Jagged, values_TD: Tensor) -> Tensor:
+    """The sum over each row of vectors that belong to its events: (B, D). An empty row gives zeros."""
+    zeros_BD = values_TD.new_zeros(jagged.lengths_B.numel(), values_TD.shape[-1])
+    return zeros_BD.index_add(0, row_of_event(jagged), values_TD)
+
+
 def pool(jagged: Jagged, mean: bool) -> Tensor:
     """Sum or mean of each row's vectors: (B, D). An empty row gives zeros."""
-    summed_BD = jagged.values_TD.new_zeros(jagged.lengths_B.numel(), jagged.values_TD.shape[-1])
-    summed_BD = summed_BD.index_add(0, row_of_event(jagged), jagged.values_TD)
+    summed_BD = sums(jagged, jagged.values_TD)
     return divide_by_length(summed_BD, jagged.lengths_B) if mean else summed_BD
 
 

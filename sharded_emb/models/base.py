@@ -66,7 +66,7 @@ def sequence_problems(key: str, name: str, features: Mapping[str, FeatureConfig]
     """What is wrong with a key that is to name an unpooled feature."""
     if name not in features:
         return [f"{key}: want a feature, got {name!r}{nearest(name, features)}"]
-    if features[name].pooling != "none":
+    if features[name].pooled:
         return [f"features.{name}.pooling: want none, since {key} reads a sequence, got {features[name].pooling}"]
     return []
 

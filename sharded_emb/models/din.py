@@ -40,7 +40,7 @@ class DIN(ModelConfig):
         found = [line for name in self.histories for line in sequence_problems("model.histories", name, features)]
         if self.target not in features:
             return [*found, f"model.target: want a feature, got {self.target!r}{nearest(self.target, features)}"]
-        if features[self.target].pooling == "none":
+        if not features[self.target].pooled:
             found.append(f"features.{self.target}.pooling: want sum, since model.target reads one vector, got none")
         table = features[self.target].table
         return found + [
@@ -52,7 +52,7 @@ class DIN(ModelConfig):
     def build(self, tables: Sequence[Table]) -> nn.Module:
         """The module."""
         dims = {f.name: table.dim for table in tables for f in table.features}
-        pooled = sorted(f.name for table in tables for f in table.features if f.pooling != "none")
+        pooled = sorted(f.name for table in tables for f in table.features if f.pooled)
         return DINModel(self, dims, pooled)
 
 

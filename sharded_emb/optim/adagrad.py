@@ -6,7 +6,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch.optim import Optimizer
 
-from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.optim.base import EmbeddingOptimizer, Per, TouchedRows
 
 
 class Adagrad(EmbeddingOptimizer):
@@ -16,16 +16,24 @@ class Adagrad(EmbeddingOptimizer):
     gradient is nearly zero; above zero, world sizes agree.
     """
 
-    state_per: ClassVar[str | None] = "element"
+    kernel_on: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
 
     eps: PositiveFloat = 1e-8
     initial_accumulator: NonNegativeFloat = 0.1
 
-    def fused(self) -> tuple[type[Optimizer], dict[str, Any]]:
-        """FBGEMM's exact Adagrad; the accumulator is filled after sharding, the kernel only knows 0."""
+    def states(self) -> dict[str, Per]:
+        """The sum of squares."""
+        return {"momentum1": "element"}
+
+    def initial_state(self, name: str) -> float:  # noqa: ARG002
+        """The kernel only knows 0: it is filled after sharding."""
+        return self.initial_accumulator
+
+    def kernel(self) -> tuple[type[Optimizer], dict[str, Any]]:
+        """FBGEMM's exact Adagrad."""
         return torch.optim.Adagrad, {"lr": self.lr, "eps": self.eps}
 
-    @property
-    def initial_state(self) -> float:
-        """What every element's accumulator starts from."""
-        return self.initial_accumulator
+    def apply(self, rows: TouchedRows, lr: float, step: int) -> None:  # noqa: ARG002
+        """See the module."""
+        sum_RD = rows.state["momentum1"].addcmul_(rows.gradient_RD, rows.gradient_RD)
+        rows.weight_RD.addcdiv_(rows.gradient_RD, sum_RD.sqrt().add_(self.eps), value=-lr)

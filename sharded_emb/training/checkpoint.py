@@ -74,12 +74,12 @@ class Checkpoints:
             raise InputError(*wrong)
         load(state, checkpoint_id=checkpoint)
         sharded.embeddings.load_state_dict(state["tables"])
-        sharded.plain.get_submodule("model").load_state_dict(state["dense"])
+        for name, module in sharded.dense().items():
+            module.load_state_dict(state["dense"][name])
         if dense is not None:
             sharded.fused.load_state_dict(state["fused"])
             dense.load_state_dict(state["dense_optimizer"])
-            if sharded.replicated_optimizer is not None:
-                sharded.replicated_optimizer.load_state_dict(state["replicated_optimizer"])
+            sharded.updates.load_state_dict(state["updates"])
 
     def _other_vocabularies(self, checkpoint: Path) -> list[str]:
         trained = json.loads((checkpoint / _VOCABULARIES).read_text(encoding="utf-8"))
@@ -103,12 +103,14 @@ class Checkpoints:
 def _state(sharded: Sharded, dense: Optimizer | None) -> dict[str, Any]:
     state: dict[str, Any] = {
         "tables": sharded.embeddings.state_dict(),
-        "dense": sharded.plain.get_submodule("model").state_dict(),
+        "dense": {name: module.state_dict() for name, module in sharded.dense().items()},
     }
     if dense is not None:
-        state |= {"fused": sharded.fused.state_dict(), "dense_optimizer": dense.state_dict()}
-        if sharded.replicated_optimizer is not None:
-            state["replicated_optimizer"] = sharded.replicated_optimizer.state_dict()
+        state |= {
+            "fused": sharded.fused.state_dict(),
+            "updates": sharded.updates.state_dict(sharded.weights()),
+            "dense_optimizer": dense.state_dict(),
+        }
     return state
 
 

@@ -92,7 +92,7 @@ class BinaryEvaluator:
         labels, logits = [np.zeros(0)], [np.zeros(0)]
         everything = np.arange(self.scoring.dataset.manifest.splits[split].rows)
         for rows, batch in self.scoring.batches(split, everything):
-            output_B = plain.get_submodule("model")(self.scoring.sharded.embeddings(batch))
+            output_B = plain.get_submodule("model")(self.scoring.sharded.embed(batch))
             if len(rows):
                 assert batch.label_B is not None
                 labels.append(batch.label_B[: len(rows)].cpu().double().numpy())
@@ -166,7 +166,7 @@ class NextItemEvaluator:
         model = cast(NextItemModel, plain.get_submodule("model"))
         items_ND = self._item_vectors(model)
         for rows, batch in self.scoring.batches(split, self._eligible(split)):
-            embedded = self.scoring.sharded.embeddings(batch)
+            embedded = self.scoring.sharded.embed(batch)
             if len(rows):
                 scores_BN = model.queries(embedded)[: len(rows)] @ items_ND.T
                 scores_BN[:, :FIRST_ROW] = -torch.inf
@@ -205,7 +205,7 @@ class NextItemEvaluator:
 
     def _item_vectors(self, model: NextItemModel) -> Tensor:
         """Every row of the item table as it is compared with states (N, D), through the same lookups as in training."""
-        lookup = self.scoring.sharded.embeddings
+        lookup = self.scoring.sharded.embed
         parts = []
         any_split, nobody = self.scoring.dataset.split("train"), np.zeros(0, dtype=np.int64)
         for start in range(0, self.table.rows, _ROWS_PER_LOOKUP):

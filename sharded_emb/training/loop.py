@@ -37,6 +37,18 @@ class Limits:
     evaluate_every_epochs: int
 
 
+@dataclass(frozen=True)
+class Stepping:
+    """How a step is made of a global batch.
+
+    accumulation: pieces that the batch is computed in, one after the other, which bounds memory and changes no number.
+    clip_norm: the gradients of tables and dense weights are scaled down, together, to this 2-norm; None for no limit.
+    """
+
+    accumulation: int = 1
+    clip_norm: float | None = None
+
+
 @dataclass
 class Progress:
     """How far a run is: completed steps and epochs, samples over all ranks, seconds spent in steps."""
@@ -68,6 +80,7 @@ class Trainer:
     parts: Parts
     limits: Limits
     stopping: EarlyStopping
+    stepping: Stepping = Stepping()
     progress: Progress = field(default_factory=Progress)
     stop_signal: int | None = None  # what all ranks agreed to stop for
     heard: int = 0  # the signal that this rank got; alone it decides nothing, or the others would wait for this one
@@ -93,10 +106,10 @@ class Trainer:
 
     def _epoch(self) -> None:
         loss = torch.zeros(1)
-        for batch, global_samples, global_weight in self._batches():
+        for pieces, global_samples, global_weight in self._batches():
             started = time.monotonic()
             self.progress.step += 1
-            loss = self._step(batch, global_weight) / global_weight
+            loss = self._step(pieces, global_weight) / global_weight
             self.progress.samples += global_samples
             self.progress.training_seconds += time.monotonic() - started
             self.display.step(self.progress.step)
@@ -107,39 +120,43 @@ class Trainer:
         self._global_loss(loss)  # before anything is evaluated or saved
         self.progress.epoch = self.progress.samples // len(self.parts.source.lengths)
 
-    def _batches(self) -> Iterator[tuple[Batch, int, float]]:
-        """This rank's batches of an epoch, each with the samples and the loss weight of the global batch.
+    def _batches(self) -> Iterator[tuple[list[Batch], int, float]]:
+        """This rank's batches of an epoch in their pieces, with the samples and the loss weight of the global batch.
 
         Every rank learns here, before any id is exchanged, of a bad id on one of them, and of a signal to stop.
         """
-        for part in self.parts.source.parts(self.progress.epoch, self.place.rank, self.place.world_size):
-            batch, error = None, None
+        place, pieces = self.place, self.stepping.accumulation
+        for parts in self.parts.source.pieces(self.progress.epoch, place.rank, place.world_size, pieces):
+            batches, error = [], None
             try:
-                batch = self.parts.collate(part.rows, part.size, self.progress.step + 1)
+                batches = [self.parts.collate(part.rows, part.size, self.progress.step + 1) for part in parts]
             except InputError as wrong:
                 error = wrong
-            weight = batch.loss_weight if batch is not None else 0.0
+            weight = sum(batch.loss_weight for batch in batches)
             errors, signals, global_weight = all_sums([float(error is not None), float(self.heard), weight], self.place)
             if errors:
                 raise next(e for e in all_values(error, self.place) if e is not None)
             if signals:
                 self.stop_signal = max(all_values(self.heard, self.place))
                 return
-            assert batch is not None
-            yield batch.to(self.place.device, non_blocking=True), part.global_samples, max(global_weight, 1.0)
+            on_device = [batch.to(place.device, non_blocking=True) for batch in batches]
+            yield on_device, sum(part.global_samples for part in parts), max(global_weight, 1.0)
 
-    def _step(self, batch: Batch, global_weight: float) -> torch.Tensor:
+    def _step(self, pieces: list[Batch], global_weight: float) -> torch.Tensor:
         """One step on the mean over the global batch; returns this rank's sum of losses."""
-        parts = self.parts
-        set_learning_rates(parts.sharded, parts.dense, parts.schedule.factor(self.progress.step))
-        loss_sum = parts.sharded.parallel(batch)
-        # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
-        (loss_sum * (self.place.world_size / global_weight)).backward()
-        for optimizer in (parts.dense, parts.sharded.replicated_optimizer):
-            if optimizer is not None:
-                optimizer.step()
-                optimizer.zero_grad()
-        return loss_sum.detach()
+        sharded, dense = self.parts.sharded, self.parts.dense
+        set_learning_rates(sharded, dense, self.parts.schedule.factor(self.progress.step))
+        total = torch.zeros((), device=self.place.device)
+        for batch in pieces:
+            loss_sum = sharded.parallel(batch)
+            # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
+            (loss_sum * (self.place.world_size / global_weight)).backward()
+            total += loss_sum.detach()
+        weights = [weight for group in dense.param_groups for weight in group["params"]]
+        sharded.updates.step([w.grad for w in weights if w.grad is not None], self.stepping.clip_norm)
+        dense.step()
+        dense.zero_grad()
+        return total
 
     def _global_loss(self, loss: torch.Tensor) -> float:
         """The mean over the global batch. Raises FloatingPointError on every rank if it is not a number."""

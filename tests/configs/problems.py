@@ -18,3 +18,9 @@ def problems(*words: str, command: str = "train", files: bool = False, config_di
     except InputError as error:
         return error.problems
     return []
+
+
+POOLINGS = (
+    "want one of none, sum, mean, sqrtn, max, last, weighted, position_weighted, time_decay, attention, or a mapping "
+    "with _target_ naming a Pooling"
+)

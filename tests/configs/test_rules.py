@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sharded_emb.data.dataset import SplitInfo, read_manifest, write_manifest
-from tests.configs.problems import problems
+from tests.configs.problems import POOLINGS, problems
 from tests.distributed.next_item_cases import write_dataset
 
 DIN = "experiment=din_ml100k"
@@ -74,7 +74,7 @@ def test_what_follows_from_a_mistake_is_no_second_one() -> None:
     # without its column the feature is lost, and the model does not find it
     assert problems("~features.history.column") == ["features.history.column: missing; it has no default"]
     assert problems("features.history.pooling=maen") == [
-        "features.history.pooling: want none, sum or mean, got 'maen'; did you mean mean?"
+        f"features.history.pooling: {POOLINGS}, got 'maen'; did you mean mean?"
     ]
 
 
@@ -112,8 +112,8 @@ def test_din_on_a_folder_without_labels_misses_its_columns(tiny_data: Path) -> N
 
 def test_a_table_that_cannot_be_sharded_as_asked_is_in_the_list_under_the_key_that_was_typed(tiny_data: Path) -> None:
     ending = (
-        "column_wise with a row-wise optimizer would keep one state a column shard, the numbers of no other plan; "
-        "use table_wise, row_wise or data_parallel, or embedding_optimizer=adagrad"
+        "column_wise with RowWiseAdagrad, which reads whole rows, would give the numbers of no other plan; "
+        "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad"
     )
     assert problems("sharding=column_wise", "seed=x", f"data={tiny_data}", files=True) == [
         "seed: want an integer, got 'x'",

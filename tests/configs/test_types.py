@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sharded_emb.cli import compose_tree
-from tests.configs.problems import problems
+from tests.configs.problems import POOLINGS, problems
 
 
 def test_nothing_is_said_of_what_is_right() -> None:
@@ -67,7 +67,7 @@ def test_all_problems_of_a_command_line_come_in_one_list() -> None:
         ),
         (
             "features.history.pooling=men",
-            "features.history.pooling: want none, sum or mean, got 'men'; did you mean mean?",
+            f"features.history.pooling: {POOLINGS}, got 'men'; did you mean mean?",
         ),
         ("~model", "model: missing; it has no default"),
         ("~tables.item.dim", "tables.item.dim: missing; it has no default"),

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from sharded_emb.cli import compose_tree
+from sharded_emb.config.where import conf_folder
 from sharded_emb.errors import InputError
 from tests.configs.problems import problems
 
@@ -137,7 +138,7 @@ def test_a_whole_file_takes_other_options_in_place_of_its_own(tmp_path: Path) ->
     words = ["embedding_optimizer=sgd", "sharding=row_wise", "model.dropout=0.5"]
     assert compose_tree("run", words, own) == {
         **whole,
-        "embedding_optimizer": {"_target_": "sharded_emb.optim.sgd.SGD", "lr": 0.1},
+        "embedding_optimizer": yaml.safe_load((conf_folder() / "embedding_optimizer" / "sgd.yaml").read_text()),
         "sharding": {"type": "row_wise"},
         "model": {**whole["model"], "dropout": 0.5},
     }

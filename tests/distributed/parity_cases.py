@@ -16,6 +16,8 @@ from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
 from sharded_emb.embeddings.lookup import Embeddings
+from sharded_emb.embeddings.poolings import Poolings
+from sharded_emb.embeddings.updates import Step, with_updates
 from sharded_emb.initializers import Normal, hashed_uniform, stream_key
 from sharded_emb.layers.jagged import pool
 from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
@@ -24,7 +26,7 @@ from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.optim.sgd import SGD
-from sharded_emb.tables import FeatureConfig, Table, TableConfig, resolve
+from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.next_item_cases import drive
 from tests.distributed.plain import DIM_A, DIM_B, PlainClicks, PlainTable
@@ -83,7 +85,7 @@ def source() -> Source:
     return Source(np.ones(59, dtype=np.int64), BatchesConfig(), GLOBAL_BATCH, SEED)
 
 
-def resolved(sharding: str) -> list[Table]:
+def resolved(sharding: str, optimizer: EmbeddingOptimizer) -> list[Table]:
     mixed = {"big": "row_wise", "pool": "data_parallel", "seq": "table_wise"}
     configs = {
         name: TableConfig(
@@ -91,7 +93,7 @@ def resolved(sharding: str) -> list[Table]:
         )
         for name in ROWS
     }
-    return resolve(configs, FEATURES, {}, "auto")
+    return with_updates(resolve(configs, FEATURES, {}, Defaults(optimizer)), Step("cpu"))
 
 
 class Clicks(nn.Module):
@@ -109,20 +111,20 @@ class Clicks(nn.Module):
 
 
 def build(place: Place, sharding: str, optimizer: EmbeddingOptimizer) -> tuple[Sharded, torch.optim.Optimizer]:
-    tables = resolved(sharding)
-    plan = make_plan(tables, optimizer, place, GLOBAL_BATCH)
+    tables = resolved(sharding, optimizer)
+    plan = make_plan(tables, place, GLOBAL_BATCH)
     embeddings = Embeddings(tables, plan.replicated, place.device)
     torch.manual_seed(SEED)
-    trainee = Trainee(embeddings, Clicks(), BinaryCrossEntropyLoss())
-    sharded = shard(trainee, embeddings, plan, optimizer, place)
-    fill(sharded, SEED, optimizer)
+    trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())
+    sharded = shard(trainee, embeddings, plan, place)
+    fill(sharded, SEED)
     return sharded, torch.optim.AdamW(sharded.plain.get_submodule("model").parameters(), lr=0.01)
 
 
 def train_sharded(place: Place, sharding: str, name: str) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of the global batches and the whole tables afterwards."""
     sharded, dense = build(place, sharding, OPTIMIZERS[name])
-    reading = Reading(task="binary", tables=resolved(sharding), label="label")
+    reading = Reading(task="binary", tables=resolved(sharding, OPTIMIZERS[name]), label="label")
     collate = Collate(split(), reading, place.rank)
     losses = drive(SimpleNamespace(sharded=sharded, dense=dense), Decaying(), collate, source(), STEPS)
     return losses, {table: sharded.whole_table(table) for table in ROWS}

@@ -51,7 +51,7 @@ def test_another_dim(folder: Path, run: Path) -> None:
 
 
 def test_another_length_of_history(folder: Path, run: Path) -> None:
-    with pytest.raises(InputError, match=r"^run: want dense\.places_LD of shape \(9, 8\), got \(6, 8\) in "):
+    with pytest.raises(InputError, match=r"^run: want dense\.model\.places_LD of shape \(9, 8\), got \(6, 8\) in "):
         load(folder, run, features={"history": {"table": "item", "column": "items", "max_length": 9}})
 
 

@@ -7,10 +7,13 @@ from sharded_emb.distributed.plan import column_shards, make_plan, problems
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.optim.adagrad import Adagrad
+from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
-from sharded_emb.tables import FeatureConfig, Table, TableConfig, resolve
+from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from tests.distributed import parity_cases
 from tests.distributed.ranks import on_one_rank
+
+ADAGRAD = Adagrad(lr=0.1)
 
 
 def place(world_size: int) -> Place:
@@ -25,35 +28,33 @@ def place(world_size: int) -> Place:
     )
 
 
-def tables(rows: int, dim: int, sharding: str) -> list[Table]:
+def tables(rows: int, dim: int, sharding: str, optimizer: EmbeddingOptimizer = ADAGRAD) -> list[Table]:
     return resolve(
         {"item": TableConfig(rows=rows, dim=dim, sharding=sharding)},
         {"history": FeatureConfig(table="item", column="items")},
         {},
-        "auto",
+        Defaults(optimizer),
     )
 
 
 def test_column_wise_with_row_wise_adagrad_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"^tables\.item\.sharding: column_wise with a row-wise optimizer .*use table_"
+        InputError, match=r"^tables\.item\.sharding: column_wise with RowWiseAdagrad, which .*use table_"
     ):
-        make_plan(tables(100, 8, "column_wise"), RowWiseAdagrad(lr=0.1), place(1), 8)
+        make_plan(tables(100, 8, "column_wise", RowWiseAdagrad(lr=0.1)), place(1), 8)
 
 
 @pytest.mark.parametrize(("rows", "world_size", "rank"), [(9, 4, 3), (5, 4, 3), (1, 2, 1)])
 def test_row_wise_with_a_rank_without_rows_is_refused(rows: int, world_size: int, rank: int) -> None:
-    (line,) = problems(tables(rows, 8, "row_wise"), Adagrad(lr=0.1), world_size)
+    (line,) = problems(tables(rows, 8, "row_wise"), world_size)
     assert line.startswith(f"tables.item.sharding: row_wise over {world_size} ranks leaves rank {rank} without one of")
 
 
 @pytest.mark.parametrize(("rows", "world_size"), [(10, 4), (8, 4), (4, 4), (1, 1)])
 def test_row_wise_with_a_row_for_every_rank_is_taken(rows: int, world_size: int) -> None:
-    plan = make_plan(tables(rows, 8, "row_wise"), Adagrad(lr=0.1), place(world_size), 8)
-    sizes = [
-        shard["sizes"][0]
-        for shard in plan.report(tables(rows, 8, "row_wise"), Adagrad(lr=0.1))["tables"]["item"]["shards"]
-    ]
+    planned = tables(rows, 8, "row_wise")
+    report = make_plan(planned, place(world_size), 8).report(planned)
+    sizes = [shard["sizes"][0] for shard in report["tables"]["item"]["shards"]]
     assert sum(sizes) == rows
     assert min(sizes) > 0
 
@@ -68,15 +69,15 @@ def test_column_shards_are_multiples_of_four_wide(dim: int, world_size: int, sha
 def test_auto_never_takes_what_would_be_refused() -> None:
     """Row-wise Adagrad without column-wise, and no row-wise for a table with too few rows."""
     for rows in (3, 1000):
-        plan = make_plan(tables(rows, 128, "auto"), RowWiseAdagrad(lr=0.1), place(4), 8)
+        plan = make_plan(tables(rows, 128, "auto", RowWiseAdagrad(lr=0.1)), place(4), 8)
         assert plan.types["item"] in (["table_wise"] if rows == 3 else ["table_wise", "row_wise"])
 
 
 def test_tables_are_spread_over_ranks_by_size() -> None:
     configs = {f"t{i}": TableConfig(rows=100 * (i + 1), dim=8, sharding="table_wise") for i in range(4)}
     features = {f"f{i}": FeatureConfig(table=f"t{i}", column="c", pooling="sum") for i in range(4)}
-    resolved = resolve(configs, features, {}, "auto")
-    report = make_plan(resolved, Adagrad(lr=0.1), place(2), 8).report(resolved, Adagrad(lr=0.1))
+    resolved = resolve(configs, features, {}, Defaults(ADAGRAD))
+    report = make_plan(resolved, place(2), 8).report(resolved)
     assert {shard["rank"] for table in report["tables"].values() for shard in table["shards"]} == {0, 1}
     assert report["tables"]["t1"]["weight_bytes"] == 200 * 8 * 4
     assert report["tables"]["t1"]["optimizer_state_bytes"] == 200 * 8 * 4

@@ -12,8 +12,19 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sharded_emb"
 COMMANDS = {"prepare", "train", "evaluate", "plan", "export", "explore"}
 # a module may import from its own floor and from those below it
 FLOORS = [
-    {"layers", "batch", "tables", "component", "initializers", "vocabulary_rows", "errors", "versions"},
-    {"embeddings", "models", "losses", "metrics", "optim", "data"},
+    {
+        "layers",
+        "batch",
+        "tables",
+        "pooling",
+        "optim",
+        "component",
+        "initializers",
+        "vocabulary_rows",
+        "errors",
+        "versions",
+    },
+    {"embeddings", "models", "losses", "metrics", "data"},
     {"distributed"},
     {"training", "serving"},
     {"config"},

@@ -13,8 +13,8 @@ from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.embeddings.lookup import candidate_feature
 from sharded_emb.errors import InputError, OutOfRangeIdError
-from sharded_emb.initializers import Uniform
-from sharded_emb.tables import Feature, Pooling, Table
+from sharded_emb.tables import Feature, Table
+from tests.tables import make_feature, make_table
 
 Keep = Literal["newest", "oldest"]
 ROWS = {"item": 1684, "genre": 20, "user": 50}
@@ -106,9 +106,7 @@ class Case:
                 "label": pa.array([0, 1, 1, 0]),
             }
         )
-        history = Feature(
-            name="history", table="item", column="items", pooling="none", max_length=self.max_length, keep=self.keep
-        )
+        history = make_feature("history", "item", column="items", max_length=self.max_length, keep=self.keep)
         asked = () if self.candidates is None else (candidate_feature("item"),)
         ids = torch.tensor(self.candidates or [], dtype=torch.int64)
         reading = Reading(
@@ -126,13 +124,11 @@ class Case:
 
 
 def table(name: str, padding_row: int | None, *features: Feature) -> Table:
-    return Table(
-        name=name, rows=ROWS[name], dim=4, init=Uniform(), padding_row=padding_row, sharding="auto", features=features
-    )
+    return make_table(name, ROWS[name], 4, *features, padding_row=padding_row)
 
 
-def bag(column: str, table: str, pooling: Pooling) -> Feature:
-    return Feature(name=column, table=table, column=column, pooling=pooling, max_length=None, keep="newest")
+def bag(column: str, table: str, pooling: str) -> Feature:
+    return make_feature(column, table, pooling=pooling)
 
 
 HISTORIES = [[2, 3, 4, 5, 6], [], [7], [8, 0, 9, 1]]

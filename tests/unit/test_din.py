@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded, Extent, Jagged
-from sharded_emb.initializers import Uniform
 from sharded_emb.models.din import DIN
-from sharded_emb.tables import Feature, FeatureConfig, Pooling, Table
+from sharded_emb.tables import Feature, FeatureConfig
+from tests.tables import make_feature, make_table
 
 D, ITEMS = 8, 40
 LIKED = [[2, 3, 4, 5, 6], [], [7], [8, 9, 10, 8, 11, 12, 13], [], [14, 15]]
@@ -23,22 +23,19 @@ FEATURES = {"liked": "item", "disliked": "item", "item": "item", "genres": "genr
 
 
 def feature(name: str) -> Feature:
-    pooling: Pooling = "sum" if name in POOLED else "none"
-    return Feature(name=name, table=FEATURES[name], column=name, pooling=pooling, max_length=7, keep="newest")
+    pooling = "sum" if name in POOLED else "none"
+    return make_feature(name, FEATURES[name], pooling=pooling, max_length=7)
 
 
 def din(**options: Any) -> nn.Module:
     """With two histories, each of which has an attention unit of its own."""
     torch.manual_seed(1)
     tables = [
-        Table(
-            name=name,
-            rows=ITEMS,
-            dim=D if name == "item" else 4,
-            init=Uniform(),
-            padding_row=0,
-            sharding="auto",
-            features=tuple(feature(each) for each in FEATURES if FEATURES[each] == name),
+        make_table(
+            name,
+            ITEMS,
+            D if name == "item" else 4,
+            *(feature(each) for each in FEATURES if FEATURES[each] == name),
         )
         for name in ("user", "item", "genre")
     ]

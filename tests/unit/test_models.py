@@ -11,24 +11,23 @@ from torch import Tensor
 
 from sharded_emb.batch import CANDIDATES, Embedded, Extent, Jagged
 from sharded_emb.embeddings.lookup import candidate_feature
-from sharded_emb.initializers import Uniform
 from sharded_emb.models.base import NextItem, NextItemModel
 from sharded_emb.models.sasrec import SASRec
-from sharded_emb.tables import Feature, FeatureConfig, Pooling, Table
+from sharded_emb.pooling.mean import Mean
+from sharded_emb.tables import Feature, FeatureConfig, Table
+from tests.tables import make_feature, make_table
 
 D, ITEMS = 8, 40
 LONGEST = 6
 HISTORIES = [[2, 3, 4, 5, 6], [], [7], [8, 9, 10, 8, 11, 12, 13], [], [14, 15]]
 
 
-def feature(name: str, table: str, pooling: Pooling, max_length: int | None = None) -> Feature:
-    return Feature(name=name, table=table, column=name, pooling=pooling, max_length=max_length, keep="newest")
+def feature(name: str, table: str, pooling: str, max_length: int | None = None) -> Feature:
+    return make_feature(name, table, pooling=pooling, max_length=max_length)
 
 
 def table(name: str, dim: int, *features: Feature) -> Table:
-    return Table(
-        name=name, rows=ITEMS, dim=dim, init=Uniform(), padding_row=0, sharding="auto", features=tuple(features)
-    )
+    return make_table(name, ITEMS, dim, *features)
 
 
 def item_vectors(seed: int = 0) -> Tensor:
@@ -180,7 +179,7 @@ HISTORY = FeatureConfig(table="item", column="items", max_length=5)
         (SASRec(history="past"), {}, ["model.history: want a feature, got 'past'"]),
         (
             SASRec(),
-            {"history": HISTORY.model_copy(update={"pooling": "mean"})},
+            {"history": HISTORY.model_copy(update={"pooling": Mean()})},
             ["features.history.pooling: want none, since model.history reads a sequence, got mean"],
         ),
         (

@@ -8,101 +8,148 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sharded_emb.optim.adagrad import Adagrad
+from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.adamw import AdamW
-from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.optim.base import EmbeddingOptimizer, TouchedRows
+from sharded_emb.optim.lamb import LAMB
+from sharded_emb.optim.lars import LARS
+from sharded_emb.optim.partial_rowwise_adam import PartialRowWiseAdam
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.optim.schedule import Warmup
 from sharded_emb.optim.sgd import SGD
 
 STEPS = 5
 START = 0.25  # of the accumulators
+L2, DECOUPLED = {"weight_decay": 0.1, "weight_decay_mode": "touched_l2"}, {"weight_decay": 0.1}
+DECOUPLED |= {"weight_decay_mode": "touched_decoupled"}
 
 
 def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def gradients() -> list[Tensor]:
-    """Row 2 is never looked up, row 3 only once."""
-    found = [random(4, 8, seed=10 + step) for step in range(STEPS)]
-    for step, gradient in enumerate(found):
-        gradient[2] = 0
-        if step != 1:
-            gradient[3] = 0
-    return found
+class Row:
+    """The slow twin: one row of a table, updated element by element as the papers have it."""
+
+    def __init__(self, config: EmbeddingOptimizer, weights: list[float]) -> None:
+        self.config, self.weights = config, weights
+        start = getattr(config, "initial_accumulator", 0.0)
+        self.first, self.second = [0.0] * len(weights), [start] * len(weights)
+
+    def step(self, gradient: list[float], t: int) -> None:
+        config, w = self.config, self.weights
+        name, lr, decay = type(config).__name__, config.lr, config.weight_decay
+        norm = math.sqrt(sum(x * x for x in w))
+        if name == "LARS":
+            l2 = decay if config.weight_decay_mode == "touched_l2" else 0.0
+            if config.weight_decay_mode == "touched_decoupled":
+                w[:] = [x * (1 - lr * decay) for x in w]
+                norm *= 1 - lr * decay
+            below = math.sqrt(sum(g * g for g in gradient)) + l2 * norm
+            rate = lr * config.trust * (norm / below if norm and below else 1.0)  # type: ignore[attr-defined]
+            for i, g in enumerate(gradient):
+                self.first[i] = config.momentum * self.first[i] + rate * (g + l2 * w[i])  # type: ignore[attr-defined]
+                w[i] -= self.first[i]
+            return
+        if config.weight_decay_mode == "touched_l2":
+            gradient = [g + decay * x for g, x in zip(gradient, w, strict=True)]
+        squares = [g * g for g in gradient]
+        if name in ("RowWiseAdagrad", "PartialRowWiseAdam"):
+            squares = [sum(squares) / len(squares)] * len(squares)
+        shrink = 1 - lr * decay if config.weight_decay_mode == "touched_decoupled" and name != "LAMB" else 1.0
+        if name == "SGD":
+            self.first = [config.momentum * m + g for m, g in zip(self.first, gradient, strict=True)]  # type: ignore[attr-defined]
+            moves = [lr * m for m in self.first]
+        elif "Adagrad" in name:
+            self.second = [s + q for s, q in zip(self.second, squares, strict=True)]
+            moves = [lr * g / (math.sqrt(s) + config.eps) for g, s in zip(gradient, self.second, strict=True)]  # type: ignore[attr-defined]
+        else:
+            moves = [lr * r for r in self._adam(gradient, squares, t)]
+            if name == "LAMB":
+                if config.weight_decay_mode == "touched_decoupled":
+                    moves = [move + lr * decay * x for move, x in zip(moves, w, strict=True)]
+                length = math.sqrt(sum(move * move for move in moves)) / lr
+                moves = [move * (norm / length if norm and length else 1.0) for move in moves]
+        w[:] = [x * shrink - move for x, move in zip(w, moves, strict=True)]
+
+    def _adam(self, gradient: list[float], squares: list[float], t: int) -> list[float]:
+        beta1, beta2, eps = self.config.beta1, self.config.beta2, self.config.eps  # type: ignore[attr-defined]
+        self.first = [beta1 * m + (1 - beta1) * g for m, g in zip(self.first, gradient, strict=True)]
+        self.second = [beta2 * v + (1 - beta2) * q for v, q in zip(self.second, squares, strict=True)]
+        return [
+            m / (1 - beta1**t) / (math.sqrt(v / (1 - beta2**t)) + eps)
+            for m, v in zip(self.first, self.second, strict=True)
+        ]
 
 
-def slow(config: EmbeddingOptimizer, start: float) -> list[list[list[float]]]:
-    """The slow twin: the weights after each step, element by element."""
-    weights = random(4, 8, seed=0).tolist()
-    sums = [[start] * 8 for _ in range(4)]
-    after = []
-    for gradient in gradients():
-        for row, gradient_row in enumerate(gradient.tolist()):
-            squares = [g * g for g in gradient_row]
-            if config.state_per == "row":
-                squares = [sum(squares) / 8] * 8
-            for column, g in enumerate(gradient_row):
-                sums[row][column] += squares[column]
-                scale = 1.0 if config.state_per is None else 1 / (math.sqrt(sums[row][column]) + config.eps)  # type: ignore[attr-defined]
-                weights[row][column] -= config.lr * g * scale
-        after.append([list(row) for row in weights])
-    return after
+CONFIGS: list[EmbeddingOptimizer] = [
+    SGD(lr=0.3),
+    SGD(lr=0.3, momentum=0.8),
+    SGD(lr=0.3, momentum=0.8, **L2),
+    SGD(lr=0.3, **DECOUPLED),
+    Adagrad(lr=0.3, initial_accumulator=START, eps=1e-3),
+    Adagrad(lr=0.3, initial_accumulator=0, **L2),
+    RowWiseAdagrad(lr=0.3),
+    RowWiseAdagrad(lr=0.3, initial_accumulator=START, eps=1e-3, **DECOUPLED),
+    *(kind(lr=0.3, eps=1e-3, **decay) for kind in (Adam, PartialRowWiseAdam, LAMB) for decay in ({}, L2, DECOUPLED)),
+    *(LARS(lr=0.3, trust=0.5, **decay) for decay in ({}, L2, DECOUPLED)),
+]
 
 
-def fast(config: EmbeddingOptimizer) -> list[Tensor]:
-    weight = nn.Parameter(random(4, 8, seed=0))
-    optimizer = config.replicated([weight])
-    after = []
-    for gradient in gradients():
-        weight.grad = gradient
-        optimizer.step()
-        after.append(weight.detach().clone())
-    return after
-
-
-@pytest.mark.parametrize(
-    ("config", "start"),
-    [
-        (SGD(lr=0.3), 0.0),
-        (Adagrad(lr=0.3), 0.1),
-        (Adagrad(lr=0.3, initial_accumulator=START, eps=1e-3), START),
-        (Adagrad(lr=0.3, initial_accumulator=0), 0.0),
-        (RowWiseAdagrad(lr=0.3), 0.0),
-        (RowWiseAdagrad(lr=0.3, initial_accumulator=START, eps=1e-3), START),
-    ],
-    ids=lambda value: repr(value),
-)
-def test_a_replicated_table_is_updated_by_the_formula(config: EmbeddingOptimizer, start: float) -> None:
-    for step, (found, expected) in enumerate(zip(fast(config), slow(config, start), strict=True)):
-        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), msg=f"after step {step}")
-    assert torch.equal(found[2], random(4, 8, seed=0)[2]), "a row that is never looked up stays as it was"
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.told())
+def test_touched_rows_are_updated_by_the_formula(config: EmbeddingOptimizer) -> None:
+    """Row 0 starts from zeros; row 1 is touched in every other step, and once by a gradient of zeros."""
+    weights_RD = random(3, 8, seed=0)
+    weights_RD[0] = 0
+    twins = [Row(config, row.tolist()) for row in weights_RD]
+    shapes = {"element": weights_RD.shape, "row": weights_RD.shape[:1]}
+    state = {
+        name: torch.full(shapes[per], config.initial_state(name), dtype=torch.float64)
+        for name, per in config.states().items()
+    }
+    for step in range(1, STEPS + 1):
+        gradient_RD = random(3, 8, seed=10 + step)
+        gradient_RD[1] *= step != 3
+        touched = torch.tensor([0, 1, 2] if step % 2 else [0, 2])
+        part = {name: values[touched] for name, values in state.items()}
+        moved_RD = weights_RD[touched]
+        config.update(TouchedRows(moved_RD, gradient_RD[touched], part), config.lr, step)
+        weights_RD[touched] = moved_RD
+        for name, values in part.items():
+            state[name][touched] = values
+        for row in touched.tolist():
+            twins[row].step(gradient_RD[row].tolist(), step)
+        expected = torch.tensor([twin.weights for twin in twins], dtype=torch.float64)
+        torch.testing.assert_close(weights_RD, expected, msg=lambda m, s=step: f"after step {s}: {m}")
 
 
 @pytest.mark.parametrize("config", [SGD(lr=0.5), Adagrad(lr=0.5, eps=0.25), RowWiseAdagrad(lr=0.5, eps=0.25)])
 def test_the_kernel_is_told_every_hyper_parameter(config: EmbeddingOptimizer) -> None:
-    _, arguments = config.fused()
-    told = {name: value for name, value in dict(config).items() if name != "initial_accumulator"}
+    _, arguments = config.kernel()
+    own = {"initial_accumulator", "momentum", "weight_decay", "weight_decay_mode"}
+    told = {name: value for name, value in dict(config).items() if name not in own}
     assert arguments == told
     arguments["lr"] = 0
-    assert config.fused()[1] == told
+    assert config.kernel()[1] == told
+
+
+def test_a_kernel_is_only_asked_for_what_it_does() -> None:
+    assert SGD(lr=1).why_no_kernel("cpu") is None
+    assert SGD(lr=1, momentum=0.5).why_no_kernel("cuda") == "FBGEMM's SGD has no momentum"
+    assert Adam(lr=1).why_no_kernel("cpu") == "FBGEMM has no kernel of Adam on cpu"
+    assert Adam(lr=1).why_no_kernel("cuda") is None
+    assert Adagrad(lr=1, **L2).why_no_kernel("cpu") == "the kernels take no weight decay"
+    assert LAMB(lr=1).why_no_kernel("cuda") == "FBGEMM has no kernel of LAMB on cuda"
+
+
+def test_weight_decay_wants_a_mode() -> None:
+    with pytest.raises(ValidationError, match="want touched_l2, touched_decoupled or all_decoupled where weight_decay"):
+        SGD(lr=1, weight_decay=0.1)
 
 
 def test_accumulators_start_where_they_are_told() -> None:
-    assert [SGD(lr=1).initial_state, Adagrad(lr=1).initial_state, RowWiseAdagrad(lr=1).initial_state] == [0, 0.1, 0]
-    assert [SGD.state_per, Adagrad.state_per, RowWiseAdagrad.state_per] == [None, "element", "row"]
-
-
-def test_rowwise_adagrad_of_one_column_is_adagrad() -> None:
-    finals = []
-    for config in (Adagrad(lr=0.1, initial_accumulator=START), RowWiseAdagrad(lr=0.1, initial_accumulator=START)):
-        weight = nn.Parameter(random(4, 1, seed=0))
-        optimizer = config.replicated([weight])
-        for step in range(STEPS):
-            weight.grad = random(4, 1, seed=step)
-            optimizer.step()
-        finals.append(weight.detach())
-    torch.testing.assert_close(*finals)
+    starts = [config.initial_state("momentum1") for config in (SGD(lr=1), Adagrad(lr=1), RowWiseAdagrad(lr=1))]
+    assert starts == [0, 0.1, 0]
 
 
 def small_net() -> nn.Sequential:

@@ -1,0 +1,115 @@
+"""Texts with a label, one a line: words become rows of the vocabulary `word`, and the label 0 or 1.
+
+A text is lower-cased, each of its digits becomes 0 (a number counts by its length, not its value), and every character
+that is neither a letter nor a digit is a word of its own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import Field
+
+from sharded_emb.data import vocabulary
+from sharded_emb.data.base import RAW, DatasetConfig, require_columns
+from sharded_emb.data.dataset import SCHEMA_VERSION, Column, Manifest, SplitInfo
+from sharded_emb.data.folder import write_split
+from sharded_emb.data.from_log import fingerprint
+from sharded_emb.data.tabular import TableFiles, column_names, load
+from sharded_emb.errors import InputError, nearest
+from sharded_emb.initializers import hashed_uniform, stream_key
+from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
+
+WORD = "word"
+_COLUMNS = {"words": Column(type="list<int64>", vocabulary=WORD), "label": Column(type="float32")}
+_BUILT_OVER = "the train split alone; rows by count, most frequent first, ties by word, ascending"
+
+
+class LabelledText(DatasetConfig):
+    """raw: a file with a header line. text, label: the columns that hold them. positive: the label that is 1; every
+    other label is 0. separator: between columns; quotes are ordinary letters. min_count: words that fewer texts of the
+    train split hold are out of vocabulary. valid_fraction, test_fraction: of the texts, drawn by the seed.
+    """
+
+    text: str = "text"
+    label: str = "label"
+    positive: str = "1"
+    separator: str = Field(default="\t", min_length=1, max_length=1)
+    min_count: int = Field(default=1, ge=1)
+    valid_fraction: float = Field(default=0.1, ge=0, lt=0.5)
+    test_fraction: float = Field(default=0.2, ge=0, lt=0.5)
+
+    def make(self, backend: Any, folder: Path, seed: int) -> Manifest:
+        """See `DatasetConfig.make`; the split rule is at random by seed."""
+        path = self.raw_path("texts with a label")
+        words, label_N = self._read(backend, path)
+        split_N = self._splits(len(label_N), seed)
+        known = _vocabulary(words.filter(pa.array(split_N == "train")), self.min_count)
+        rows = _rows(words, known)
+        splits: dict[str, SplitInfo] = {}
+        for name in ("train", "valid", "test"):
+            chosen = pa.array(np.flatnonzero(split_N == name))
+            table = pa.table({"words": rows.take(chosen), "label": pa.array(label_N, pa.float32()).take(chosen)})
+            splits[name] = write_split(folder / name, [table], _COLUMNS)
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            layout=type(self).__name__,
+            split=f"random: {self.valid_fraction:g} of the texts are valid, {self.test_fraction:g} test, by seed",
+            columns=_COLUMNS,
+            splits=splits,
+            counts={"texts": len(label_N), "words": int(pc.sum(pc.list_value_length(words)).as_py())},
+            vocabularies=vocabulary.write(folder, {WORD: known}),
+            built_over=_BUILT_OVER,
+            source=fingerprint([path]),
+            seed=seed,
+            dataset=self.model_dump(mode="json"),
+        )
+
+    def _read(self, backend: Any, path: Path) -> tuple[pa.ListArray, npt.NDArray[np.float32]]:
+        """The words of each text, and 0 or 1."""
+        files = TableFiles("dataset.raw", [path], "text", separator=self.separator, quote="")
+        require_columns({"dataset.text": self.text, "dataset.label": self.label}, column_names(files), path)
+        table = load(backend, "texts", files, [self.text, self.label]).order_by("position")
+        spaced = table[RAW + self.text].lower().re_replace(r"[0-9]", "0").re_replace(r"([^\p{L}0\s])", r" \1 ")
+        found = table.select(text=spaced, label=table[RAW + self.label]).to_pyarrow()
+        if not len(found):
+            raise InputError(f"dataset.raw: want texts, got none in {path}; give a file that holds some")
+        for column in ("text", "label"):
+            if found[column].null_count:
+                first = pc.index(pc.is_null(found[column]), True).as_py()
+                raise InputError(f"dataset.{column}: want a value in each line, got none in line {first + 2} of {path}")
+        labels = pc.unique(found["label"]).to_pylist()
+        if self.positive not in labels:
+            raise InputError(
+                f"dataset.positive: want a label of {path}, got {self.positive!r}{nearest(self.positive, labels)}"
+            )
+        words = pc.split_pattern_regex(pc.utf8_trim_whitespace(found["text"]), r"\s+").combine_chunks()
+        return words, pc.equal(found["label"], self.positive).to_numpy().astype(np.float32)
+
+    def _splits(self, texts: int, seed: int) -> npt.NDArray[np.str_]:
+        """The split of each text: the texts in an order drawn by the seed, cut by the fractions."""
+        draw_N1 = hashed_uniform(stream_key(seed, "splits"), torch.arange(texts), torch.zeros(1, dtype=torch.int64))
+        place_N = np.argsort(np.argsort(draw_N1[:, 0].numpy(), kind="stable"), kind="stable")
+        test, valid = round(texts * self.test_fraction), round(texts * self.valid_fraction)
+        return np.select([place_N < test, place_N < test + valid], ["test", "valid"], "train")
+
+
+def _vocabulary(words: pa.ListArray, min_count: int) -> pa.Table:
+    """row, raw, count of the words that at least min_count texts hold; count is of the occurrences."""
+    flat = pa.table({"raw": words.flatten(), "text": pc.list_parent_indices(words)})
+    counted = flat.group_by("raw").aggregate([("raw", "count"), ("text", "count_distinct")])
+    kept = counted.filter(pc.greater_equal(counted["text_count_distinct"], min_count))
+    counts = pa.table({"raw": kept["raw"], "count": kept["raw_count"]})
+    dropped = pc.sum(counted["raw_count"]).as_py() - (pc.sum(counts["count"]).as_py() or 0)
+    return vocabulary.build(pa.concat_tables([counts, pa.table({"raw": pa.nulls(1, pa.string()), "count": [dropped]})]))
+
+
+def _rows(words: pa.ListArray, known: pa.Table) -> pa.ListArray:
+    """The row of each word; UNKNOWN_ROW for what has none."""
+    at = pc.index_in(words.flatten(), known["raw"].combine_chunks()[FIRST_ROW:].cast(pa.string()))
+    rows = pc.fill_null(pc.add(at.cast(pa.int64()), FIRST_ROW), UNKNOWN_ROW)
+    return pa.ListArray.from_arrays(words.offsets, rows)

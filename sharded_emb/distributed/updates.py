@@ -1,0 +1,144 @@
+"""The update of tables that no kernel updates inside the backward pass: once all gradients of the step are known.
+
+R  touched rows    D  columns of a part    W  ranks
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
+from torch.distributed._shard.sharded_tensor.shard import Shard
+
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.embeddings.local_rows import LocalRows, RowGradients, merged
+
+
+class TableUpdates:
+    """Drives the optimizers of this rank's parts of tables that are not fused.
+
+    sharded: parts of tables of which each row and column is on one rank. replicated: tables that are whole on every
+    rank, whose gradients are exchanged. factor: of all learning rates, what the schedule says of this step.
+    """
+
+    def __init__(self, sharded: Sequence[LocalRows], replicated: Sequence[LocalRows], place: Place) -> None:
+        self.sharded, self.replicated, self.place = list(sharded), list(replicated), place
+        self.steps = 0
+        self.factor = 1.0
+
+    def learning_rate(self, part: LocalRows) -> float:
+        """That of the present step."""
+        return part.table.optimizer.lr * self.factor
+
+    def step(self, dense: Sequence[Tensor], clip_norm: float | None) -> None:
+        """Moves the tables by all gradients since the last step.
+
+        With clip_norm the gradients of tables and of the dense weights (given as dense, which are scaled in place) are
+        first scaled down, together, to that 2-norm, as `torch.nn.utils.clip_grad_norm_` does.
+        """
+        self.steps += 1
+        gradients = self._gradients()
+        scale = None if clip_norm is None else self._clip_scale(gradients, dense, clip_norm)
+        if scale is not None:
+            for gradient in dense:
+                gradient.mul_(scale)
+        for part, found in zip([*self.sharded, *self.replicated], gradients, strict=True):
+            if part.table.freeze:
+                continue
+            scaled = found if scale is None else replace(found, gradient_RD=found.gradient_RD * scale)
+            part.update(scaled, self.learning_rate(part), self.steps)
+
+    def _gradients(self) -> list[RowGradients]:
+        """Of each part, sharded ones first: of the whole step, divided by frequency where the table says so."""
+        mine = [part.take_gradients() for part in self.replicated]
+        everywhere = [*(part.take_gradients() for part in self.sharded), *_exchanged(mine, self.place)]
+        parts = [*self.sharded, *self.replicated]
+        return [
+            replace(found, gradient_RD=found.gradient_RD / found.counts_R[:, None])
+            if part.table.scale_grad_by_freq
+            else found
+            for part, found in zip(parts, everywhere, strict=True)
+        ]
+
+    def _clip_scale(self, gradients: Sequence[RowGradients], dense: Sequence[Tensor], clip_norm: float) -> Tensor:
+        """At most 1. On the device, so that nobody waits for it."""
+        squares = [found.gradient_RD.square().sum() for found in gradients]
+        owned = torch.stack([torch.zeros((), device=self.place.device), *squares[: len(self.sharded)]]).sum()
+        dist.all_reduce(owned)
+        # replicated tables and dense weights have the same gradients on every rank by now
+        same = [*squares[len(self.sharded) :], *(gradient.square().sum() for gradient in dense)]
+        norm = torch.stack([owned, *same]).sum().sqrt()
+        return (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+
+    def state_dict(self, weights: Mapping[str, ShardedTensor]) -> dict[str, Any]:
+        """The state of all optimizers here, by table and name, and the number of steps.
+
+        weights: the sharded tables by name; the state of a table is sharded as its weights are.
+        """
+        found: dict[str, Any] = {"steps": torch.tensor(self.steps)}
+        for part in self.replicated:
+            found |= {f"{part.table.name}.{name}": values for name, values in part.state.items()}
+        by_table = {part.table.name: part for part in self.sharded}
+        for table, weight in weights.items():
+            if table in by_table:
+                states = by_table[table].state.items()
+                found |= {f"{table}.{name}": _sharded_like(weight, values) for name, values in states}
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The tensors were read in place; what is left is the number of steps."""
+        self.steps = int(state["steps"])
+
+
+def _sharded_like(weight: ShardedTensor, values: Tensor) -> ShardedTensor:
+    """This rank's values as the part of a tensor that is sharded as `weight` is; by rows alone where they are 1-D."""
+    whole = weight.metadata()
+    dims = values.dim()
+
+    def cut(shard: ShardMetadata) -> ShardMetadata:
+        return ShardMetadata(shard.shard_offsets[:dims], shard.shard_sizes[:dims], shard.placement)
+
+    properties = replace(whole.tensor_properties, dtype=values.dtype)
+    metadata = ShardedTensorMetadata([cut(s) for s in whole.shards_metadata], whole.size[:dims], properties)
+    shards = [Shard(values, cut(shard.metadata)) for shard in weight.local_shards()]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata)
+
+
+def _exchanged(mine: Sequence[RowGradients], place: Place) -> list[RowGradients]:
+    """The mean over ranks of the gradients of each replicated table: in the order of ranks, so the same on all."""
+    if not mine:
+        return []
+    sizes = torch.tensor([len(each.rows_R) for each in mine])
+    sizes_WT = [torch.empty_like(sizes) for _ in range(place.world_size)]
+    dist.all_gather(sizes_WT, sizes, group=place.control)
+    rows = _gathered([each.rows_R for each in mine], sizes_WT)
+    counts = _gathered([each.counts_R for each in mine], sizes_WT)
+    gradients = _gathered([each.gradient_RD for each in mine], sizes_WT)
+    found = []
+    for table in range(len(mine)):
+        parts = [
+            RowGradients(rows[rank][table], gradients[rank][table] / place.world_size, counts[rank][table])
+            for rank in range(place.world_size)
+        ]
+        found.append(merged(parts))
+    return found
+
+
+def _gathered(mine: Sequence[Tensor], sizes_WT: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The tensors of every rank, by rank. Their first dims are in sizes_WT, their other ones are those of `mine`."""
+    wide = [[(int(size), *each.shape[1:]) for size, each in zip(sizes, mine, strict=True)] for sizes in sizes_WT]
+    lengths = [[torch.Size(shape).numel() for shape in shapes] for shapes in wide]
+    flat = torch.cat([each.flatten() for each in mine])
+    longest = max(sum(of_rank) for of_rank in lengths)
+    padded = torch.nn.functional.pad(flat, (0, longest - flat.numel()))
+    everyone = [torch.empty_like(padded) for _ in sizes_WT]
+    dist.all_gather(everyone, padded)
+    return [
+        [part.view(shape) for part, shape in zip(values[: sum(of_rank)].split(of_rank), shapes, strict=True)]
+        for values, of_rank, shapes in zip(everyone, lengths, wide, strict=True)
+    ]

@@ -1,0 +1,78 @@
+"""How each table is updated: inside the backward pass by FBGEMM's kernel, or after it by the same formula.
+
+The kernel is asked only for what it does right: FBGEMM's CPU kernels ignore weight decay, momentum and norms, no fused
+kernel sees the gradient of the whole step (clipping, accumulation, frequencies), and bf16 tables have no CPU kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sharded_emb.tables import Table
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step asks of the updates. device_type: "cpu" or "cuda". accumulation, clip_norm: see the run's config."""
+
+    device_type: str
+    accumulation: int = 1
+    clip_norm: float | None = None
+
+    @property
+    def whole(self) -> str | None:
+        """The key that asks for the gradients of the whole step before any row moves."""
+        if self.clip_norm is not None:
+            return "clip_norm"
+        return "accumulation" if self.accumulation > 1 else None
+
+
+def step_of(device: str, accumulation: int, clip_norm: float | None) -> Step:
+    """Of a config, whose device may be "auto"."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Step(device, accumulation, clip_norm)
+
+
+def why_not_fused(table: Table, step: Step) -> str | None:
+    """Why the fused kernel would give other numbers than asked for; None if it gives the same."""
+    if table.sharding == "data_parallel":
+        return "a data-parallel table is whole on every rank, and no kernel exchanges its gradients"
+    if step.whole:
+        return f"{step.whole} needs the gradients of the whole step before any row moves"
+    if table.freeze:
+        return "freeze leaves nothing to update"
+    if table.max_norm is not None:
+        return "no kernel knows max_norm"
+    if table.scale_grad_by_freq:
+        return "no kernel knows scale_grad_by_freq"
+    if table.state_dtype != "fp32":
+        return f"the kernels keep their state in fp32, not {table.state_dtype}"
+    if table.dtype == "bf16" and step.device_type == "cpu":
+        return "FBGEMM has no bf16 tables on a CPU"
+    return table.optimizer.why_no_kernel(step.device_type)
+
+
+def with_updates(tables: Sequence[Table], step: Step) -> list[Table]:
+    """The same tables with `update: auto` answered."""
+    return [
+        replace(table, update="fused" if why_not_fused(table, step) is None else "sparse")
+        if table.update == "auto"
+        else table
+        for table in tables
+    ]
+
+
+def problems(tables: Sequence[Table], step: Step) -> list[str]:
+    """Where `update: fused` cannot be had, one line each beginning with the key."""
+    return [
+        f"tables.{table.name}.update: want auto or sparse, since {reason}, got fused"
+        for table in tables
+        if table.update == "fused" and (reason := why_not_fused(table, step)) is not None
+    ] + [
+        f"tables.{table.name}.dtype: want fp32 with weight_decay_mode=all_decoupled, whose factor of nearly 1 would be "
+        f"rounded away, got {table.dtype}"
+        for table in tables
+        if table.dtype != "fp32" and table.optimizer.weight_decay_mode == "all_decoupled"
+    ]

@@ -1,0 +1,43 @@
+"""Adam for tables (Kingma and Ba, ICLR 2015), on touched rows alone, as FBGEMM's kernel and torch's SparseAdam have it.
+
+m = beta1 * m + (1 - beta1) * g, v = beta2 * v + (1 - beta2) * g^2 per element of a touched row; with t the number of
+the step, not of the row's updates, w -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps).
+"""
+
+from typing import Any, ClassVar
+
+from pydantic import Field, PositiveFloat
+from torch.optim import Optimizer
+from torchrec.optim import Adam as TorchRecAdam
+
+from sharded_emb.optim.base import EmbeddingOptimizer, Per, TouchedRows
+
+
+class Adam(EmbeddingOptimizer):
+    """Two numbers of state an element."""
+
+    kernel_on: ClassVar[frozenset[str]] = frozenset({"cuda"})
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: PositiveFloat = 1e-8
+
+    def states(self) -> dict[str, Per]:
+        """Both moments."""
+        return {"momentum1": "element", "momentum2": "element"}
+
+    def kernel(self) -> tuple[type[Optimizer], dict[str, Any]]:
+        """FBGEMM's Adam."""
+        return TorchRecAdam, {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps, "weight_decay": 0.0}
+
+    def apply(self, rows: TouchedRows, lr: float, step: int) -> None:
+        """See the module."""
+        rows.weight_RD.add_(self.direction(rows, step), alpha=-lr)
+
+    def direction(self, rows: TouchedRows, step: int) -> Any:
+        """m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps), (R, D); moves both moments."""
+        gradient_RD = rows.gradient_RD
+        first_RD = rows.state["momentum1"].mul_(self.beta1).add_(gradient_RD, alpha=1 - self.beta1)
+        second_RD = rows.state["momentum2"].mul_(self.beta2).addcmul_(gradient_RD, gradient_RD, value=1 - self.beta2)
+        scale_RD = (second_RD / (1 - self.beta2**step)).sqrt_().add_(self.eps)
+        return first_RD / (1 - self.beta1**step) / scale_RD
