@@ -19,6 +19,7 @@ from sharded_emb.vocabulary_rows import PADDING_ROW
 
 DType = Literal["fp32", "fp16", "bf16"]
 Update = Literal["fused", "sparse", "dense"]
+Unknown = Literal["error", "row", "drop", "hash"]
 ShardingType = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
 
 
@@ -66,13 +67,19 @@ class TableConfig(Frozen):
 
 
 class FeatureConfig(Frozen):
-    """One entry of `features`."""
+    """One entry of `features`.
+
+    column: of the dataset. max_length, keep: the newest or oldest events of a row that are read, null for all. unknown:
+    what becomes of ids that are no row of the table: an "error", the "row" of what is out of vocabulary, "drop" (ids
+    that are already out of vocabulary as well), or a row by their "hash".
+    """
 
     table: str
     column: str
     pooling: Slot[Pooling] = NoPooling()
     max_length: PositiveInt | None = None
     keep: Literal["newest", "oldest"] = "newest"
+    unknown: Unknown = "error"
 
     @property
     def pooled(self) -> bool:
@@ -90,6 +97,7 @@ class Feature:
     pooling: Pooling
     max_length: int | None
     keep: Literal["newest", "oldest"]
+    unknown: Unknown = "error"
 
     @property
     def pooled(self) -> bool:

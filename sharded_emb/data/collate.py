@@ -13,9 +13,10 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Extent
 from sharded_emb.data.columns import Int64s, RaggedColumn
+from sharded_emb.data.unknown_ids import UnknownCount, as_rows, out_of_range
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.tables import Feature, Table
-from sharded_emb.vocabulary_rows import FIRST_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
 
 Task = Literal["next_item", "binary"]
 
@@ -66,7 +67,7 @@ class Bags:
 
 
 class Collate:
-    """Makes the batches of one split for one rank.
+    """Makes the batches of one split for one rank. unknown: what was found so far, of features that take it.
 
     Raises OutOfRangeIdError that names table, feature, id, rows, rank, step and row of the batch.
     """
@@ -77,6 +78,7 @@ class Collate:
         self.rows_of = {f.name: table.rows for table in reading.tables for f in table.features}
         self.padding_of = {f.name: table.padding_row for table in reading.tables for f in table.features}
         self.columns = {c: RaggedColumn.from_arrow(split[c]) for c in reading.columns()}
+        self.unknown = {f.name: UnknownCount() for f in reading.features if f.unknown != "error"}
         self.labels = None if reading.label is None else split[reading.label].to_numpy().astype(np.float32)
 
     def __call__(self, rows: Int64s, size: int, step: int) -> Batch:
@@ -107,14 +109,25 @@ class Collate:
     def _read(self, feature: Feature, rows: Int64s, step: int) -> Bags:
         limit = self.reading.limit(feature)
         ids, lengths = self.columns[feature.column].take(rows, limit, newest=feature.keep == "newest")
-        where = f"rank {self.rank}, step {step}, row {{row}} of the batch"
-        check_ids(feature, ids, lengths, self.rows_of[feature.name], where)
-        bags = Bags(ids, lengths, self._numbers(feature, rows, limit))
+        bags = self._known(feature, Bags(ids, lengths, self._numbers(feature, rows, limit)), step)
         padding_row = self.padding_of[feature.name]
         if feature.pooled and padding_row is not None:
             # as nn.EmbeddingBag has it: no part of the bag, nor of its mean
-            bags = bags.without(ids == padding_row)
+            bags = bags.without(bags.ids == padding_row)
         return bags
+
+    def _known(self, feature: Feature, bags: Bags, step: int) -> Bags:
+        """The same bags with rows of the table alone."""
+        rows = self.rows_of[feature.name]
+        if feature.unknown == "error":
+            check_ids(feature, bags.ids, bags.lengths, rows, f"rank {self.rank}, step {step}, row {{row}} of the batch")
+            return bags
+        wrong = out_of_range(bags.ids, rows)
+        self.unknown[feature.name].add(bags.ids, wrong)
+        if feature.unknown == "drop":
+            known = bags.ids != UNKNOWN_ROW
+            return bags.without(~known if wrong is None else wrong | ~known)
+        return replace(bags, ids=as_rows(bags.ids, wrong, rows, feature))
 
     def _numbers(self, feature: Feature, rows: Int64s, limit: int | None) -> npt.NDArray[np.float32] | None:
         """What the pooling of the feature asks for, of the same events as the ids."""
@@ -137,6 +150,10 @@ class Collate:
             read[key], _ = column.take(rows, limit if aligned else None, newest=feature.keep == "newest")
         numbers = feature.pooling.numbers(read, lengths)
         return None if numbers is None else np.ascontiguousarray(numbers, dtype=np.float32)
+
+    def policy(self, feature: str) -> str:
+        """What becomes of unknown ids of a feature."""
+        return next(each.unknown for each in self.reading.features if each.name == feature)
 
     def _labels(self, rows: Int64s, filling: int) -> Tensor | None:
         if self.labels is None:
@@ -170,10 +187,10 @@ def check_ids(feature: Feature, values: Int64s, lengths: Int64s, rows: int, wher
 
     where says in the message where that was, with {row} for the row: `rank 1, step 12, row {row} of the batch`.
     """
-    # one pass: a negative id is a huge one when read as unsigned
-    if not len(values) or values.view(np.uint64).max() < rows:
+    wrong = out_of_range(values, rows)
+    if wrong is None:
         return
-    first = int(np.flatnonzero(values.view(np.uint64) >= rows)[0])
+    first = int(np.flatnonzero(wrong)[0])
     row = int(np.searchsorted(np.cumsum(lengths), first, side="right"))
     raise OutOfRangeIdError(
         f"OutOfRangeIdError: table {feature.table}, feature {feature.name}: id {values[first]} is out of range "

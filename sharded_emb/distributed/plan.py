@@ -128,6 +128,11 @@ def problems(tables: Sequence[Table], world_size: int) -> list[str]:
                 f"{key}: column_wise with {reads}, which reads whole rows, would give the numbers of no other plan; "
                 "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad"
             )
+        if table.output_dtype != "fp32" and table.sharding in ("table_wise", "column_wise"):
+            found.append(
+                f"tables.{table.name}.output_dtype: want fp32 with {table.sharding}, where a rank that holds nothing "
+                f"of the table expects float32, got {table.output_dtype}; use row_wise or data_parallel"
+            )
         if table.sharding == "row_wise" and (empty := _rank_without_row(table.rows, world_size)) is not None:
             found.append(
                 f"{key}: row_wise over {world_size} ranks leaves rank {empty} without one of the {table.rows} rows; "
@@ -206,6 +211,8 @@ def _search(tables: Sequence[Table], place: Place, batch_per_rank: int) -> dict[
     constraints = {}
     for table in tables:
         kinds = ["table_wise", "row_wise", *([] if _reads_whole_rows(table) else ["column_wise"])]
+        if table.output_dtype != "fp32":
+            kinds = ["row_wise"]
         allowed = [k for k in kinds if k != "row_wise" or _rank_without_row(table.rows, place.world_size) is None]
         # the planner's own smallest column shard is 128 wide; ours follow `column_shards`
         width = table.dim // column_shards(table.dim, place.world_size)

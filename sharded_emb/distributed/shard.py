@@ -118,9 +118,9 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     assert all(module.local.weight_RD is module.weight for module in replicated)
     taken = take_over(embeddings)
     held = Counter(name for name, weight in _sharded_weights(embeddings) for _ in weight.local_shards())
-    unfused = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
+    waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
     # whatever slipped through here would never be updated
-    assert Counter(part.table.name for part in taken) == unfused
+    assert Counter(part.table.name for part in taken) == waiting
     return Sharded(
         parallel=parallel,
         fused=parallel.fused_optimizer,

@@ -55,6 +55,10 @@ class NextItemConfig(ModelConfig):
             found.append(
                 f"features.{self.history}.keep: want newest, since the last event is what is predicted, got oldest"
             )
+        if not found and features[self.history].unknown == "drop":
+            found.append(
+                f"features.{self.history}.unknown: want error, row or hash, since each event is predicted, got drop"
+            )
         return found
 
     def build(self, tables: Sequence[Table]) -> "NextItemModel":

@@ -5,7 +5,7 @@ B  rows    N  rows of the item table    K  items of a list
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from sharded_emb.data.collate import Collate, Reading, check_ids
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import BatchesConfig, Part, Source
+from sharded_emb.data.unknown_ids import UnknownCount, as_rows, out_of_range
 from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
@@ -40,6 +41,11 @@ class Evaluator(Protocol):
         """What makes the numbers comparable, by name of the evaluation."""
         ...
 
+    @property
+    def unknown(self) -> dict[str, dict[str, UnknownCount]]:
+        """Of this rank, by split as last read and by feature, where unknown ids are no error."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
@@ -49,6 +55,7 @@ class Scoring:
     dataset: Dataset
     reading: Reading
     batch_per_rank: int
+    unknown: dict[str, dict[str, UnknownCount]] = field(default_factory=dict)
 
     @property
     def place(self) -> Place:
@@ -64,6 +71,7 @@ class Scoring:
     def batches(self, split: str, rows: Int64s) -> Iterator[tuple[Int64s, Batch]]:
         """This rank's part of these rows of the split, and its batch on the device."""
         collate = Collate(self.dataset.split(split), self.reading, self.place.rank)
+        self.unknown[split] = collate.unknown
         for number, part in enumerate(self.parts(rows)):
             with together(self.place):
                 batch = collate(part.rows, part.size, number)
@@ -75,6 +83,7 @@ class BinaryEvaluator:
 
     def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
+        self.unknown = scoring.unknown
 
     def protocol(self, split: str) -> dict[str, Any]:
         """All rows count once."""
@@ -120,6 +129,7 @@ class NextItemEvaluator:
 
     def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
+        self.unknown = scoring.unknown
         sequence = scoring.reading.sequence
         self.table, self.feature = next(
             (t, f) for t in scoring.reading.tables for f in t.features if f.name == sequence
@@ -193,7 +203,11 @@ class NextItemEvaluator:
         return target_B, row_P, item_P
 
     def _column(self, split: str) -> RaggedColumn:
-        return RaggedColumn.from_arrow(self.scoring.dataset.split(split)[self.column])
+        column = RaggedColumn.from_arrow(self.scoring.dataset.split(split)[self.column])
+        if self.feature.unknown == "error":
+            return column
+        wrong = out_of_range(column.values, self.table.rows)
+        return replace(column, values=as_rows(column.values, wrong, self.table.rows, self.feature))
 
     def _eligible(self, split: str) -> Int64s:
         column = self._column(split)

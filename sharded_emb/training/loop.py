@@ -82,6 +82,7 @@ class Trainer:
     stopping: EarlyStopping
     stepping: Stepping = Stepping()
     progress: Progress = field(default_factory=Progress)
+    unknown_ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split and feature, at the end
     stop_signal: int | None = None  # what all ranks agreed to stop for
     heard: int = 0  # the signal that this rank got; alone it decides nothing, or the others would wait for this one
 
@@ -189,12 +190,28 @@ class Trainer:
     def _save(self, best: bool) -> None:
         self.parts.checkpoints.save(self.parts.sharded, self.parts.dense, self.progress.step, best)
 
+    def _count_unknown(self) -> None:
+        """Over all ranks, by split and feature, for those that do not refuse unknown ids; said once, at the end."""
+        found = {"train": self.parts.collate.unknown, **self.parts.evaluator.unknown}
+        for split, counts in found.items():
+            for feature, count in counts.items():
+                sums = all_sums([count.ids, count.out_of_range, count.out_of_vocabulary], self.place)
+                first = next((each for each in all_values(count.first, self.place) if each is not None), None)
+                names = ("ids", "out_of_range", "out_of_vocabulary")
+                values: dict[str, Any] = dict(zip(names, map(int, sums), strict=True))
+                self.unknown_ids.setdefault(split, {})[feature] = {**values, "first_out_of_range": first}
+                if sums[1]:
+                    how = self.parts.collate.policy(feature)
+                    said = (split, feature, int(sums[1]), int(sums[0]), first, how)
+                    log.warning("%s: feature %s: %d of %d ids are no row of its table, such as %s; unknown=%s", *said)
+
     def _final_metrics(self) -> Metrics:
         """With the best weights where there is an early stopping, else with the last."""
         self.parts.checkpoints.load(self.parts.sharded, None, self.parts.checkpoints.newest())
         found: Metrics = {}
         for split in ("valid", "test"):
             found |= self.parts.evaluator(split)
+        self._count_unknown()
         for name, metrics in found.items():
             if name.startswith("test"):
                 self.parts.folder.write_metrics(self.progress.step, name, metrics)
@@ -211,6 +228,7 @@ class Trainer:
             "samples_per_second": round(self.progress.samples / max(self.progress.training_seconds, 1e-9), 1),
             "metrics": metrics,
             "protocol": protocol,
+            **({"unknown_ids": unknown} if (unknown := self.unknown_ids) else {}),
         }
 
     def _total_steps(self) -> int | None:

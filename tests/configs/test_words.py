@@ -26,8 +26,8 @@ def config_dir(folder: Path, **files: str) -> Path:
         ("steps", "steps: want KEY=VALUE, got 'steps'"),
         ("=3", "=3: want KEY=VALUE, got '=3'"),
         ("model=sasrce", "model: want an option, got 'sasrce'; did you mean sasrec?"),
-        ("model=transformer", "model: want an option, got 'transformer'; there are: din, sasrec"),
-        ("model=null", "model: want an option, got null; there are: din, sasrec"),
+        ("model=transformer", "model: want an option, got 'transformer'; there are: din, linear, sasrec"),
+        ("model=null", "model: want an option, got null; there are: din, linear, sasrec"),
         ("loss=[softmax,sampled_softmax]", "loss: want an option, got ['softmax', 'sampled_softmax']; "
          "did you mean sampled_softmax?"),
         ("model@other=din", "model@other: want GROUP=OPTION, got 'model@other=din'"),
@@ -56,7 +56,7 @@ def test_an_unknown_option_does_not_hide_the_other_problems() -> None:
         "model.dropot: unknown key; did you mean dropout?",
     ]
     assert problems("model=transformer", "tables.item.dim=6", "model.layers=1") == [
-        "model: want an option, got 'transformer'; there are: din, sasrec",
+        "model: want an option, got 'transformer'; there are: din, linear, sasrec",
         "tables.item.dim: want a multiple of 4, got 6; try 8",
     ]
 

@@ -24,11 +24,12 @@ from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import NextItemEvaluator
-from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.loop import Limits, Parts, Stepping, Trainer
 from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 ITEMS, USERS, DIM, SEED, STEPS = 37, 45, 8, 5, 20
+ONE_PIECE = Stepping()
 SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto")
 LOSSES: dict[str, dict[str, Any]] = {
     "full": {"_target_": "sharded_emb.losses.softmax.Softmax"},
@@ -116,11 +117,13 @@ class Recorder:
         self.losses.append(metrics["loss"])
 
 
-def drive(built: Any, schedule: Schedule, collate: Any, source: Any, steps: int) -> list[float]:
+def drive(
+    built: Any, schedule: Schedule, collate: Any, source: Any, steps: int, stepping: Stepping = ONE_PIECE
+) -> list[float]:
     """The real trainer for some steps, without evaluations and checkpoints; returns the losses."""
     recorder: Any = Recorder()
     parts = Parts(built.sharded, built.dense, schedule, source, collate, built, recorder, built)
-    trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None))
+    trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None), stepping)
     while trainer.progress.step < steps:
         trainer._epoch()
     return recorder.losses

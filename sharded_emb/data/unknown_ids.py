@@ -1,0 +1,55 @@
+"""What becomes of ids that are no row of their table, by the key `features.NAME.unknown`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sharded_emb.data.columns import Int64s
+from sharded_emb.tables import Feature
+from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
+
+
+@dataclass
+class UnknownCount:
+    """ids: all that were read. out_of_range: those that are no row of the table, first: the first of them.
+    out_of_vocabulary: those that are the row of what the vocabulary does not know.
+    """
+
+    ids: int = 0
+    out_of_range: int = 0
+    out_of_vocabulary: int = 0
+    first: int | None = None
+
+    def add(self, ids: Int64s, out_of_range: npt.NDArray[np.bool_] | None) -> None:
+        """Counts the ids of a batch; out_of_range is None where all are rows."""
+        self.ids += len(ids)
+        self.out_of_vocabulary += int((ids == UNKNOWN_ROW).sum())
+        if out_of_range is not None:
+            self.out_of_range += int(out_of_range.sum())
+            self.first = int(ids[out_of_range][0]) if self.first is None else self.first
+
+
+def out_of_range(ids: Int64s, rows: int) -> npt.NDArray[np.bool_] | None:
+    """Which ids are no row of a table of so many rows; None if all are."""
+    # one pass: a negative id is a huge one when read as unsigned
+    if not len(ids) or ids.view(np.uint64).max() < rows:
+        return None
+    return ids.view(np.uint64) >= rows
+
+
+def as_rows(ids: Int64s, wrong: npt.NDArray[np.bool_] | None, rows: int, feature: Feature) -> Int64s:
+    """The ids with a row in place of each wrong one: a hashed one, or that of what is out of vocabulary."""
+    if wrong is None:
+        return ids
+    row = hashed(ids, rows) if feature.unknown == "hash" else np.int64(UNKNOWN_ROW)
+    return np.where(wrong, row, ids)
+
+
+def hashed(ids: Int64s, rows: int) -> Int64s:
+    """A row in [2, rows) for any 64-bit id: the finalizer of SplitMix64 (Steele et al., OOPSLA 2014), reduced."""
+    mixed = ids.astype(np.int64).view(np.uint64).copy()
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(rows - FIRST_ROW)).astype(np.int64) + FIRST_ROW

@@ -1,0 +1,289 @@
+"""Every way to update a table, crossed with every pooling and sharding: cases, the sharded side, and the plain twin."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from sharded_emb.batch import Embedded
+from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.distributed.plan import make_plan
+from sharded_emb.distributed.plan import problems as plan_problems
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import fill, shard
+from sharded_emb.embeddings.lookup import Embeddings
+from sharded_emb.embeddings.poolings import Poolings
+from sharded_emb.embeddings.updates import problems as update_problems
+from sharded_emb.embeddings.updates import step_of, with_updates
+from sharded_emb.initializers import Normal, hashed_uniform, stream_key
+from sharded_emb.layers.jagged import sums
+from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
+from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.optim.schedule import Schedule
+from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
+from sharded_emb.training.loop import Stepping
+from sharded_emb.training.trainee import Trainee
+from tests.distributed.next_item_cases import drive
+from tests.distributed.plain_tables import PlainClicks, PlainPooling, PlainTable, Row
+
+STEPS, GLOBAL_BATCH, SEED, ROWS, DIM, POSITIONS = 20, 7, 3, 23, 8, 5
+INIT = Normal(std=0.3)
+SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+WORLD_SIZES = (1, 2, 4)
+POOLINGS: dict[str, Any] = {
+    **{name: name for name in ("none", "sum", "mean", "sqrtn", "max", "last", "position_weighted")},
+    "weighted": {"_target_": "weighted", "weights": "w"},
+    "time_decay": {"_target_": "time_decay", "times": "times", "half_life_seconds": 100.0},
+    "attention": {"_target_": "attention", "target": "target"},
+}
+# eps and accumulators above zero: from zero, rounding decides the sign of an element's first step
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.5},
+    "sgd momentum": {"lr": 0.5, "momentum": 0.8},
+    "adagrad": {"lr": 0.1, "initial_accumulator": 0.1, "eps": 1e-8},
+    "rowwise_adagrad": {"lr": 0.1, "eps": 1e-4},
+    "adam": {"lr": 0.02, "eps": 1e-2},
+    "partial_rowwise_adam": {"lr": 0.02, "eps": 1e-2},
+    "lamb": {"lr": 0.02, "eps": 1e-2},
+    "lars": {"lr": 0.2, "momentum": 0.8, "trust": 0.1},
+}
+DECAYS: list[dict[str, Any]] = [
+    {"weight_decay": 0.1, "weight_decay_mode": mode} for mode in ("touched_l2", "touched_decoupled", "all_decoupled")
+]
+TABLE_OPTIONS: list[dict[str, Any]] = [
+    {"max_norm": 0.8},
+    {"max_norm": 1.5, "norm_type": 1.0},
+    {"scale_grad_by_freq": True},
+    {"freeze": True},
+    {"update": "dense"},
+    {"update": "sparse"},
+    {"update": "fused"},
+    {"dtype": "fp16"},
+    {"dtype": "bf16"},
+    {"state_dtype": "fp16"},
+    {"output_dtype": "fp16"},
+]
+STEP_OPTIONS: list[dict[str, Any]] = [
+    {"clip_norm": 0.1},
+    {"accumulation": 3},
+    {"clip_norm": 0.05, "accumulation": 2},
+]
+# of a value of about 1 that is rounded after each of 20 steps, to fp16 or bf16
+TOLERANCES = {"fp32": 1e-6, "fp16": 4e-3, "bf16": 3e-2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """values: hyper-parameters beside those of OPTIMIZERS. table, step: keys of `tables.NAME` and of the run."""
+
+    pooling: str
+    optimizer: str
+    sharding: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    table: Mapping[str, Any] = field(default_factory=dict)
+    step: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        more = {**self.values, **self.table, **self.step}
+        return ", ".join([self.pooling, self.optimizer, self.sharding, *(f"{k}={v}" for k, v in more.items())])
+
+    @property
+    def key(self) -> str:
+        """What the plain twin depends on."""
+        return str(Case(self.pooling, self.optimizer, "", self.values, self.table, self.step))
+
+    @property
+    def short_name(self) -> str:
+        return self.optimizer.split()[0]
+
+    def all_values(self) -> dict[str, Any]:
+        return {**OPTIMIZERS[self.optimizer], **self.values}
+
+    def tolerance(self) -> float:
+        dtypes = [self.table.get(key, "fp32") for key in ("dtype", "state_dtype", "output_dtype")]
+        return max(TOLERANCES[dtype] for dtype in dtypes)
+
+    def build_optimizer(self) -> EmbeddingOptimizer:
+        base = TableConfig.model_validate({"dim": 4, "optimizer": {"_target_": self.short_name, **self.all_values()}})
+        assert base.optimizer is not None
+        return base.optimizer
+
+    def tables(self) -> list[Table]:
+        config = TableConfig.model_validate(
+            {"rows": ROWS, "dim": DIM, "init": INIT, "sharding": self.sharding, **self.table}
+        )
+        resolved = resolve({"t": config}, features(self.pooling), {}, Defaults(self.build_optimizer()))
+        return with_updates(resolved, self.updates_step())
+
+    def updates_step(self) -> Any:
+        return step_of("cpu", self.step.get("accumulation", 1), self.step.get("clip_norm"))
+
+    def refusals(self, world_size: int) -> list[str]:
+        return [*plan_problems(self.tables(), world_size), *update_problems(self.tables(), self.updates_step())]
+
+
+def all_cases() -> Iterator[Case]:
+    """Every optimizer under every pooling and sharding, and with every other option under every sharding."""
+    for optimizer, pooling, sharding in itertools.product(OPTIMIZERS, POOLINGS, SHARDINGS):
+        yield Case(pooling, optimizer, sharding)
+    turn = itertools.cycle(POOLINGS)
+    for optimizer, sharding in itertools.product(OPTIMIZERS, SHARDINGS):
+        for values in DECAYS:
+            yield Case(next(turn), optimizer, sharding, values=values)
+        for table in TABLE_OPTIONS:
+            yield Case(next(turn), optimizer, sharding, table=table)
+        for step in STEP_OPTIONS:
+            yield Case(next(turn), optimizer, sharding, step=step)
+    for sharding, values in itertools.product(SHARDINGS, DECAYS):
+        yield Case("mean", "sgd", sharding, values=values, table={"dtype": "fp16"})
+        yield Case("max", "adam", sharding, values=values, table={"update": "dense"}, step={"clip_norm": 0.1})
+        yield Case("weighted", "adagrad", sharding, values=values, table={"max_norm": 0.8})
+
+
+def features(pooling: str) -> dict[str, FeatureConfig]:
+    return {
+        "f": FeatureConfig.model_validate(
+            {"table": "t", "column": "f", "pooling": POOLINGS[pooling], "max_length": POSITIONS}
+        ),
+        "target": FeatureConfig.model_validate({"table": "t", "column": "target", "pooling": "sum"}),
+        "g": FeatureConfig.model_validate({"table": "t", "column": "g", "pooling": "sum"}),
+    }
+
+
+@cache
+def samples() -> list[Row]:
+    """Rows with empty bags, duplicates, and padding inside; one is empty throughout."""
+    draw = np.random.default_rng(7)
+    rows = []
+    for _ in range(59):
+        length = draw.integers(0, POSITIONS + 1)
+        rows.append(
+            {
+                "f": draw.integers(0, ROWS, length).tolist(),
+                "w": draw.normal(size=length).astype(np.float32).tolist(),
+                "times": (1_700_000_000 + np.sort(draw.integers(0, 500, length))).tolist(),
+                "target": draw.integers(2, ROWS, 1).tolist(),
+                "g": draw.integers(0, ROWS, draw.integers(0, 4)).tolist(),
+            }
+        )
+    rows[5] = {name: [] for name in rows[0]}
+    return rows
+
+
+@cache
+def labels() -> list[float]:
+    return np.random.default_rng(8).integers(0, 2, len(samples())).astype(float).tolist()
+
+
+@cache
+def split() -> pa.Table:
+    types = {"f": pa.int64(), "w": pa.float32(), "times": pa.int64(), "target": pa.int64(), "g": pa.int64()}
+    columns = {name: pa.array([row[name] for row in samples()], pa.list_(kind)) for name, kind in types.items()}
+    return pa.table({**columns, "label": pa.array(labels(), pa.float32())})
+
+
+def source() -> Source:
+    """59 rows in batches of 7, which no number of ranks divides; the ninth and last has 3: one of 4 ranks has none."""
+    return Source(np.ones(len(samples()), dtype=np.int64), BatchesConfig(), GLOBAL_BATCH, SEED)
+
+
+class Clicks(nn.Module):
+    """One logit a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(3 * DIM, 1)
+
+    def forward(self, embedded: Embedded) -> Tensor:
+        if "f" in embedded.pooled:
+            first = embedded.pooled["f"]
+        else:
+            first = sums(embedded.sequences["f"], torch.tanh(embedded.sequences["f"].values_TD))
+        return self.net(torch.cat([first, embedded.pooled["target"], embedded.pooled["g"]], 1))[:, 0]
+
+
+class Decaying(Schedule):
+    """A learning rate that changes with every step, so that one that arrives late shows."""
+
+    def factor(self, step: int) -> float:
+        return 1 / (1 + 0.1 * step)
+
+
+def train_sharded(place: Place, case: Case) -> tuple[list[float], Tensor, list[Tensor]]:
+    """Losses of the global batches, then the whole table and what the pooling learned."""
+    tables = case.tables()
+    plan = make_plan(tables, place, GLOBAL_BATCH)
+    embeddings = Embeddings(tables, plan.replicated, place.device)
+    torch.manual_seed(SEED)
+    trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())
+    sharded = shard(trainee, embeddings, plan, place)
+    fill(sharded, SEED)
+    dense = torch.optim.SGD(sharded.dense_parameters(), lr=0.1)
+    collate = Collate(split(), Reading(task="binary", tables=tables, label="label"), place.rank)
+    stepping = Stepping(case.step.get("accumulation", 1), case.step.get("clip_norm"))
+    built = SimpleNamespace(sharded=sharded, dense=dense)
+    losses = drive(built, Decaying(), collate, source(), STEPS, stepping)
+    learned = [weight.detach().clone() for weight in sharded.dense()["poolings"].parameters()]
+    return losses, sharded.whole_table("t"), learned
+
+
+def initial_table() -> Tensor:
+    drawn = hashed_uniform(stream_key(SEED, "tables.t"), torch.arange(ROWS), torch.arange(DIM))
+    values = INIT.values(drawn, ROWS, DIM)
+    values[0] = 0
+    return values
+
+
+def train_plain(case: Case) -> tuple[list[float], Tensor, list[Tensor]]:
+    """The same by the slow twin."""
+    table = PlainTable(initial_table(), case.short_name, case.all_values(), case.table)
+    torch.manual_seed(SEED)
+    pooling = PlainPooling(case.pooling, DIM, POSITIONS)
+    model = PlainClicks(DIM)
+    weights = [*pooling.parameters(), *model.parameters()]
+    dense, losses = torch.optim.SGD(weights, lr=0.1), []
+    parts = [part for epoch in range(3) for part in source().parts(epoch, 0, 1)]
+    for step, part in enumerate(parts[:STEPS], start=1):
+        factor = Decaying().factor(step)
+        dense.param_groups[0]["lr"] = 0.1 * factor
+        batch = [samples()[i] for i in part.rows]
+        counts = Counter(each for row in batch for name in ("f", "target", "g") for each in row[name])
+        table.renormalize(set(counts))
+        read = table.weight
+        if case.table.get("output_dtype") == "fp16":
+            read = read + (read.detach().half().float() - read.detach())
+        logits = torch.cat([model(pooling, read, row) for row in batch])
+        targets = torch.tensor([labels()[i] for i in part.rows])
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets)
+        loss.backward()
+        gradient = table.gradient(counts)
+        if (limit := case.step.get("clip_norm")) is not None:
+            stand_in = nn.Parameter(torch.zeros_like(gradient))
+            stand_in.grad = gradient
+            nn.utils.clip_grad_norm_([stand_in, *(w for w in weights if w.grad is not None)], limit)
+        table.step(gradient, set(counts), case.all_values()["lr"] * factor)
+        dense.step()
+        dense.zero_grad()
+        losses.append(loss.item())
+    return losses, table.weight.detach(), [weight.detach() for weight in pooling.parameters()]
+
+
+def deviation(found: tuple[list[float], Tensor, list[Tensor]], want: tuple[list[float], Tensor, list[Tensor]]) -> float:
+    """The largest difference of losses (a tenth of it counts), of the table and of what the pooling learned."""
+    losses = (torch.tensor(found[0]) - torch.tensor(want[0])).abs().max() / 10
+    others = [(a - b).abs().max() for a, b in zip([found[1], *found[2]], [want[1], *want[2]], strict=True)]
+    return float(torch.stack([losses, *others]).max())
+
+
+def run_cases(place: Place, cases: list[Case]) -> list[tuple[list[float], Tensor, list[Tensor]]]:
+    """What every case gives on this rank."""
+    return [train_sharded(place, case) for case in cases]
