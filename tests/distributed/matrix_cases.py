@@ -50,7 +50,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.5},
     "sgd momentum": {"lr": 0.5, "momentum": 0.8},
     "adagrad": {"lr": 0.1, "initial_accumulator": 0.1, "eps": 1e-8},
-    "rowwise_adagrad": {"lr": 0.1, "eps": 1e-4},
+    "rowwise_adagrad": {"lr": 0.1, "initial_accumulator": 0.01, "eps": 1e-8},
     "adam": {"lr": 0.02, "eps": 1e-2},
     "partial_rowwise_adam": {"lr": 0.02, "eps": 1e-2},
     "lamb": {"lr": 0.02, "eps": 1e-2},

@@ -1,4 +1,4 @@
-"""A sample of the matrix of `benchmarks/matrix.py`: sharded training is plain PyTorch, for every way to update a table."""
+"""A sample of the matrix of `benchmarks/matrix.py`: sharded training is plain PyTorch however a table is updated."""
 
 import random
 from typing import Any
@@ -71,8 +71,8 @@ def test_what_poolings_learn_is_bitwise_the_same_on_every_rank(answers: dict[tup
         ),
         (
             Case("sum", "sgd", "row_wise", table={"update": "fused"}, step={"clip_norm": 1.0}),
-            "tables.t.update: want auto or sparse, since clip_norm needs the gradients of the whole step before any row "
-            "moves, got fused",
+            "tables.t.update: want auto or sparse, since clip_norm needs the gradients of the whole step before any "
+            "row moves, got fused",
         ),
         (
             Case("sum", "sgd", "row_wise", table={"update": "fused", "max_norm": 1.0}),
@@ -85,8 +85,8 @@ def test_what_poolings_learn_is_bitwise_the_same_on_every_rank(answers: dict[tup
         ),
         (
             Case("sum", "lamb", "column_wise"),
-            "tables.t.sharding: column_wise with LAMB, which reads whole rows, would give the numbers of no other plan; "
-            "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad",
+            "tables.t.sharding: column_wise with LAMB, which reads whole rows, would give the numbers of no other "
+            "plan; use table_wise, row_wise or data_parallel, or an optimizer such as adagrad",
         ),
         (
             Case("sum", "sgd", "table_wise", table={"output_dtype": "fp16"}),
