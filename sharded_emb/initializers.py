@@ -7,9 +7,10 @@ pseudorandom number generators", OOPSLA 2014), applied twice.
 
 import hashlib
 import math
+from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from sharded_emb.component import Component
@@ -53,6 +54,19 @@ def hashed_uniform(key: int, rows_R: Tensor, columns_C: Tensor) -> Tensor:
 class Initializer(Component):
     """The slot `tables.NAME.init`: turns uniform draws into the initial values of a table."""
 
+    named: ClassVar[dict[str, str]] = {
+        name: f"sharded_emb.initializers.{kind}"
+        for name, kind in {
+            "uniform": "Uniform",
+            "normal": "Normal",
+            "truncated_normal": "TruncatedNormal",
+            "xavier_uniform": "XavierUniform",
+            "xavier_normal": "XavierNormal",
+            "zeros": "Zeros",
+            "constant": "Constant",
+        }.items()
+    }
+
     def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:
         """Initial values (R, C) of part of a table of shape (rows, dim), from uniform draws of the same shape."""
         raise NotImplementedError
@@ -68,6 +82,19 @@ class Normal(Initializer):
         return torch.special.ndtri(uniform_RC).mul_(self.std).add_(self.mean)
 
 
+class TruncatedNormal(Normal):
+    """Normal values from within `cut` standard deviations of the mean, by the inverse of their distribution function,
+    as `torch.nn.init.trunc_normal_`."""
+
+    cut: PositiveFloat = 2.0
+
+    def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:
+        outside = math.erfc(self.cut / math.sqrt(2)) / 2  # on each side
+        bound = self.cut * self.std
+        inside_RC = super().values(uniform_RC * (1 - 2 * outside) + outside, rows, dim)
+        return inside_RC.clamp_(self.mean - bound, self.mean + bound)
+
+
 class Uniform(Initializer):
     """Uniform values in [-bound, bound]; without a bound 1/sqrt(rows), as TorchRec has it."""
 
@@ -76,3 +103,39 @@ class Uniform(Initializer):
     def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:  # noqa: ARG002
         bound = 1 / math.sqrt(rows) if self.bound is None else self.bound
         return (uniform_RC * 2 - 1).mul_(bound)
+
+
+class XavierUniform(Initializer):
+    """Uniform values in gain * sqrt(6 / (rows + dim)) around 0 (Glorot and Bengio, AISTATS 2010), as
+    `torch.nn.init.xavier_uniform_`."""
+
+    gain: PositiveFloat = 1.0
+
+    def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:
+        return (uniform_RC * 2 - 1).mul_(self.gain * math.sqrt(6 / (rows + dim)))
+
+
+class XavierNormal(Initializer):
+    """Normal values with a deviation of gain * sqrt(2 / (rows + dim)) (Glorot and Bengio, AISTATS 2010), as
+    `torch.nn.init.xavier_normal_`."""
+
+    gain: PositiveFloat = 1.0
+
+    def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:
+        return torch.special.ndtri(uniform_RC).mul_(self.gain * math.sqrt(2 / (rows + dim)))
+
+
+class Constant(Initializer):
+    """The same value everywhere."""
+
+    value: float
+
+    def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:  # noqa: ARG002
+        return torch.full_like(uniform_RC, self.value)
+
+
+class Zeros(Initializer):
+    """Zeros, so that rows differ by their gradients alone."""
+
+    def values(self, uniform_RC: Tensor, rows: int, dim: int) -> Tensor:  # noqa: ARG002
+        return torch.zeros_like(uniform_RC)

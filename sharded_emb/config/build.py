@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from sharded_emb.config.run import RunConfig
@@ -49,7 +48,7 @@ class Built:
         fill(self.sharded, config.seed)
         # dropout may differ by rank; a common stream would drop the same places of different rows
         torch.manual_seed(config.seed * 1_000_003 + place.rank)
-        self.dense: Optimizer = config.dense_optimizer.build(nn.ModuleDict(self.sharded.dense()))
+        self.dense: Optimizer = config.dense_optimizer.build(self.sharded.dense_parameters(), place.device)
 
     def _item_rows(self) -> int | None:
         return next((t.rows for t in self.tables if t.name == _item_table(self.config)), None)

@@ -113,11 +113,13 @@ def _whole(name: str, tree: Tree, sound: Tree) -> bool:
 def _schedule(sound: Tree) -> Iterator[str]:
     """A decay has to end."""
     schedule = sound.get("schedule")
-    if not isinstance(schedule, Warmup) or schedule.decay == "none":
+    if not isinstance(schedule, Warmup) or schedule.decay in ("none", "inverse_sqrt"):
         return
-    if schedule.decay_steps is None:
+    if schedule.decay_steps is None and schedule.decay == "step":
+        yield "schedule.decay_steps: want the steps after which gamma is applied again, got null"
+    elif schedule.decay_steps is None:
         yield f"schedule.decay_steps: want the step at which the {schedule.decay} decay ends, got null"
-    elif schedule.decay_steps <= schedule.warmup_steps:
+    elif schedule.decay != "step" and schedule.decay_steps <= schedule.warmup_steps:
         yield (
             f"schedule.decay_steps: want more than schedule.warmup_steps ({schedule.warmup_steps}), "
             f"got {schedule.decay_steps}"

@@ -7,6 +7,7 @@ hyper-parameter is passed explicitly: the kernel's own defaults differ between r
 R  touched rows    D  dim
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -111,14 +112,19 @@ class DenseOptimizer(Component):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = Field(default=0.0)
 
-    def build(self, module: nn.Module) -> Optimizer:
-        """An optimizer of the module's parameters that require gradients."""
+    def build(self, parameters: Iterable[nn.Parameter], device: torch.device) -> Optimizer:
+        """An optimizer of those parameters that require gradients, all in one kernel on CUDA."""
         raise NotImplementedError
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def implementation(device: torch.device) -> dict[str, bool]:
+    """Which of torch's implementations of an optimizer to use: one kernel on CUDA, few calls for many small weights."""
+    return {"fused": True} if device.type == "cuda" else {"foreach": True}
+
+
+def decay_groups(every: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups: matrices decay, vectors (biases, norms) do not."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    parameters = [p for p in every if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

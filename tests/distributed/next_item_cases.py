@@ -159,7 +159,7 @@ def train_plain(folder: Path, loss: str) -> tuple[list[float], Tensor]:
     table.requires_grad_()
     torch.manual_seed(SEED)
     model = SASRecModel(run.model, DIM, 6)  # type: ignore[arg-type]
-    dense = run.dense_optimizer.build(model)
+    dense = run.dense_optimizer.build(model.parameters(), torch.device("cpu"))
     adagrad = torch.optim.Adagrad([table], lr=0.1, eps=1e-8, initial_accumulator_value=0.1)
     source = plain_source()
     losses = []

@@ -4,13 +4,27 @@ R  rows    C  columns
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy.stats import ks_2samp
 from torch import Tensor
 
-from sharded_emb.initializers import Initializer, Normal, Uniform, hashed_uniform, stream_key
+from sharded_emb.initializers import (
+    Constant,
+    Initializer,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    XavierNormal,
+    XavierUniform,
+    Zeros,
+    hashed_uniform,
+    stream_key,
+)
+from sharded_emb.tables import TableConfig
 
 MASK = 2**64 - 1
 
@@ -147,3 +161,48 @@ def test_what_cannot_be_is_refused() -> None:
         Normal(std=-1)
     with pytest.raises(ValidationError, match=r"bound\n.*greater than 0"):
         Uniform(bound=0)
+
+
+BIG = 400
+
+
+def big(init: Initializer) -> Tensor:
+    return init.values(draw(BIG, BIG), BIG, BIG)
+
+
+@pytest.mark.parametrize(
+    ("init", "twin"),
+    [
+        (XavierUniform(gain=2.0), lambda t: torch.nn.init.xavier_uniform_(t, gain=2.0)),
+        (XavierNormal(), torch.nn.init.xavier_normal_),
+        (TruncatedNormal(mean=0.1, std=0.5), lambda t: torch.nn.init.trunc_normal_(t, 0.1, 0.5, -0.9, 1.1)),
+        (TruncatedNormal(std=0.5, cut=1.0), lambda t: torch.nn.init.trunc_normal_(t, 0.0, 0.5, -0.5, 0.5)),
+        (Normal(mean=-1.0, std=0.3), lambda t: torch.nn.init.normal_(t, -1.0, 0.3)),
+        (Uniform(bound=0.2), lambda t: torch.nn.init.uniform_(t, -0.2, 0.2)),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, Initializer) else "",
+)
+def test_values_are_distributed_as_torchs(init: Initializer, twin: Any) -> None:
+    torch.manual_seed(0)
+    theirs, mine = twin(torch.empty(BIG, BIG)), big(init)
+    assert ks_2samp(mine.flatten().numpy(), theirs.flatten().numpy()).pvalue > 0.01
+    reach = float(theirs.max() - theirs.min())
+    if not isinstance(init, Normal | XavierNormal) or isinstance(init, TruncatedNormal):
+        assert float(mine.max() - mine.min()) == pytest.approx(reach, rel=1e-3)
+
+
+def test_constants() -> None:
+    assert torch.equal(big(Zeros()), torch.zeros(BIG, BIG))
+    assert torch.equal(big(Constant(value=0.5)), torch.full((BIG, BIG), 0.5))
+
+
+@pytest.mark.parametrize("name", sorted(Initializer.named))
+def test_a_table_takes_an_initializer_by_its_name(name: str) -> None:
+    init = {"_target_": name, "value": 1.0} if name == "constant" else name
+    table = TableConfig.model_validate({"dim": 4, "init": init})
+    assert f"sharded_emb.initializers.{type(table.init).__name__}" == Initializer.named[name]
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ValidationError, match=r"want one of uniform, normal, .* got 'zeroes'; did you mean zeros"):
+        TableConfig.model_validate({"dim": 4, "init": "zeroes"})

@@ -1,6 +1,7 @@
 """Optimizers against their formulas written by hand, and the schedule by its values."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from sharded_emb.optim.adagrad import Adagrad
 from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.adamw import AdamW
-from sharded_emb.optim.base import EmbeddingOptimizer, TouchedRows
+from sharded_emb.optim.base import DenseOptimizer, EmbeddingOptimizer, TouchedRows
+from sharded_emb.optim.dense_adam import DenseAdam
+from sharded_emb.optim.dense_sgd import DenseSGD
 from sharded_emb.optim.lamb import LAMB
 from sharded_emb.optim.lars import LARS
 from sharded_emb.optim.partial_rowwise_adam import PartialRowWiseAdam
@@ -19,6 +22,7 @@ from sharded_emb.optim.schedule import Warmup
 from sharded_emb.optim.sgd import SGD
 
 STEPS = 5
+CPU = torch.device("cpu")
 START = 0.25  # of the accumulators
 L2, DECOUPLED = {"weight_decay": 0.1, "weight_decay_mode": "touched_l2"}, {"weight_decay": 0.1}
 DECOUPLED |= {"weight_decay_mode": "touched_decoupled"}
@@ -165,7 +169,7 @@ def test_adamw_decays_matrices_and_not_vectors() -> None:
     """Without a gradient only the decay is left of a step: w *= 1 - lr * weight_decay."""
     net = small_net()
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
-    optimizer = AdamW(lr=0.1, weight_decay=0.5).build(net)
+    optimizer = AdamW(lr=0.1, weight_decay=0.5).build(net.parameters(), CPU)
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -179,7 +183,7 @@ def test_adamw_steps_by_the_formula() -> None:
     config = AdamW(lr=0.1, weight_decay=0.5, beta1=0.8, beta2=0.95, eps=1e-3)
     layer = nn.Linear(3, 2, bias=False).double()
     weight = layer.weight.detach().clone()
-    optimizer = config.build(layer)
+    optimizer = config.build(layer.parameters(), CPU)
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
     for step in range(1, STEPS + 1):
         gradient = random(2, 3, seed=step)
@@ -195,9 +199,9 @@ def test_adamw_steps_by_the_formula() -> None:
 def test_adamw_leaves_frozen_weights_out() -> None:
     net = small_net()
     net[0].requires_grad_(False)
-    groups = AdamW(lr=0.1, weight_decay=0.5).build(net).param_groups
+    groups = AdamW(lr=0.1, weight_decay=0.5).build(net.parameters(), CPU).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.5), (3, 0.0)]
-    vectors = AdamW(lr=0.1, weight_decay=0.5).build(nn.LayerNorm(3)).param_groups
+    vectors = AdamW(lr=0.1, weight_decay=0.5).build(nn.LayerNorm(3).parameters(), CPU).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in vectors] == [(2, 0.0)]
 
 
@@ -233,7 +237,55 @@ def test_a_decay_that_ends_within_the_warm_up_drops_when_it_is_over(decay: str) 
     assert factors(schedule, [1, 3, 4, 5, 9]) == pytest.approx([0.25, 0.75, 1, 0.5, 0.5])
 
 
-@pytest.mark.parametrize("decay", ["none", "linear", "cosine"])
+def test_an_inverse_square_root_falls_from_the_end_of_the_warm_up() -> None:
+    schedule = Warmup(warmup_steps=4, decay="inverse_sqrt")
+    assert factors(schedule, [1, 2, 4, 16, 64]) == [0.25, 0.5, 1, 0.5, 0.25]
+    assert factors(Warmup(decay="inverse_sqrt"), [1, 4, 100]) == [1, 0.5, 0.1]
+
+
+def test_a_step_decay_is_torchs_and_waits_for_the_warm_up() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    twin = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
+    wanted = []
+    for _ in range(10):
+        wanted.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        twin.step()
+    schedule = Warmup(warmup_steps=2, decay="step", decay_steps=3, gamma=0.5)
+    assert factors(schedule, list(range(2, 12))) == pytest.approx(wanted)
+    assert schedule.factor(1) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "twin"),
+    [
+        (DenseAdam(lr=0.1, weight_decay=0.5), lambda groups: torch.optim.Adam(groups, lr=0.1)),
+        (DenseSGD(lr=0.1, weight_decay=0.5), lambda groups: torch.optim.SGD(groups, lr=0.1)),
+        (
+            DenseSGD(lr=0.1, momentum=0.9, nesterov=True),
+            lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True),
+        ),
+    ],
+)
+def test_dense_optimizers_are_torchs_with_decay_on_matrices(config: DenseOptimizer, twin: Any) -> None:
+    nets = [small_net(), small_net()]
+    matrices = [p for p in nets[1].parameters() if p.ndim == 2]
+    vectors = [p for p in nets[1].parameters() if p.ndim < 2]
+    optimizers = [
+        config.build(nets[0].parameters(), CPU),
+        twin([{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors}]),
+    ]
+    for step in range(3):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            net(random(5, 4, seed=step)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for mine, its in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("decay", ["none", "linear", "cosine", "inverse_sqrt", "step"])
 @pytest.mark.parametrize("warmup_steps", [0, 1, 7])
 def test_the_rate_is_never_zero_while_it_matters_and_never_above_one(decay: str, warmup_steps: int) -> None:
     schedule = Warmup.model_validate({"warmup_steps": warmup_steps, "decay": decay, "decay_steps": 50})

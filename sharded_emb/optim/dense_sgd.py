@@ -1,0 +1,23 @@
+"""Stochastic gradient descent for dense weights, with momentum if wanted."""
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+
+from sharded_emb.optim.base import DenseOptimizer, decay_groups, implementation
+
+
+class DenseSGD(DenseOptimizer):
+    """Weight decay is added to the gradient of matrices (L2), as torch has it. nesterov asks for momentum."""
+
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+
+    def build(self, parameters: Iterable[nn.Parameter], device: torch.device) -> Optimizer:
+        """torch's own."""
+        groups = decay_groups(parameters, self.weight_decay)
+        values = {"lr": self.lr, "momentum": self.momentum, "nesterov": self.nesterov and self.momentum > 0}
+        return torch.optim.SGD(groups, **values, **implementation(device))  # type: ignore[arg-type]
