@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sharded_emb.component import Component, Frozen, Slot
 from sharded_emb.data.dataset import Dataset, Manifest
@@ -26,6 +26,7 @@ class Attribute(Frozen):
     of: whose it is. column: its raw name, the attribute's own by default. table: the vocabulary that it reads, the
     attribute's own name by default; attributes that name one table share it. separator: splits one text into many
     values (`Comedy|Drama`). edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25.
+    number: it is no id but a number of an event, which a pooling may weigh by.
     """
 
     of: Literal["item", "user", "event"]
@@ -33,6 +34,13 @@ class Attribute(Frozen):
     table: str | None = None
     separator: str | None = Field(default=None, min_length=1)
     edges: list[float] | None = Field(default=None, min_length=1)
+    number: bool = False
+
+    @model_validator(mode="after")
+    def _a_number_is_no_id(self) -> "Attribute":
+        if self.number and (self.of != "event" or self.table or self.separator or self.edges):
+            raise ValueError("number: want false with of user or item, or with table, separator or edges, got true")
+        return self
 
     @field_validator("edges")
     @classmethod

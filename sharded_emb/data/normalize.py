@@ -64,6 +64,10 @@ def _attributes(table: Any, attributes: dict[str, Attribute], of: str) -> dict[s
             continue
         column = attribute.column or name
         value = table[RAW + column]
+        if attribute.number:
+            value = value.try_cast("float64")
+            value = ibis.ifelse(value.abs() < float("inf"), value, ibis.null("float64"))
+            _require_readable(f"dataset.attributes.{name}", "a number", table, RAW + column, value)
         if attribute.separator is not None and not value.type().is_array():
             value = value.split(attribute.separator)
         if attribute.edges is not None:
@@ -104,7 +108,7 @@ def _require_ids(events: Any) -> None:
 
 def _require_readable(key: str, want: str, table: Any, column: str, value: Any) -> None:
     """Raise InputError for a text that gave no value; a missing text is one too, except for attributes."""
-    may_miss = key.startswith("dataset.attributes")
+    may_miss = key.endswith(".edges")
     unread = value.isnull() & table[column].notnull() if may_miss else value.isnull()
     bad = table.filter(unread).order_by(POSITION).limit(1).to_pyarrow().to_pylist()
     if bad:

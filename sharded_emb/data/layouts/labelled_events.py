@@ -16,7 +16,8 @@ _LIKED: dict[str, Kept] = {"items": "positive"}
 class LabelledEvents(Layout):
     """One row an event, in order of time; ties keep the file's order.
 
-    Columns: `user`, `item`; each history; each attribute of the event, its user and its item; `label` (float32);
+    Columns: `user`, `item`; each history, and beside it `HISTORY_times` where the log has times and `HISTORY_NAME` for
+    each attribute of events that is a number; each attribute of the event, its user and its item; `label` (float32);
     `time` (int64, whole seconds) where the log has times.
 
     label: the raw column that holds it. threshold: numbers at or above it are 1, others 0; null takes 0 and 1 as
@@ -45,14 +46,20 @@ class LabelledEvents(Layout):
         attributes = {**log.event_columns, **log.user_columns, **log.item_columns}
         self._check(log, attributes)
         columns = {name: Column(type="int64", vocabulary=name) for name in (USER, ITEM)}
-        columns |= {name: Column(type="list<int64>", vocabulary="item") for name in self.histories}
+        numbers = [name for name, each in log.event_columns.items() if each.type == "float32"]
+        beside = {**({"times": TIME} if log.has_time else {}), **{name: name for name in numbers}}
+        for name in self.histories:
+            columns[name] = Column(type="list<int64>", vocabulary="item")
+            for ending, source in beside.items():
+                columns[f"{name}_{ending}"] = Column(type="list<int64>" if source == TIME else "list<float32>")
         columns |= attributes
         columns[LABEL] = Column(type="float32")
         if log.has_time:
             columns[TIME] = Column(type="int64")
         events = log.events
         for name, kept in self.histories.items():
-            events = _with_history(events, name, kept, self.history_length)
+            sources = {name: ITEM, **{f"{name}_{ending}": source for ending, source in beside.items()}}
+            events = _with_history(events, sources, kept, self.history_length)
         for side, key in ((log.users, USER), (log.items, ITEM)):
             events = events if side is None else events.join(side, key)
         samples = backend.create_table("samples", events)
@@ -111,8 +118,8 @@ def _before(samples: Any, place: int, total: int) -> Any:
     return before
 
 
-def _with_history(events: Any, name: str, kept: Kept, length: int) -> Any:
-    """`name`: the items of the newest `length` events of the same user that come before and are `kept`, oldest first.
+def _with_history(events: Any, sources: dict[str, str], kept: Kept, length: int) -> Any:
+    """The newest `length` events of the same user that come before and are `kept`, oldest first: new column -> source.
 
     `turn` counts the kept events before each one. It numbers the kept events themselves, so those wanted are the kept
     ones with a turn from turn - length to turn - 1: a window by range, which holds no more than it must.
@@ -127,7 +134,8 @@ def _with_history(events: Any, name: str, kept: Kept, length: int) -> Any:
     turn = events.is_kept.cast("int64").sum().over(earlier)
     events = events.mutate(turn=ibis.coalesce(turn, 0).cast("int64"))
     newest = ibis.range_window(group_by=USER, order_by="turn", preceding=(length, 1))
-    history = events[ITEM].collect(where=events.is_kept).over(newest)
-    return events.mutate(**{name: ibis.coalesce(history, ibis.literal([], type="array<int64>"))}).drop(
-        "is_kept", "turn"
-    )
+    histories = {}
+    for name, source in sources.items():
+        history = events[source].collect(where=events.is_kept).over(newest)
+        histories[name] = ibis.coalesce(history, ibis.literal([], type=history.type()))
+    return events.mutate(**histories).drop("is_kept", "turn")

@@ -37,6 +37,9 @@ class NextItem(Layout):
         aligned |= {name: (name, column.vocabulary) for name, column in log.event_columns.items()}
         columns = {USER: Column(type="int64", vocabulary="user")}
         columns |= {name: Column(type="list<int64>", vocabulary=table) for name, (_, table) in aligned.items()}
+        columns |= {
+            name: Column(type="list<float32>") for name, each in log.event_columns.items() if not each.vocabulary
+        }
         columns |= log.user_columns
         sources = {name: source for name, (source, _) in aligned.items()}
         sequences = backend.create_table("sequences", _sequences(log, sources))
