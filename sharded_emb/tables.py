@@ -15,6 +15,7 @@ from sharded_emb.initializers import Initializer, Uniform
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.pooling.base import Pooling
 from sharded_emb.pooling.none import NoPooling
+from sharded_emb.pretrained import PretrainedWeights
 from sharded_emb.vocabulary_rows import PADDING_ROW
 
 DType = Literal["fp32", "fp16", "bf16"]
@@ -29,7 +30,8 @@ class TableConfig(Frozen):
     rows: "auto" takes the size of the vocabulary of the same name. dtype, state_dtype, output_dtype: of the weights,
     of the optimizer's state, and of vectors on their way from the rank that owns them; models get float32. max_norm:
     rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the gradient of a row is
-    divided by how often the global batch reads it. freeze: the weights stay as they were filled. optimizer, sharding:
+    divided by how often the global batch reads it. weights: pretrained ones in place of `init`. freeze: the weights
+    stay as they were filled. optimizer, sharding:
     null for what the groups embedding_optimizer and sharding say. update: "fused" into the backward pass by FBGEMM's
     kernel; "sparse", after it, touched rows alone; "dense", every row in each step, as nn.Embedding without sparse;
     "auto", fused where that gives the same numbers, else sparse.
@@ -45,6 +47,7 @@ class TableConfig(Frozen):
     max_norm: PositiveFloat | None = None
     norm_type: PositiveFloat = 2.0
     scale_grad_by_freq: bool = False
+    weights: PretrainedWeights | None = None
     freeze: bool = False
     optimizer: Slot[EmbeddingOptimizer] | None = None
     update: Literal["auto"] | Update = "auto"
@@ -128,6 +131,7 @@ class Table:
     max_norm: float | None
     norm_type: float
     scale_grad_by_freq: bool
+    weights: PretrainedWeights | None
     freeze: bool
     optimizer: EmbeddingOptimizer
     update: Literal["auto"] | Update

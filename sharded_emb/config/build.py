@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sharded_emb.config.run import RunConfig
+from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
@@ -14,12 +14,13 @@ from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import from_first_rank, together
 from sharded_emb.distributed.plan import Plan, make_plan
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.shard import Sharded, fill, shard
+from sharded_emb.distributed.shard import Sharded, fill, load_pretrained, shard
 from sharded_emb.embeddings.lookup import Embeddings, candidate_feature
 from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
 from sharded_emb.models.base import NextItemConfig
+from sharded_emb.pretrained import Filled, Wanted, WeightsFile
 from sharded_emb.tables import Defaults, Table, resolve
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
 from sharded_emb.training.trainee import Trainee
@@ -46,12 +47,24 @@ class Built:
         trainee = Trainee(embeddings, poolings, model, config.loss.build(self._item_rows()))
         self.sharded: Sharded = shard(trainee, embeddings, self.plan, place)
         fill(self.sharded, config.seed)
+        self.pretrained = {} if isinstance(config, EvaluateConfig) else self._load_pretrained()
         # dropout may differ by rank; a common stream would drop the same places of different rows
         torch.manual_seed(config.seed * 1_000_003 + place.rank)
         self.dense: Optimizer = config.dense_optimizer.build(self.sharded.dense_parameters(), place.device)
 
     def _item_rows(self) -> int | None:
         return next((t.rows for t in self.tables if t.name == _item_table(self.config)), None)
+
+    def _load_pretrained(self) -> dict[str, Filled]:
+        """By table what its file of weights gave. Raises InputError on every rank."""
+        found = {}
+        with together(self.place):
+            for table in self.tables:
+                if table.weights is not None:
+                    file = WeightsFile(table.weights, wanted_weights(table.name, table, self.dataset))
+                    load_pretrained(self.sharded, table.name, file)
+                    found[table.name] = file.filled
+        return found
 
     def evaluator(self) -> BinaryEvaluator | NextItemEvaluator:
         """Evaluates splits of the dataset."""
@@ -85,11 +98,24 @@ class Built:
             where, how = self.plan.types[table.name], "frozen" if table.freeze else f"{table.update} update"
             size = f"{table.rows:,} x {table.dim} {table.dtype}"
             yield f"table {table.name}: {size}, {where}, {how}, {table.optimizer.told()}"
+            if (filled := self.pretrained.get(table.name)) is not None:
+                missing = f", such as {', '.join(map(str, filled.first_missing))}" if filled.missing else ""
+                assert table.weights is not None
+                yield (
+                    f"table {table.name}: {filled.from_file:,} rows from {table.weights.path}; {filled.missing:,} ids "
+                    f"are not in it{missing}; {filled.unused:,} of its ids are not used"
+                )
 
     def plan_report(self) -> Mapping[str, Any]:
         """What plan.json holds."""
         report = self.plan.report(self.tables)
         return {"world_size": self.place.world_size, "device": self.place.device.type, **report}
+
+
+def wanted_weights(name: str, table: Table, dataset: Dataset) -> Wanted:
+    """What a file of pretrained weights has to fit."""
+    known = name in dataset.manifest.vocabularies
+    return Wanted(name, table.rows, table.dim, dataset.raw_ids(name) if known else None)
 
 
 def resolve_tables(config: RunConfig, dataset: Dataset) -> list[Table]:

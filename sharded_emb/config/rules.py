@@ -22,6 +22,7 @@ from sharded_emb.losses.base import BinaryLossConfig
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.optim.schedule import Warmup
+from sharded_emb.pretrained import Wanted, WeightsFile
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 
 Tree = Mapping[str, Any]
@@ -61,7 +62,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_table_rows(sound, dataset),
         *_label(sound, dataset),
     ]
-    return [*found, *_plan(tree, sound, dataset)]
+    return [*found, *_plan(kind, tree, sound, dataset)]
 
 
 def _tables_of_features(tree: Tree) -> Iterator[str]:
@@ -274,7 +275,18 @@ def _hint(column: str, dataset: Dataset) -> str:
     return nearest(column, dataset.columns)
 
 
-def _plan(tree: Tree, sound: Tree, dataset: Dataset) -> list[str]:
+def _weights(tables: Sequence[Table], dataset: Dataset) -> Iterator[str]:
+    """Files of pretrained weights have to be there, and fit their tables."""
+    for table in tables:
+        if table.weights is not None:
+            raw_ids = dataset.raw_ids(table.name) if table.name in dataset.manifest.vocabularies else None
+            try:
+                WeightsFile(table.weights, Wanted(table.name, table.rows, table.dim, raw_ids))
+            except InputError as error:
+                yield from error.problems
+
+
+def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset) -> list[str]:
     """Every table has to be one that can be sharded as asked, over the ranks that are there."""
     from sharded_emb.distributed.plan import problems  # TorchRec's planner: `prepare` comes here too, without a plan
     from sharded_emb.distributed.process_group import launched_ranks
@@ -287,6 +299,8 @@ def _plan(tree: Tree, sound: Tree, dataset: Dataset) -> list[str]:
     known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
     tables = resolve(known, sound["features"], rows, Defaults(sound["embedding_optimizer"], sound["sharding"].type))
     found = [*problems(tables, launched_ranks()), *_updates(sound, tables)]
+    if not issubclass(kind, EvaluateConfig):  # whose weights are in its checkpoint
+        found += _weights(tables, dataset)
     return [_by_typed_key(problem, configs) for problem in found]
 
 

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +113,8 @@ def _to_the_end(trainer: Trainer, folder: RunFolder, built: Built) -> Outcome:
         more = {"error": f"{type(error).__name__}: {error}"}
         raise
     finally:
+        pretrained = {name: asdict(filled) for name, filled in built.pretrained.items()}
+        more |= {"pretrained_weights": pretrained} if pretrained else {}
         folder.write_result(status, {**trainer.result(metrics), **more})
         folder.close()
     if trainer.stop_signal:

@@ -24,6 +24,7 @@ from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.updates import TableUpdates
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
 from sharded_emb.initializers import hashed_uniform, stream_key
+from sharded_emb.pretrained import WeightsFile
 from sharded_emb.tables import Table
 
 _ROWS_AT_ONCE = 1 << 18  # bounds the scratch memory of filling
@@ -160,6 +161,21 @@ def _fill_part(part: LocalShard, key: int) -> None:
         if table.padding_row is not None:
             drawn_RC[rows_R == table.padding_row] = 0
         values_RC[start : start + rows_R.numel()] = drawn_RC
+
+
+@torch.no_grad()
+def load_pretrained(sharded: Sharded, table: str, file: WeightsFile) -> None:
+    """Writes the vectors of a file over the initial rows of a table. The padding row stays zero."""
+    for part in sharded.shards():
+        if part.table.name != table:
+            continue
+        rows, columns = part.values_RC.shape
+        for rows_N, values_ND in file.chunks(part.row, part.row + rows):
+            values_NC = torch.from_numpy(values_ND[:, part.column : part.column + columns])
+            kept_N = torch.from_numpy(rows_N)
+            if part.table.padding_row is not None:
+                values_NC = torch.where((kept_N == part.table.padding_row)[:, None], 0, values_NC)
+            part.values_RC[(kept_N - part.row).to(part.values_RC.device)] = values_NC.to(part.values_RC)
 
 
 def fused_states(fused: KeyedOptimizer) -> Iterator[tuple[str, Tensor]]:

@@ -70,7 +70,8 @@ class LocalRows:
             name: torch.full(shapes[per], table.optimizer.initial_state(name), dtype=dtype, device=weight_RD.device)
             for name, per in ({} if table.freeze else table.optimizer.states()).items()
         }
-        self._anchor = torch.zeros(0, device=weight_RD.device, requires_grad=not table.freeze)
+        # of a frozen table too: all ranks have to meet in the exchange of gradients, also those that hold none of it
+        self._anchor = torch.zeros(0, device=weight_RD.device, requires_grad=True)
 
     def vectors(self, ids_N: Tensor) -> Tensor:
         """The row of each id: (N, D)."""
@@ -145,7 +146,7 @@ class LocalRows:
 
     def collect(self, ids_N: Tensor, source_N: Tensor, gradient_GD: Tensor) -> None:
         """Keeps the gradients of a backward pass."""
-        if ids_N.numel():
+        if ids_N.numel() and not self.table.freeze:
             self.pending.append(by_row(ids_N, source_N, gradient_GD))
 
 

@@ -18,6 +18,7 @@ FLOORS = [
         "tables",
         "pooling",
         "optim",
+        "pretrained",
         "component",
         "initializers",
         "vocabulary_rows",
