@@ -1,6 +1,7 @@
 """Runs a named experiment from its raw file to its result, seed by seed, in one process and under torchrun.
 
     .venv/bin/python benchmarks/quality.py sasrec_beauty PATH/Beauty.txt --seeds 0 1 2 --ranks 1 2
+    .venv/bin/python benchmarks/quality.py text_sms PATH/SMSSpamCollection --seeds 0 1 2 3 4
     .venv/bin/python benchmarks/quality.py din_ml100k PATH/ml-100k --seeds 0 1 2
 
 Prints a table of test metrics beside the baselines, and writes it with machine, commit and date to
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SHOWN = ("ndcg@10", "hit_rate@10", "mrr", "auc", "log_loss")
+SHOWN = ("ndcg@10", "hit_rate@10", "mrr", "auc", "log_loss", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def measure(experiment: str, raw: str, seed: int, ranks: int, overrides: list[st
     with tempfile.TemporaryDirectory() as scratch:
         data, run = f"{scratch}/data", f"{scratch}/run"
         start = time.monotonic()
-        command("prepare", f"experiment={experiment}", f"dataset.raw={raw}", f"data={data}")
+        command("prepare", f"experiment={experiment}", f"dataset.raw={raw}", f"data={data}", f"seed={seed}")
         words = [f"experiment={experiment}", f"data={data}", f"run={run}", f"seed={seed}", *overrides]
         command("train", *words, ranks=ranks)
         seconds = time.monotonic() - start

@@ -137,7 +137,7 @@ class WeightsFile:
         if shape[0] != self.wanted.rows:
             raise self.wanted.problem(
                 "path",
-                f"want {self.wanted.rows} rows, as the table has, got {shape[0]}; give vectors by id as .parquet",
+                f"want {self.wanted.rows} rows, as the table has, got {shape[0]}; or give .parquet by raw id",
             )
         self._matrix = matrix
         self.filled.from_file = shape[0]

@@ -16,28 +16,31 @@ from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.pooling.base import Pooling
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.pretrained import PretrainedWeights
-from sharded_emb.vocabulary_rows import PADDING_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW, PADDING_ROW
 
 DType = Literal["fp32", "fp16", "bf16"]
 Update = Literal["fused", "sparse", "dense"]
 Unknown = Literal["error", "row", "drop", "hash"]
+Ids = Literal["rows", "hash"]
 ShardingType = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
 
 
 class TableConfig(Frozen):
     """One entry of `tables`; what `torch.nn.Embedding` has goes by its names there.
 
-    rows: "auto" takes the size of the vocabulary of the same name. dtype, state_dtype, output_dtype: of the weights,
-    of the optimizer's state, and of vectors on their way from the rank that owns them; models get float32. max_norm:
-    rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the gradient of a row is
-    divided by how often the global batch reads it. weights: pretrained ones in place of `init`. freeze: the weights
-    stay as they were filled. optimizer, sharding:
-    null for what the groups embedding_optimizer and sharding say. update: "fused" into the backward pass by FBGEMM's
-    kernel; "sparse", after it, touched rows alone; "dense", every row in each step, as nn.Embedding without sparse;
-    "auto", fused where that gives the same numbers, else sparse.
+    rows: "auto" takes the size of the vocabulary of the same name. ids: what an id says: its row, or, with "hash", a
+    row that it is hashed to, so that a table may have fewer rows than there are ids. dtype, state_dtype, output_dtype:
+    of the weights, of the optimizer's state, and of vectors on their way from the rank that owns them; models get
+    float32. max_norm: rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the
+    gradient of a row is divided by how often the global batch reads it. weights: pretrained ones in place of `init`.
+    freeze: the weights stay as they were filled. optimizer, sharding: null for what the groups embedding_optimizer and
+    sharding say. update: "fused" into the backward pass by FBGEMM's kernel; "sparse", after it, touched rows alone;
+    "dense", every row in each step, as nn.Embedding without sparse; "auto", fused where that gives the same numbers,
+    else sparse.
     """
 
     rows: Literal["auto"] | PositiveInt = "auto"
+    ids: Ids = "rows"
     dim: PositiveInt
     dtype: DType = "fp32"
     state_dtype: DType = "fp32"
@@ -59,6 +62,14 @@ class TableConfig(Frozen):
         if dim % 4:  # FBGEMM reads rows in vectors of four
             raise PydanticCustomError("dim", f"want a multiple of 4, got {dim}; try {(dim + 3) // 4 * 4}")
         return dim
+
+    @model_validator(mode="after")
+    def _hashed_into_a_number_of_rows(self) -> "TableConfig":
+        if self.ids == "hash" and (self.rows == "auto" or self.rows <= FIRST_ROW):
+            raise PydanticCustomError(
+                "rows", f"want a number above {FIRST_ROW}, into which ids are hashed, got {self.rows}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _padding_inside(self) -> "TableConfig":
@@ -122,6 +133,7 @@ class Table:
 
     name: str
     rows: int
+    ids: Ids
     dim: int
     dtype: DType
     state_dtype: DType

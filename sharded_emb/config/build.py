@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from sharded_emb.config.file_rules import wanted_weights
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import RaggedColumn
@@ -20,7 +21,7 @@ from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
 from sharded_emb.models.base import NextItemConfig
-from sharded_emb.pretrained import Filled, Wanted, WeightsFile
+from sharded_emb.pretrained import Filled, WeightsFile
 from sharded_emb.tables import Defaults, Table, resolve
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
 from sharded_emb.training.trainee import Trainee
@@ -61,7 +62,7 @@ class Built:
         with together(self.place):
             for table in self.tables:
                 if table.weights is not None:
-                    file = WeightsFile(table.weights, wanted_weights(table.name, table, self.dataset))
+                    file = WeightsFile(table.weights, wanted_weights(table, self.dataset))
                     load_pretrained(self.sharded, table.name, file)
                     found[table.name] = file.filled
         return found
@@ -110,12 +111,6 @@ class Built:
         """What plan.json holds."""
         report = self.plan.report(self.tables)
         return {"world_size": self.place.world_size, "device": self.place.device.type, **report}
-
-
-def wanted_weights(name: str, table: Table, dataset: Dataset) -> Wanted:
-    """What a file of pretrained weights has to fit."""
-    known = name in dataset.manifest.vocabularies
-    return Wanted(name, table.rows, table.dim, dataset.raw_ids(name) if known else None)
 
 
 def resolve_tables(config: RunConfig, dataset: Dataset) -> list[Table]:

@@ -1,29 +1,19 @@
-"""Rules that span parts of the config, and rules about files: what types alone cannot say.
+"""Rules that span parts of the config: what types alone cannot say. `file_rules` has those about files.
 
 They look at the parts that are sound (`name -> value`, see `validate`), so that they run even where a type is wrong
 somewhere and all problems come in one list.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
-from sharded_emb.data.dataset import Dataset
-from sharded_emb.data.folder import require_free
-from sharded_emb.embeddings.updates import problems as update_problems
-from sharded_emb.embeddings.updates import step_of
-from sharded_emb.errors import InputError, closest, nearest
-from sharded_emb.losses.base import BinaryLossConfig
+from sharded_emb.errors import closest, nearest
 from sharded_emb.metrics import binary, ranking
-from sharded_emb.models.base import NextItemConfig
 from sharded_emb.optim.schedule import Warmup
-from sharded_emb.pretrained import Wanted, WeightsFile
-from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 
 Tree = Mapping[str, Any]
 
@@ -38,31 +28,6 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     if issubclass(kind, EvaluateConfig):
         found += _predictions(sound)
     return found
-
-
-def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
-    """The problems with what is on the disk, and with what is not."""
-    if issubclass(kind, PrepareConfig):
-        return [*_raw(sound), *_place_for_data(sound)]
-    if not issubclass(kind, RunConfig):
-        return []
-    found = [*(_place_for_predictions(sound) if issubclass(kind, EvaluateConfig) else _place_for_run(sound))]
-    if "data" not in sound:
-        return found
-    if sound["data"] is None:
-        return [*found, "data: missing; want a dataset folder, made by prepare data=FOLDER"]
-    try:
-        dataset = Dataset.open(sound["data"])
-    except InputError as error:
-        return [*found, *error.problems]
-    found += _rows(kind, sound, dataset)
-    found += [
-        *_columns(sound, dataset),
-        *_pooling_columns(sound, dataset),
-        *_table_rows(sound, dataset),
-        *_label(sound, dataset),
-    ]
-    return [*found, *_plan(kind, tree, sound, dataset)]
 
 
 def _tables_of_features(tree: Tree) -> Iterator[str]:
@@ -81,7 +46,7 @@ def _tables_of_features(tree: Tree) -> Iterator[str]:
 
 def _poolings(tree: Tree, sound: Tree) -> Iterator[str]:
     """A pooling has to find what it asks for."""
-    if _whole("features", tree, sound):
+    if whole("features", tree, sound):
         for name, feature in sound["features"].items():
             yield from feature.pooling.problems(name, sound["features"], sound.get("tables", {}))
 
@@ -89,7 +54,7 @@ def _poolings(tree: Tree, sound: Tree) -> Iterator[str]:
 def _model(tree: Tree, sound: Tree) -> Iterator[str]:
     """A model has to find its features, and a loss that fits it."""
     model, loss = sound.get("model"), sound.get("loss")
-    if model is not None and _whole("features", tree, sound):
+    if model is not None and whole("features", tree, sound):
         found = model.problems(sound["features"])
         yield from found
         named = {feature.table for feature in sound["features"].values()}
@@ -106,7 +71,7 @@ def _named(task: str) -> str:
     return f"a {task.replace('_', '-')} model"
 
 
-def _whole(name: str, tree: Tree, sound: Tree) -> bool:
+def whole(name: str, tree: Tree, sound: Tree) -> bool:
     """Whether no entry of a mapping was lost to a mistake."""
     return name in sound and isinstance(tree.get(name), Mapping) and set(sound[name]) == set(tree[name])
 
@@ -153,173 +118,3 @@ def _predictions(sound: Tree) -> Iterator[str]:
     """Only a next-item model has items to list."""
     if sound.get("predictions") is not None and "model" in sound and sound["model"].task != "next_item":
         yield "predictions: want a next-item model, which has items to list, got a binary one; leave predictions out"
-
-
-def _raw(sound: Tree) -> list[str]:
-    """The raw log has to be there."""
-    return sound["dataset"].missing_files() if "dataset" in sound else []
-
-
-def _place_for_data(sound: Tree) -> list[str]:
-    """`prepare` has to be told where to write, and may not write over something."""
-    if "data" not in sound:
-        return []
-    if sound["data"] is None:
-        return ["data: missing; want the folder to write, as data=FOLDER"]
-    try:
-        require_free(sound["data"].absolute(), overwrite=sound.get("overwrite", True))
-    except InputError as error:
-        return error.problems
-    return []
-
-
-def _place_for_run(sound: Tree) -> Iterator[str]:
-    """A new run needs a folder of its own."""
-    folder: Path | None = sound.get("run")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        yield f"run: want a new folder, got {folder}, which is a file; choose another run="
-    elif folder is not None and folder.is_dir() and any(folder.iterdir()):
-        yield f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
-
-
-def _place_for_predictions(sound: Tree) -> Iterator[str]:
-    """Lists of items need a place, which is asked for before the model is evaluated."""
-    file: Path | None = sound.get("predictions")
-    if file is None:
-        return
-    want = f"predictions: want a file that can be written, got {file}"
-    above = next(folder for folder in file.absolute().parents if folder.exists())
-    if file.is_dir():
-        yield f"{want}, which is a folder; name a file in it"
-    elif not above.is_dir():
-        yield f"{want}, but {above} is no folder; choose another place"
-    elif not os.access(above, os.W_OK | os.X_OK):
-        yield f"{want}, but {above} may not be written; choose another place"
-
-
-def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """Splits that are needed need rows: without any an epoch has no step, and a metric no value."""
-    rows = {name: split.rows for name, split in dataset.manifest.splits.items()}
-    if issubclass(kind, EvaluateConfig):
-        if not rows.get(sound.get("split", "test")):
-            yield f"split: want one with rows in {dataset.folder}, got {sound.get('split', 'test')}, which has none"
-    elif not rows.get("train"):
-        yield f"data: want rows in the train split of {dataset.folder}, got none; prepare it from more events"
-    elif sound.get("early_stopping") is not None and not rows.get("valid"):
-        yield f"early_stopping: want rows in the valid split of {dataset.folder}, got none; set early_stopping=null"
-
-
-def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """What features read has to be in the dataset."""
-    tables: Mapping[str, TableConfig] = sound.get("tables", {})
-    features: Mapping[str, FeatureConfig] = sound.get("features", {})
-    for name, feature in features.items():
-        key, table = f"features.{name}.column", tables.get(feature.table)
-        column = dataset.columns.get(feature.column)
-        if column is None:
-            yield f"{key}: want a column of {dataset.folder}, got {feature.column!r}{_hint(feature.column, dataset)}"
-        elif column.vocabulary is None:
-            yield f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}"
-        elif table is not None and table.rows == "auto" and column.vocabulary != feature.table:
-            yield (
-                f"tables.{feature.table}.rows: auto takes the vocabulary of the same name, but {key} reads ids of "
-                f"{column.vocabulary}; name the table {column.vocabulary}, or give a number of rows"
-            )
-
-
-def _pooling_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """So has what poolings ask for beside the ids."""
-    features: Mapping[str, FeatureConfig] = sound.get("features", {})
-    for name, feature in features.items():
-        for key, column in feature.pooling.columns().items():
-            place, wanted = f"features.{name}.pooling.{key}", feature.pooling.types[key]
-            there = dataset.columns.get(column)
-            if there is None:
-                yield f"{place}: want a column of {dataset.folder}, got {column!r}{_hint(column, dataset)}"
-            elif there.type not in wanted or there.vocabulary is not None:
-                held = f"ids of {there.vocabulary}" if there.vocabulary else there.type
-                yield f"{place}: want a column of {' or '.join(wanted)}, got {column!r}, which holds {held}"
-
-
-def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """A number of rows has to hold the vocabulary, and a table that is scored no row that is no item."""
-    features: Mapping[str, FeatureConfig] = sound.get("features", {})
-    columns = {feature: dataset.columns.get(feature.column) for feature in features.values()}
-    named = {feature.table for feature, column in columns.items() if column and column.vocabulary == feature.table}
-    model = sound.get("model")
-    scored = features.get(model.history) if isinstance(model, NextItemConfig) else None
-    for name, table in sound.get("tables", {}).items():
-        if name not in named or table.rows == "auto":
-            continue
-        rows = dataset.rows(name)
-        if table.rows < rows:
-            yield f"tables.{name}.rows: want at least {rows}, the rows of vocabulary {name}, got {table.rows}"
-        elif table.rows > rows and scored is not None and scored.table == name:
-            why = f"the rows of vocabulary {name}, as rows beyond it would be ranked as items"
-            yield f"tables.{name}.rows: want auto or {rows}, {why}, got {table.rows}; use auto"
-
-
-def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """So has the label, and it has to be one."""
-    loss = sound.get("loss")
-    if not isinstance(loss, BinaryLossConfig):
-        return
-    column = dataset.columns.get(loss.label)
-    if column is None:
-        yield f"loss.label: want a column of {dataset.folder}, got {loss.label!r}{_hint(loss.label, dataset)}"
-    elif column.type != "float32" or column.vocabulary is not None:
-        yield f"loss.label: want a column of labels (float32), got {loss.label!r}, which holds {column.type}"
-
-
-def _hint(column: str, dataset: Dataset) -> str:
-    return nearest(column, dataset.columns)
-
-
-def _weights(tables: Sequence[Table], dataset: Dataset) -> Iterator[str]:
-    """Files of pretrained weights have to be there, and fit their tables."""
-    for table in tables:
-        if table.weights is not None:
-            raw_ids = dataset.raw_ids(table.name) if table.name in dataset.manifest.vocabularies else None
-            try:
-                WeightsFile(table.weights, Wanted(table.name, table.rows, table.dim, raw_ids))
-            except InputError as error:
-                yield from error.problems
-
-
-def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset) -> list[str]:
-    """Every table has to be one that can be sharded as asked, over the ranks that are there."""
-    from sharded_emb.distributed.plan import problems  # TorchRec's planner: `prepare` comes here too, without a plan
-    from sharded_emb.distributed.process_group import launched_ranks
-
-    names = ("tables", "features", "sharding", "embedding_optimizer")
-    if not all(_whole(name, tree, sound) for name in names[:2]) or not all(name in sound for name in names):
-        return []
-    configs: Mapping[str, TableConfig] = sound["tables"]
-    rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
-    known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
-    tables = resolve(known, sound["features"], rows, Defaults(sound["embedding_optimizer"], sound["sharding"].type))
-    found = [*problems(tables, launched_ranks()), *_updates(sound, tables)]
-    if not issubclass(kind, EvaluateConfig):  # whose weights are in its checkpoint
-        found += _weights(tables, dataset)
-    return [_by_typed_key(problem, configs) for problem in found]
-
-
-def _updates(sound: Tree, tables: Sequence[Table]) -> Iterator[str]:
-    """Every table has to be one that can be updated as asked."""
-    if not all(name in sound for name in ("device", "accumulation", "clip_norm")):
-        return
-    step = step_of(sound["device"], sound["accumulation"], sound["clip_norm"])
-    yield from update_problems(tables, step)
-    if step.accumulation > 1 and isinstance(sound.get("model"), NextItemConfig):
-        # candidates are read once a piece, so the pieces would count more of them than the whole batch does
-        for table in tables:
-            if table.scale_grad_by_freq:
-                yield f"accumulation: want 1 with tables.{table.name}.scale_grad_by_freq, got {step.accumulation}"
-
-
-def _by_typed_key(problem: str, tables: Mapping[str, TableConfig]) -> str:
-    """The problem of a table's sharding, under the key `sharding` where the table has none of its own."""
-    key, _, text = problem.partition(": ")
-    table = key.removeprefix("tables.").removesuffix(".sharding")
-    inherits = key == f"tables.{table}.sharding" and table in tables and tables[table].sharding is None
-    return f"sharding: table {table}: {text}" if inherits else problem

@@ -7,8 +7,9 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from sharded_emb.component import Frozen
+from sharded_emb.config.file_rules import file_rules
 from sharded_emb.config.phrases import Place, lines, real_place
-from sharded_emb.config.rules import file_rules, rules
+from sharded_emb.config.rules import rules
 from sharded_emb.errors import InputError
 
 C = TypeVar("C", bound=Frozen)

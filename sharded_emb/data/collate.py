@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Extent
 from sharded_emb.data.columns import Int64s, RaggedColumn
-from sharded_emb.data.unknown_ids import UnknownCount, as_rows, out_of_range
+from sharded_emb.data.unknown_ids import UnknownCount, as_rows, hashed_rows, out_of_range
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.tables import Feature, Table
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
@@ -76,6 +76,7 @@ class Collate:
         self.reading = reading
         self.rank = rank
         self.rows_of = {f.name: table.rows for table in reading.tables for f in table.features}
+        self.hashed = {f.name for table in reading.tables if table.ids == "hash" for f in table.features}
         self.padding_of = {f.name: table.padding_row for table in reading.tables for f in table.features}
         self.columns = {c: RaggedColumn.from_arrow(split[c]) for c in reading.columns()}
         self.unknown = {f.name: UnknownCount() for f in reading.features if f.unknown != "error"}
@@ -109,6 +110,8 @@ class Collate:
     def _read(self, feature: Feature, rows: Int64s, step: int) -> Bags:
         limit = self.reading.limit(feature)
         ids, lengths = self.columns[feature.column].take(rows, limit, newest=feature.keep == "newest")
+        if feature.name in self.hashed:
+            ids = hashed_rows(ids, self.rows_of[feature.name])
         bags = self._known(feature, Bags(ids, lengths, self._numbers(feature, rows, limit)), step)
         padding_row = self.padding_of[feature.name]
         if feature.pooled and padding_row is not None:

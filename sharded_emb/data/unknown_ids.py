@@ -46,6 +46,11 @@ def as_rows(ids: Int64s, wrong: npt.NDArray[np.bool_] | None, rows: int, feature
     return np.where(wrong, row, ids)
 
 
+def hashed_rows(ids: Int64s, rows: int) -> Int64s:
+    """The rows of a table with `ids: hash`: padding and what is out of vocabulary keep theirs."""
+    return np.where((ids < 0) | (ids >= FIRST_ROW), hashed(ids, rows), ids)
+
+
 def hashed(ids: Int64s, rows: int) -> Int64s:
     """A row in [2, rows) for any 64-bit id: the finalizer of SplitMix64 (Steele et al., OOPSLA 2014), reduced."""
     mixed = ids.astype(np.int64).view(np.uint64).copy()

@@ -7,6 +7,7 @@ from sharded_emb.distributed.plan import column_shards, make_plan, problems
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.optim.adagrad import Adagrad
+from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
@@ -81,6 +82,20 @@ def test_tables_are_spread_over_ranks_by_size() -> None:
     assert {shard["rank"] for table in report["tables"].values() for shard in table["shards"]} == {0, 1}
     assert report["tables"]["t1"]["weight_bytes"] == 200 * 8 * 4
     assert report["tables"]["t1"]["optimizer_state_bytes"] == 200 * 8 * 4
+
+
+def test_the_learning_rate_of_a_table_without_a_kernel_is_that_of_the_step() -> None:
+    def read_back(here: Place) -> list[float]:
+        from sharded_emb.distributed.shard import set_learning_rates
+
+        sharded, dense = parity_cases.build(here, "row_wise", Adam(lr=0.5))
+        found = []
+        for factor in (0.1, 1.0, 0.25):
+            set_learning_rates(sharded, dense, factor)
+            found.append({sharded.updates.learning_rate(part) for part in sharded.updates.sharded})
+        return [*map(tuple, found)]
+
+    assert on_one_rank(read_back) == [(0.05,), (0.5,), (0.125,)]
 
 
 def test_the_learning_rate_of_a_step_is_in_the_kernels_before_it() -> None:

@@ -5,10 +5,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.unknown_ids import hashed
 from sharded_emb.errors import OutOfRangeIdError
+from sharded_emb.tables import TableConfig
 from tests.tables import make_feature, make_table
 
 ROWS = 7
@@ -89,3 +91,25 @@ def test_a_hash_is_splitmix_reduced_to_the_rows_of_items(ids: list[int], rows: i
         return (value ^ (value >> 31)) % (rows - 2) + 2
 
     assert hashed(np.array(ids, dtype=np.int64), rows).tolist() == [slow(value) for value in ids]
+
+
+def test_a_hashed_table_takes_any_id_and_keeps_padding_and_the_unknown_row() -> None:
+    made = collate("error", [[0, 1, 2, 3], EXTREME])
+    hashing = make_table("t", ROWS, 4, *made.reading.tables[0].features, ids="hash")
+    split = pa.table(
+        {
+            "f": pa.array([[0, 1, 2, 3], EXTREME], pa.list_(pa.int64())),
+            "w": pa.array([[1.0] * 4, [1.0] * 6], pa.list_(pa.float32())),
+            "label": pa.array([0.0, 1.0], pa.float32()),
+        }
+    )
+    batch = Collate(split, Reading(task="binary", tables=[hashing], label="label"), rank=0)(np.arange(2), 2, 1)
+    known = [2, 3, *EXTREME]
+    expected = [1, *hashed(np.array(known, dtype=np.int64), ROWS).tolist()]  # padding is dropped from a bag
+    assert batch.ids.values().tolist() == expected
+
+
+def test_hashing_wants_a_number_of_rows() -> None:
+    for rows in ("auto", 2):
+        with pytest.raises(ValidationError, match=f"want a number above 2, into which ids are hashed, got {rows}"):
+            TableConfig.model_validate({"dim": 4, "ids": "hash", "rows": rows})

@@ -1,0 +1,87 @@
+"""Rows that are updated after the backward pass, against nn.Embedding, nn.EmbeddingBag and dictionaries of sums."""
+
+from collections import defaultdict
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from sharded_emb.embeddings.local_rows import LocalRows, by_row, merged
+from tests.tables import make_table
+
+ROWS, DIM = 11, 4
+PROFILE = settings(derandomize=True, max_examples=60, deadline=None)
+# extreme ids, duplicates and empty bags among them
+BAGS = st.lists(st.lists(st.sampled_from([0, 1, 5, 5, ROWS - 1]) | st.integers(0, ROWS - 1), max_size=6), max_size=7)
+MAX_NORMS = st.none() | st.floats(0.5, 3.0)
+
+
+def weights() -> Tensor:
+    return torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0))
+
+
+def flat(bags: list[list[int]]) -> tuple[Tensor, Tensor]:
+    ids = torch.tensor([each for bag in bags for each in bag], dtype=torch.int64)
+    return ids, torch.tensor([0, *(len(bag) for bag in bags)]).cumsum(0)
+
+
+@PROFILE
+@given(BAGS, MAX_NORMS, st.sampled_from([1.0, 2.0]), st.booleans())
+def test_sums_and_their_update_are_those_of_an_embedding_bag(
+    bags: list[list[int]], max_norm: float | None, norm_type: float, by_frequency: bool
+) -> None:
+    config = {"max_norm": max_norm, "norm_type": norm_type, "scale_grad_by_freq": by_frequency, "padding_row": None}
+    rows = LocalRows(make_table("t", ROWS, DIM, **config), weights())
+    ids, offsets = flat(bags)
+    twin = torch.nn.EmbeddingBag.from_pretrained(
+        weights(), freeze=False, mode="sum", include_last_offset=True, max_norm=max_norm, norm_type=norm_type
+    )
+    upstream = torch.randn(len(bags), DIM, generator=torch.Generator().manual_seed(1))
+    found = rows.sums(ids, offsets)
+    if not bags:
+        assert found.shape == (0, DIM)
+        return
+    expected = twin(ids, offsets)
+    torch.testing.assert_close(found, expected)
+    found.backward(upstream)
+    expected.backward(upstream)
+    assert twin.weight.grad is not None
+    gradients = rows.take_gradients()
+    counts = torch.bincount(ids, minlength=ROWS)
+    assert gradients.counts_R.tolist() == counts[gradients.rows_R].tolist()
+    torch.testing.assert_close(gradients.gradient_RD, twin.weight.grad[gradients.rows_R])
+    rows.update(gradients, 0.5, 1)
+    torch.testing.assert_close(rows.weight_RD, twin.weight.detach() - 0.5 * twin.weight.grad)
+
+
+@PROFILE
+@given(st.lists(st.integers(0, ROWS - 1), max_size=12), MAX_NORMS)
+def test_vectors_are_those_of_an_embedding(ids: list[int], max_norm: float | None) -> None:
+    rows = LocalRows(make_table("t", ROWS, DIM, max_norm=max_norm, padding_row=None), weights())
+    asked = torch.tensor(ids, dtype=torch.int64)
+    torch.testing.assert_close(rows.vectors(asked), F.embedding(asked, weights(), max_norm=max_norm))
+    assert torch.equal(rows.weight_RD, weights()), "reading writes nothing"
+
+
+@PROFILE
+@given(st.lists(st.lists(st.integers(0, 2**62), max_size=8), min_size=1, max_size=4))
+def test_gradients_by_row_are_sums_over_its_occurrences(passes: list[list[int]]) -> None:
+    sums: dict[int, Tensor] = defaultdict(lambda: torch.zeros(DIM, dtype=torch.float64))
+    counts: dict[int, int] = defaultdict(int)
+    parts = []
+    for number, ids in enumerate(passes):
+        gradient = torch.randn(len(ids), DIM, generator=torch.Generator().manual_seed(number))
+        for each, row in zip(gradient, ids, strict=True):
+            sums[row] += each
+            counts[row] += 1
+        if ids:
+            parts.append(by_row(torch.tensor(ids), torch.arange(len(ids)), gradient))
+    if not parts:
+        return
+    found = merged(parts)
+    assert found.rows_R.tolist() == sorted(sums)
+    assert found.counts_R.tolist() == [counts[row] for row in sorted(sums)]
+    expected = torch.stack([sums[row] for row in sorted(sums)]).float()
+    torch.testing.assert_close(found.gradient_RD, expected, rtol=1e-4, atol=1e-5)
