@@ -28,16 +28,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, help="so many cases, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--optimizer", help="the cases of this one alone; only printed")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     started = time.monotonic()
     cases = list(matrix_cases.all_cases())
+    if arguments.optimizer:
+        cases = [case for case in cases if case.optimizer == arguments.optimizer]
     if arguments.sample:
         cases = random.Random(arguments.seed).sample(cases, arguments.sample)
     found = measure(cases)
     text = report(found, time.monotonic() - started)
     print(text)
-    if not arguments.sample:
+    if not arguments.sample and not arguments.optimizer:
         (ROOT / "benchmarks" / "reports" / "matrix.md").write_text(text, encoding="utf-8")
     sys.exit(1 if found.wrong else 0)
 
@@ -88,12 +91,7 @@ def _git(*words: str) -> str:
 
 def report(found: Found, seconds: float) -> str:
     """Markdown."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    commit, dirty = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     tolerances = ", ".join(f"{dtype} {tolerance:g}" for dtype, tolerance in matrix_cases.TOLERANCES.items())
     lines = [
         "# Sharded tables against plain PyTorch",

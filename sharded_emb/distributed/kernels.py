@@ -1,4 +1,5 @@
 """Takes the fused kernel out of sharded tables that are not updated by it, and leaves the rest of TorchRec in place.
+The kernels that stay are told how many steps there were.
 
 TorchRec routes ids to the ranks that own their rows, asks FBGEMM's table-batched kernel there, and routes vectors back.
 For a table whose update is not "fused" the kernel's memory stays what it is (for checkpoints), and `LocalRows` stands
@@ -43,6 +44,16 @@ def take_over(embeddings: Embeddings) -> list[LocalRows]:
         kernel.emb_module.forward = Lookup(local, len(part.feature_names) if bags else None)
         found.append(local)
     return found
+
+
+def tell_steps(embeddings: Embeddings, steps: int) -> None:
+    """Sets the number of steps behind every kernel, by which Adam corrects its moments.
+
+    FBGEMM counts forward passes, those of an evaluation too, and a checkpoint does not hold its count.
+    """
+    for kernel in _kernels(embeddings):
+        for count in (kernel.emb_module.iter_cpu, kernel.emb_module.iter):
+            count.fill_(steps)
 
 
 def _kernels(embeddings: Embeddings) -> Iterator[Any]:

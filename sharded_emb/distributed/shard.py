@@ -18,7 +18,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, get_un
 from torchrec.optim.keyed import KeyedOptimizer
 
 from sharded_emb.batch import Batch, Embedded
-from sharded_emb.distributed.kernels import take_over, unfused_rate
+from sharded_emb.distributed.kernels import take_over, tell_steps, unfused_rate
 from sharded_emb.distributed.plan import SHARDERS, Plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.updates import TableUpdates
@@ -199,9 +199,12 @@ def _collections(embeddings: Embeddings) -> list[Any]:
 
 
 def set_learning_rates(sharded: Sharded, dense: Optimizer, factor: float) -> None:
-    """Multiplies the initial rate of every parameter group, and pushes those of the tables into the kernels."""
+    """Multiplies the initial rate of every parameter group, and pushes those of the tables into the kernels, and with
+    them how many steps there were.
+    """
     for optimizer in (sharded.fused, dense):
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
     sharded.updates.factor = factor
     sharded.fused.step()  # the only way the kernels hear of it; the update itself happens in the backward
+    tell_steps(sharded.embeddings, sharded.updates.steps)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
 from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
@@ -36,13 +36,13 @@ class ReplicatedTable(nn.Module):
         self.register_buffer("weight", weight)
         self.local = LocalRows(table, weight)
 
-    def rows(self, ids_T: Tensor) -> Tensor:
-        """The vectors (T, D) of ids."""
-        return self.local.vectors(ids_T)
+    def rows(self, ids_N: Tensor) -> Tensor:
+        """The vectors (N, D) of ids."""
+        return self.local.vectors(ids_N)
 
-    def sums(self, ids: JaggedTensor) -> Tensor:
+    def sums(self, ids_N: Tensor, lengths_B: Tensor) -> Tensor:
         """The sums (B, D) of the rows of each bag."""
-        return self.local.sums(ids.values(), ids.offsets())
+        return self.local.sums(ids_N, torch.nn.functional.pad(lengths_B.to(torch.int64).cumsum(0), (1, 0)))
 
 
 class Embeddings(nn.Module):
@@ -74,24 +74,27 @@ class Embeddings(nn.Module):
         pooled: dict[str, Tensor] = {} if sums is None else dict(sums.to_dict())
         vectors = {name: rows.values() for answer in answers for name, rows in answer.items()}
         lengths = {name: ids[name].lengths() for name in self.features}
-        for feature in self.features.values():
-            if feature.table in self.replicated:
-                self._look_up_replicated(feature, ids, pooled, vectors)
+        for name in self.replicated:
+            (pooled if self.tables[name].pooled else vectors).update(self._of_replicated(name, ids))
         pooled = {
             name: self.features[name].pooling.finish(summed.float(), lengths[name]) for name, summed in pooled.items()
         }
         sequences = {name: self._sequence(name, vectors[name], batch) for name in vectors}
         return Embedded(pooled, sequences)
 
-    def _look_up_replicated(
-        self, feature: Feature, ids: KeyedJaggedTensor, pooled: dict[str, Tensor], vectors: dict[str, Tensor]
-    ) -> None:
-        table = self.replicated[feature.table]
-        assert isinstance(table, ReplicatedTable)
-        if self.tables[feature.table].pooled:
-            pooled[feature.name] = table.sums(ids[feature.name])
+    def _of_replicated(self, name: str, ids: KeyedJaggedTensor) -> dict[str, Tensor]:
+        """Sums or vectors by feature. One lookup for all of them, so that each row counts as read, even where a model
+        leaves a feature alone, as in the collections.
+        """
+        module, table = self.replicated[name], self.tables[name]
+        assert isinstance(module, ReplicatedTable)
+        read = [ids[feature.name] for feature in table.features]
+        values_N = torch.cat([each.values() for each in read])
+        if table.pooled:
+            found = module.sums(values_N, torch.cat([each.lengths() for each in read])).chunk(len(read))
         else:
-            vectors[feature.name] = table.rows(ids[feature.name].values())
+            found = module.rows(values_N).split([each.values().numel() for each in read])
+        return {feature.name: part for feature, part in zip(table.features, found, strict=True)}
 
     def _sequence(self, name: str, values_TD: Tensor, batch: Batch) -> Jagged:
         ids = batch.ids[name]

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict, unflatten_state_dict
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -46,7 +47,7 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
             self._barrier()
-            save(_state(sharded, dense), checkpoint_id=aside)
+            save(_entries(_state(sharded, dense))[0], checkpoint_id=aside)
             self._barrier()
             if self.place.rank == 0:
                 (aside / _VOCABULARIES).write_text(json.dumps(self.vocabularies), encoding="utf-8")
@@ -72,12 +73,15 @@ class Checkpoints:
         state = _state(sharded, dense)
         if wrong := [*self._other_vocabularies(checkpoint), *_misfits(state, checkpoint)]:
             raise InputError(*wrong)
-        load(state, checkpoint_id=checkpoint)
+        entries, places = _entries(state)
+        load(entries, checkpoint_id=checkpoint)
+        flat, _ = flatten_state_dict(state)
+        state = unflatten_state_dict({**flat, **entries}, places)
         sharded.embeddings.load_state_dict(state["tables"])
-        for name, module in sharded.dense().items():
-            module.load_state_dict(state["dense"][name])
+        nn.ModuleDict(sharded.dense()).load_state_dict(state["dense"])
         if dense is not None:
-            sharded.fused.load_state_dict(state["fused"])
+            # a rank without fused tables has nothing of them to read
+            sharded.fused.load_state_dict({**sharded.fused.state_dict(), **state.get("fused", {})})
             dense.load_state_dict(state["dense_optimizer"])
             sharded.updates.load_state_dict(state["updates"])
 
@@ -103,7 +107,8 @@ class Checkpoints:
 def _state(sharded: Sharded, dense: Optimizer | None) -> dict[str, Any]:
     state: dict[str, Any] = {
         "tables": sharded.embeddings.state_dict(),
-        "dense": {name: module.state_dict() for name, module in sharded.dense().items()},
+        # flat: an empty mapping is no entry, and one that only some ranks find again
+        "dense": nn.ModuleDict(sharded.dense()).state_dict(),
     }
     if dense is not None:
         state |= {
@@ -114,10 +119,20 @@ def _state(sharded: Sharded, dense: Optimizer | None) -> dict[str, Any]:
     return state
 
 
+def _entries(state: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The values of a nested state by dotted name, without empty mappings, and their places in it.
+
+    Flat already where it meets the library, which reads nested states in two ways and takes the older one when a rank
+    lacks entries that others have.
+    """
+    flat, places = flatten_state_dict(state)
+    return {name: value for name, value in flat.items() if not (isinstance(value, dict | list) and not value)}, places
+
+
 def _misfits(state: dict[str, Any], checkpoint: Path) -> list[str]:
     """What this model has and the checkpoint has not, or not in this shape."""
     saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    wanted, _ = flatten_state_dict(state)
+    wanted, _ = _entries(state)
     found = []
     for name, value in wanted.items():
         shape = value.metadata().size if isinstance(value, ShardedTensor) else getattr(value, "shape", None)

@@ -45,7 +45,8 @@ POOLINGS: dict[str, Any] = {
     "time_decay": {"_target_": "time_decay", "times": "times", "half_life_seconds": 100.0},
     "attention": {"_target_": "attention", "target": "target"},
 }
-# eps and accumulators above zero: from zero, rounding decides the sign of an element's first step
+# eps and accumulators above zero: from zero, rounding decides the sign of an element's first step; LARS moves a row by
+# its own length whatever that of the gradient is, and the rounding of tiny gradients with it, so its trust is small
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.5},
     "sgd momentum": {"lr": 0.5, "momentum": 0.8},
@@ -54,7 +55,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"lr": 0.02, "eps": 1e-2},
     "partial_rowwise_adam": {"lr": 0.02, "eps": 1e-2},
     "lamb": {"lr": 0.02, "eps": 1e-2},
-    "lars": {"lr": 0.2, "momentum": 0.8, "trust": 0.1},
+    "lars": {"lr": 0.2, "momentum": 0.8, "trust": 0.02},
 }
 DECAYS: list[dict[str, Any]] = [
     {"weight_decay": 0.1, "weight_decay_mode": mode} for mode in ("touched_l2", "touched_decoupled", "all_decoupled")

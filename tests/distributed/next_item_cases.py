@@ -118,15 +118,21 @@ class Recorder:
 
 
 def drive(
-    built: Any, schedule: Schedule, collate: Any, source: Any, steps: int, stepping: Stepping = ONE_PIECE
+    built: Any,
+    schedule: Schedule,
+    collate: Any,
+    source: Any,
+    steps: int,
+    stepping: Stepping = ONE_PIECE,
+    recorder: Recorder | None = None,
 ) -> list[float]:
     """The real trainer for some steps, without evaluations and checkpoints; returns the losses."""
-    recorder: Any = Recorder()
-    parts = Parts(built.sharded, built.dense, schedule, source, collate, built, recorder, built)
+    folder: Any = recorder or Recorder()
+    parts = Parts(built.sharded, built.dense, schedule, source, collate, built, folder, built)
     trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None), stepping)
     while trainer.progress.step < steps:
         trainer._epoch()
-    return recorder.losses
+    return folder.losses
 
 
 def train_steps(built: Built, steps: int = STEPS) -> list[float]:

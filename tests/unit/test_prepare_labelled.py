@@ -31,18 +31,18 @@ def write_log(folder: Path, events: list[tuple[int, int, int, int]]) -> Path:
 
 def slow_rows(events: list[tuple[int, int, int, int]], length: int) -> list[dict[str, Any]]:
     """The slow twin: sort, then walk through the events and remember what each user did."""
-    past: dict[int, list[tuple[int, int]]] = {}
+    past: dict[int, list[tuple[int, int, int]]] = {}
     rows = []
     for user, item, rating, time in sorted(events, key=lambda event: event[3]):
         label = int(rating >= 4)
         seen = past.setdefault(user, [])
         wanted = {"positive": (1,), "negative": (0,), "all": (0, 1)}
-        histories = {
-            name: [one for one, its_label in seen if its_label in wanted[kept]][-length:]
-            for name, kept in HISTORIES.items()
-        }
+        histories = {}
+        for name, kept in HISTORIES.items():
+            taken = [(one, at) for one, its_label, at in seen if its_label in wanted[kept]][-length:]
+            histories |= {name: [one for one, _ in taken], f"{name}_times": [at for _, at in taken]}
         rows.append({"user": user, "item": item, "label": float(label), "time": time, **histories})
-        seen.append((item, label))
+        seen.append((item, label, time))
     return rows
 
 
