@@ -5,6 +5,7 @@ python benchmarks/matrix.py --sample 40 --seed 1       # some, only printed
 """
 
 import argparse
+import os
 import platform
 import random
 import subprocess
@@ -97,8 +98,8 @@ def report(found: Found, seconds: float) -> str:
         "# Sharded tables against plain PyTorch",
         "",
         f"`python benchmarks/matrix.py`, {date.today().isoformat()}, commit {commit}"
-        f"{' with changes' if dirty else ''}, torch {torch.__version__}, {platform.machine()}, CPU, one thread a rank; "
-        f"{seconds / 60:.0f} minutes.",
+        f"{' with changes' if dirty else ''}, torch {torch.__version__}, {os.cpu_count()} CPU cores "
+        f"({platform.machine()}), one thread a rank; {seconds / 60:.0f} minutes.",
         "",
         f"{found.cases} cases trained for {matrix_cases.STEPS} steps by the real trainer on 1, 2 or 4 ranks and by "
         f"hand-written PyTorch in one process; {found.refused.total()} refused at start; {len(found.wrong)} deviated. "

@@ -1,7 +1,7 @@
 """How each table is updated: inside the backward pass by FBGEMM's kernel, or after it by the same formula.
 
 The kernel is asked only for what it does right: FBGEMM's CPU kernels ignore weight decay, momentum and norms, no fused
-kernel sees the gradient of the whole step (clipping, accumulation, frequencies), and bf16 tables have no CPU kernel.
+kernel sees the gradient of the whole step (clipping, accumulation, frequencies), and bf16 has no CPU kernel.
 """
 
 from collections.abc import Sequence
@@ -51,6 +51,8 @@ def why_not_fused(table: Table, step: Step) -> str | None:
         return f"the kernels keep their state in fp32, not {table.state_dtype}"
     if table.dtype == "bf16" and step.device_type == "cpu":
         return "FBGEMM has no bf16 tables on a CPU"
+    if table.output_dtype == "bf16" and step.device_type == "cpu":
+        return "FBGEMM gives no bf16 vectors on a CPU"
     return table.optimizer.why_no_kernel(step.device_type)
 
 

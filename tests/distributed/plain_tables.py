@@ -30,6 +30,7 @@ class PlainTable:
 
     def __post_init__(self) -> None:
         self.weight = self._rounded(self.weight, "dtype").requires_grad_()
+        self.filled = self.weight.detach().clone()
         start = self.values.get("initial_accumulator", 0.0)
         self.state = {name: torch.full(self.weight.shape, start) for name in ("first", "second")}
         if start:
@@ -40,8 +41,9 @@ class PlainTable:
 
     @torch.no_grad()
     def renormalize(self, ids: set[int]) -> None:
-        """What nn.Embedding does before it reads."""
+        """What nn.Embedding does before it reads; a frozen table is only read so."""
         if (limit := self.options.get("max_norm")) is not None:
+            self.filled = self.weight.clone()
             for row in ids:
                 norm = self.weight[row].norm(self.options.get("norm_type", 2.0))
                 if norm > limit:
@@ -63,6 +65,7 @@ class PlainTable:
         self.steps += 1
         self.weight.grad = None
         if self.options.get("freeze"):
+            self.weight.copy_(self.filled)
             return
         decay, mode = self.values.get("weight_decay", 0.0), self.values.get("weight_decay_mode", "none")
         if mode == "all_decoupled":

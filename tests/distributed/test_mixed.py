@@ -1,5 +1,5 @@
-"""Tables with optimizers, rates and updates of their own in one model: plain PyTorch = one process = N ranks, the rates of
-every step in the kernels, and the same initial tables under every plan."""
+"""Tables with optimizers, rates and updates of their own in one model: plain PyTorch = one process = N ranks, the
+rates of every step in the kernels, and the same initial tables under every plan."""
 
 from typing import Any
 
