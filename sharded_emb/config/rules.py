@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import closest, nearest
@@ -22,12 +23,25 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     """The problems between the parts of a config of this kind."""
     if not issubclass(kind, RunConfig):
         return []
-    found = [*_tables_of_features(tree), *_poolings(tree, sound), *_model(tree, sound), *_schedule(sound)]
+    found = [
+        *_table_names(tree),
+        *_tables_of_features(tree),
+        *_poolings(tree, sound),
+        *_model(tree, sound),
+        *_schedule(sound),
+    ]
     if not issubclass(kind, PrepareConfig):
         found += [*_end(sound), *_metric(sound)]
     if issubclass(kind, EvaluateConfig):
         found += _predictions(sound)
     return found
+
+
+def _table_names(tree: Tree) -> Iterator[str]:
+    """The modules that hold tables have them as attributes, beside methods of their own."""
+    for name in map(str, tables) if isinstance(tables := tree.get("tables"), Mapping) else []:
+        if "." in name or hasattr(nn.ModuleDict, name):
+            yield f"tables.{name}: want a name that torch's modules have no use for, got {name!r}; call it {name}_table"
 
 
 def _tables_of_features(tree: Tree) -> Iterator[str]:

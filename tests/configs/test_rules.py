@@ -167,3 +167,11 @@ def test_an_empty_split_is_said_before_a_run_that_would_not_end(
     write_manifest(data, manifest.model_copy(update={"splits": splits}))
     want = [] if problem is None else [problem.format(data=data)]
     assert problems("experiment=sasrec_beauty", f"data={data}", files=True) == want
+
+
+@pytest.mark.parametrize("name", ["type", "items", "values"])
+def test_a_table_has_no_name_that_a_module_needs(name: str) -> None:
+    """TorchRec would end with a KeyError."""
+    line = f"tables.{name}: want a name that torch's modules have no use for, got {name!r}; call it {name}_table"
+    words = [f"tables.{name}={{dim: 8}}", f"features.f={{table: {name}, column: c, pooling: sum}}"]
+    assert problems(*words) == [line]
