@@ -30,13 +30,13 @@ class TableConfig(Frozen):
 
     rows: "auto" takes the size of the vocabulary of the same name. ids: what an id says: its row, or, with "hash", a
     row that it is hashed to, so that a table may have fewer rows than there are ids. dtype, state_dtype, output_dtype:
-    of the weights, of the optimizer's state, and of vectors on their way from the rank that owns them; models get
-    float32. max_norm: rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the
-    gradient of a row is divided by how often the global batch reads it. weights: pretrained ones in place of `init`.
-    freeze: the weights stay as they were filled. optimizer, sharding: null for what the groups embedding_optimizer and
-    sharding say. update: "fused" into the backward pass by FBGEMM's kernel; "sparse", after it, touched rows alone;
-    "dense", every row in each step, as nn.Embedding without sparse; "auto", fused where that gives the same numbers,
-    else sparse.
+    of the weights, of the optimizer's state, and of vectors on their way from the rank that owns them and of gradients
+    on their way back; models get float32. max_norm: rows are read, and updated, as if scaled down to this
+    norm_type-norm. scale_grad_by_freq: the gradient of a row is divided by how often the global batch reads it.
+    weights: pretrained ones in place of `init`. freeze: the weights stay as they were filled. optimizer, sharding: null
+    for what the groups embedding_optimizer and sharding say. update: "fused" into the backward pass by FBGEMM's kernel;
+    "sparse", after it, touched rows alone; "dense", every row in each step, as nn.Embedding without sparse; "auto",
+    fused where that gives the same numbers, else sparse.
     """
 
     rows: Literal["auto"] | PositiveInt = "auto"

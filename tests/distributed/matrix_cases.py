@@ -113,7 +113,9 @@ class Case:
 
     def tolerance(self) -> float:
         dtypes = [self.table.get(key, "fp32") for key in ("dtype", "state_dtype", "output_dtype")]
-        return max(TOLERANCES[dtype] for dtype in dtypes)
+        # gradients go back in the output dtype, and LARS makes as much of tiny ones as of others
+        unsteady = self.optimizer == "lars" and "output_dtype" in self.table
+        return max(TOLERANCES[dtype] for dtype in dtypes) * (8 if unsteady else 1)
 
     def build_optimizer(self) -> EmbeddingOptimizer:
         base = TableConfig.model_validate({"dim": 4, "optimizer": {"_target_": self.short_name, **self.all_values()}})
