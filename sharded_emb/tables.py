@@ -3,7 +3,7 @@
 A *table* is a matrix of weights, a *feature* a column of the data that reads it. Sharing a table is naming it twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,36 +11,38 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from pydantic_core import PydanticCustomError
 
 from sharded_emb.component import Frozen, Slot
+from sharded_emb.ids.base import Ids
+from sharded_emb.ids.rows import Rows
 from sharded_emb.initializers import Initializer, Uniform
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.pooling.base import Pooling
 from sharded_emb.pooling.none import NoPooling
+from sharded_emb.pooling.sum import Sum
 from sharded_emb.pretrained import PretrainedWeights
-from sharded_emb.vocabulary_rows import FIRST_ROW, PADDING_ROW
+from sharded_emb.vocabulary_rows import PADDING_ROW
 
 DType = Literal["fp32", "fp16", "bf16"]
 Update = Literal["fused", "sparse", "dense"]
 Unknown = Literal["error", "row", "drop", "hash"]
-Ids = Literal["rows", "hash"]
 ShardingType = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
 
 
 class TableConfig(Frozen):
     """One entry of `tables`; what `torch.nn.Embedding` has goes by its names there.
 
-    rows: "auto" takes the size of the vocabulary of the same name. ids: what an id says: its row, or, with "hash", a
-    row that it is hashed to, so that a table may have fewer rows than there are ids. dtype, state_dtype, output_dtype:
-    of the weights, of the optimizer's state, and of vectors on their way from the rank that owns them and of gradients
-    on their way back; models get float32. max_norm: rows are read, and updated, as if scaled down to this
-    norm_type-norm. scale_grad_by_freq: the gradient of a row is divided by how often the global batch reads it.
-    weights: pretrained ones in place of `init`. freeze: the weights stay as they were filled. optimizer, sharding: null
-    for what the groups embedding_optimizer and sharding say. update: "fused" into the backward pass by FBGEMM's kernel;
-    "sparse", after it, touched rows alone; "dense", every row in each step, as nn.Embedding without sparse; "auto",
-    fused where that gives the same numbers, else sparse.
+    rows: "auto" takes the size of the vocabulary of the same name. ids: what an id says about the row that it reads, of
+    which there may be fewer than ids. dtype, state_dtype, output_dtype: of the weights, of the optimizer's state, and
+    of vectors on their way from the rank that owns them and of gradients on their way back; models get float32.
+    max_norm: rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the gradient of
+    a row is divided by how often the global batch reads it. weights: pretrained ones in place of `init`. freeze: the
+    weights stay as they were filled. optimizer, sharding: null for what the groups embedding_optimizer and sharding
+    say. update: "fused" into the backward pass by FBGEMM's kernel; "sparse", after it, touched rows alone; "dense",
+    every row in each step, as nn.Embedding without sparse; "auto", fused where that gives the same numbers, else
+    sparse.
     """
 
     rows: Literal["auto"] | PositiveInt = "auto"
-    ids: Ids = "rows"
+    ids: Slot[Ids] = Rows()
     dim: PositiveInt
     dtype: DType = "fp32"
     state_dtype: DType = "fp32"
@@ -64,11 +66,9 @@ class TableConfig(Frozen):
         return dim
 
     @model_validator(mode="after")
-    def _hashed_into_a_number_of_rows(self) -> "TableConfig":
-        if self.ids == "hash" and (self.rows == "auto" or self.rows <= FIRST_ROW):
-            raise PydanticCustomError(
-                "rows", f"want a number above {FIRST_ROW}, into which ids are hashed, got {self.rows}"
-            )
+    def _fits_its_ids(self) -> "TableConfig":
+        for key, wanted in self.ids.misfits(self):
+            raise PydanticCustomError(key, f"{wanted}, got {getattr(self, key)}")
         return self
 
     @model_validator(mode="after")
@@ -103,7 +103,7 @@ class FeatureConfig(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A column of the data that reads a table."""
+    """A column of the data that reads a table. raw: its ids have no vocabulary, so 0 and 1 are ids like all others."""
 
     name: str
     table: str
@@ -112,6 +112,7 @@ class Feature:
     max_length: int | None
     keep: Literal["newest", "oldest"]
     unknown: Unknown = "error"
+    raw: bool = False
 
     @property
     def pooled(self) -> bool:
@@ -153,11 +154,40 @@ class Table:
     @property
     def pooled(self) -> bool:
         """Whether the kernel sums: only if that does for every feature, since a table lives in one collection."""
-        return all(feature.pooling.from_sum for feature in self.features)
+        return self.ids.linear and all(feature.pooling.from_sum for feature in self.features)
+
+    @property
+    def parts(self) -> dict[str, "Table"]:
+        """The tables that it is composed of, by name of the part; empty where it is one. Their features are those of
+        this table, to the vectors of which the parts are put together again.
+        """
+        shapes = self.ids.parts(self.rows, self.dim)
+        pooling = Sum() if self.pooled else NoPooling()
+        return {
+            part: replace(
+                self,
+                name=part_name(self.name, part),
+                rows=rows,
+                dim=dim,
+                ids=Rows(),
+                features=tuple(replace(f, name=part_name(f.name, part), pooling=pooling) for f in self.features),
+            )
+            for part, (rows, dim) in shapes.items()
+        }
 
     def reading(self, feature: Feature) -> "Table":
         """The same table, read by one more feature."""
         return replace(self, features=(*self.features, feature))
+
+
+def part_name(name: str, part: str) -> str:
+    """Of a part of a table, and of the feature that reads it; no name that a user gives has a colon."""
+    return f"{name}:{part}"
+
+
+def held(tables: Iterable[Table]) -> list[Table]:
+    """The tables that hold weights: in place of one that is composed, its parts."""
+    return [each for table in tables for each in ([*table.parts.values()] or [table])]
 
 
 def resolve(
@@ -165,13 +195,16 @@ def resolve(
     features: Mapping[str, FeatureConfig],
     vocabulary_rows: Mapping[str, int],
     defaults: Defaults,
+    raw_columns: frozenset[str] = frozenset(),
 ) -> list[Table]:
     """The tables that some feature reads, in the order of `tables`, with `rows: auto` and what is null answered.
 
-    Raises KeyError for a table whose rows are to come from a vocabulary that is not there; the rules of the config
-    say so to the user before.
+    raw_columns: columns of ids without a vocabulary. Raises KeyError for a table whose rows are to come from a
+    vocabulary that is not there; the rules of the config say so to the user before.
     """
-    named = {name: Feature(name=name, **dict(config)) for name, config in features.items()}
+    named = {
+        name: Feature(name=name, raw=config.column in raw_columns, **dict(config)) for name, config in features.items()
+    }
     return [
         Table(
             **{

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sharded_emb.config.file_rules import wanted_weights
+from sharded_emb.config.file_rules import raw_columns, wanted_weights
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import RaggedColumn
@@ -22,7 +22,7 @@ from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.pretrained import Filled, WeightsFile
-from sharded_emb.tables import Defaults, Table, resolve
+from sharded_emb.tables import Defaults, Table, held, resolve
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
 from sharded_emb.training.trainee import Trainee
 
@@ -42,7 +42,8 @@ class Built:
         self.tables = resolve_tables(config, self.dataset)
         self.reading = make_reading(config, self.tables)
         batch_per_rank = -(-config.global_batch // place.world_size)
-        self.plan: Plan = from_first_rank(lambda: make_plan(self.tables, place, batch_per_rank), place)
+        self.held = held(self.tables)
+        self.plan: Plan = from_first_rank(lambda: make_plan(self.held, place, batch_per_rank), place)
         embeddings = Embeddings(self.tables, self.plan.replicated, place.device)
         poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
         trainee = Trainee(embeddings, poolings, model, config.loss.build(self._item_rows()))
@@ -96,6 +97,9 @@ class Built:
     def told(self) -> Iterator[str]:
         """A line a table: what a person should know of it when a run begins."""
         for table in self.tables:
+            if (ids := table.ids.told(table.rows)) is not None:
+                yield f"table {table.name}: {ids}"
+        for table in self.held:
             where, how = self.plan.types[table.name], "frozen" if table.freeze else f"{table.update} update"
             size = f"{table.rows:,} x {table.dim} {table.dtype}"
             yield f"table {table.name}: {size}, {where}, {how}, {table.optimizer.told()}"
@@ -109,7 +113,7 @@ class Built:
 
     def plan_report(self) -> Mapping[str, Any]:
         """What plan.json holds."""
-        report = self.plan.report(self.tables)
+        report = self.plan.report(self.held)
         return {"world_size": self.place.world_size, "device": self.place.device.type, **report}
 
 
@@ -118,7 +122,7 @@ def resolve_tables(config: RunConfig, dataset: Dataset) -> list[Table]:
     rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
     defaults = Defaults(config.embedding_optimizer, config.sharding.type)
     tables = with_updates(
-        resolve(config.tables, config.features, rows, defaults),
+        resolve(config.tables, config.features, rows, defaults, raw_columns(dataset)),
         step_of(config.device, config.accumulation, config.clip_norm),
     )
     item_table = _item_table(config)

@@ -15,7 +15,7 @@ from sharded_emb.errors import InputError, nearest
 from sharded_emb.losses.base import BinaryLossConfig
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.pretrained import Wanted, WeightsFile
-from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
+from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, held, resolve
 
 
 def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
@@ -106,8 +106,8 @@ def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
         column = dataset.columns.get(feature.column)
         if column is None:
             yield f"{key}: want a column of {dataset.folder}, got {feature.column!r}{_hint(feature.column, dataset)}"
-        elif table is not None and table.ids == "hash" and column.type.endswith(("int64", "int64>")):
-            continue  # any number will do
+        elif table is not None and table.ids.takes_any and column.type.endswith(("int64", "int64>")):
+            continue
         elif column.vocabulary is None:
             yield f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}"
         elif table is not None and table.rows == "auto" and column.vocabulary != feature.table:
@@ -139,9 +139,9 @@ def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
     model = sound.get("model")
     scored = features.get(model.history) if isinstance(model, NextItemConfig) else None
     for name, table in sound.get("tables", {}).items():
-        if scored is not None and scored.table == name and table.ids == "hash":
-            yield f"tables.{name}.ids: want rows, since each row is ranked as an item, got hash"
-        if name not in named or table.rows == "auto" or table.ids == "hash":
+        if scored is not None and scored.table == name and table.ids.takes_any:
+            yield f"tables.{name}.ids: want rows, since each row is ranked as an item, got {table.ids}"
+        if name not in named or table.rows == "auto" or table.ids.takes_any:
             continue
         rows = dataset.rows(name)
         if table.rows < rows:
@@ -167,9 +167,14 @@ def _hint(column: str, dataset: Dataset) -> str:
     return nearest(column, dataset.columns)
 
 
+def raw_columns(dataset: Dataset) -> frozenset[str]:
+    """Columns of whole numbers without a vocabulary."""
+    return frozenset(name for name, column in dataset.columns.items() if column.vocabulary is None)
+
+
 def wanted_weights(table: Table, dataset: Dataset) -> Wanted:
     """What a file of pretrained weights has to fit."""
-    known = table.ids == "rows" and table.name in dataset.manifest.vocabularies
+    known = not table.ids.takes_any and table.name in dataset.manifest.vocabularies
     return Wanted(table.name, table.rows, table.dim, dataset.raw_ids(table.name) if known else None)
 
 
@@ -195,7 +200,7 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset) -> list[st
     rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
     known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
     tables = resolve(known, sound["features"], rows, Defaults(sound["embedding_optimizer"], sound["sharding"].type))
-    found = [*problems(tables, launched_ranks()), *_updates(sound, tables)]
+    found = [*problems(held(tables), launched_ranks()), *_updates(sound, tables)]
     if not issubclass(kind, EvaluateConfig):  # whose weights are in its checkpoint
         found += _weights(tables, dataset)
     return [_by_typed_key(problem, configs) for problem in found]
@@ -215,8 +220,15 @@ def _updates(sound: Tree, tables: Sequence[Table]) -> Iterator[str]:
 
 
 def _by_typed_key(problem: str, tables: Mapping[str, TableConfig]) -> str:
-    """The problem of a table's sharding, under the key `sharding` where the table has none of its own."""
+    """The problem of a table's sharding, under the key `sharding` where the table has none of its own; that of a part
+    of a composed table under the keys of that.
+    """
     key, _, text = problem.partition(": ")
-    table = key.removeprefix("tables.").removesuffix(".sharding")
-    inherits = key == f"tables.{table}.sharding" and table in tables and tables[table].sharding is None
-    return f"sharding: table {table}: {text}" if inherits else problem
+    if not key.startswith("tables."):
+        return problem
+    name, _, inside = key.removeprefix("tables.").partition(".")
+    table, _, part = name.partition(":")
+    text = f"its {part}s: {text}" if part else text
+    if inside == "sharding" and table in tables and tables[table].sharding is None:
+        return f"sharding: table {table}: {text}"
+    return f"tables.{table}.{inside}: {text}"

@@ -24,7 +24,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     if not issubclass(kind, RunConfig):
         return []
     found = [
-        *_table_names(tree),
+        *_names(tree),
         *_tables_of_features(tree),
         *_poolings(tree, sound),
         *_model(tree, sound),
@@ -37,11 +37,15 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     return found
 
 
-def _table_names(tree: Tree) -> Iterator[str]:
-    """The modules that hold tables have them as attributes, beside methods of their own."""
-    for name in map(str, tables) if isinstance(tables := tree.get("tables"), Mapping) else []:
-        if "." in name or hasattr(nn.ModuleDict, name):
-            yield f"tables.{name}: want a name that torch's modules have no use for, got {name!r}; call it {name}_table"
+def _names(tree: Tree) -> Iterator[str]:
+    """The modules that hold tables have them as attributes, beside methods of their own, and names have to be free."""
+    for group in ("tables", "features"):
+        for name in map(str, names) if isinstance(names := tree.get(group), Mapping) else []:
+            if ":" in name:
+                yield f"{group}.{name}: want a name without a colon, which parts of composed tables have, got {name!r}"
+            elif group == "tables" and ("." in name or hasattr(nn.ModuleDict, name)):
+                wanted = "want a name that torch's modules have no use for"
+                yield f"tables.{name}: {wanted}, got {name!r}; call it {name}_table"
 
 
 def _tables_of_features(tree: Tree) -> Iterator[str]:

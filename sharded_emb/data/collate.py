@@ -13,9 +13,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Extent
 from sharded_emb.data.columns import Int64s, RaggedColumn
-from sharded_emb.data.unknown_ids import UnknownCount, as_rows, hashed_rows, out_of_range
+from sharded_emb.data.unknown_ids import UnknownCount, as_rows, out_of_range
 from sharded_emb.errors import InputError, OutOfRangeIdError
-from sharded_emb.tables import Feature, Table
+from sharded_emb.tables import Feature, Table, part_name
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
 
 Task = Literal["next_item", "binary"]
@@ -75,9 +75,8 @@ class Collate:
     def __init__(self, split: pa.Table, reading: Reading, rank: int) -> None:
         self.reading = reading
         self.rank = rank
-        self.rows_of = {f.name: table.rows for table in reading.tables for f in table.features}
-        self.hashed = {f.name for table in reading.tables if table.ids == "hash" for f in table.features}
-        self.padding_of = {f.name: table.padding_row for table in reading.tables for f in table.features}
+        self.table_of = {f.name: table for table in reading.tables for f in table.features}
+        self.composed = {name for name, table in self.table_of.items() if table.parts}
         self.columns = {c: RaggedColumn.from_arrow(split[c]) for c in reading.columns()}
         self.unknown = {f.name: UnknownCount() for f in reading.features if f.unknown != "error"}
         self.labels = None if reading.label is None else split[reading.label].to_numpy().astype(np.float32)
@@ -93,11 +92,12 @@ class Collate:
             lengths = np.zeros(size, dtype=np.int64)
             lengths[0] = len(ids)
             read[CANDIDATES] = Bags(ids, lengths)
+        lookups = {name: bag for feature, bags in read.items() for name, bag in self._lookups(feature, bags).items()}
         return Batch(
             ids=KeyedJaggedTensor(
-                keys=list(read),
-                values=torch.from_numpy(np.concatenate([bag.ids for bag in read.values()])),
-                lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in read.values()])),
+                keys=list(lookups),
+                values=torch.from_numpy(np.concatenate([bag.ids for bag in lookups.values()])),
+                lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in lookups.values()])),
             ),
             weight_B=torch.cat([torch.ones(len(rows)), torch.zeros(filling)]),
             label_B=self._labels(rows, filling),
@@ -108,24 +108,33 @@ class Collate:
         )
 
     def _read(self, feature: Feature, rows: Int64s, step: int) -> Bags:
-        limit = self.reading.limit(feature)
+        limit, table = self.reading.limit(feature), self.table_of[feature.name]
         ids, lengths = self.columns[feature.column].take(rows, limit, newest=feature.keep == "newest")
-        if feature.name in self.hashed:
-            ids = hashed_rows(ids, self.rows_of[feature.name])
+        ids = table.ids.rows_of(ids, table.rows, feature.raw)
         bags = self._known(feature, Bags(ids, lengths, self._numbers(feature, rows, limit)), step)
-        padding_row = self.padding_of[feature.name]
-        if feature.pooled and padding_row is not None:
+        if feature.pooled and table.padding_row is not None and not feature.raw:
             # as nn.EmbeddingBag has it: no part of the bag, nor of its mean
-            bags = bags.without(bags.ids == padding_row)
+            bags = bags.without(bags.ids == table.padding_row)
         return bags
+
+    def _lookups(self, feature: str, bags: Bags) -> dict[str, Bags]:
+        """What is looked up for a feature: its rows, or those of each part where its table is composed."""
+        if feature not in self.composed:
+            return {feature: bags}
+        table = self.table_of[feature]
+        split = table.ids.split(bags.ids, table.rows)
+        return {part_name(feature, part): replace(bags, ids=rows) for part, rows in split.items()}
 
     def _known(self, feature: Feature, bags: Bags, step: int) -> Bags:
         """The same bags with rows of the table alone."""
-        rows = self.rows_of[feature.name]
+        table = self.table_of[feature.name]
+        rows, takes_any = table.rows, table.ids.takes_any
+        if feature.raw or (takes_any and feature.unknown == "error"):
+            return bags
         if feature.unknown == "error":
             check_ids(feature, bags.ids, bags.lengths, rows, f"rank {self.rank}, step {step}, row {{row}} of the batch")
             return bags
-        wrong = out_of_range(bags.ids, rows)
+        wrong = None if takes_any else out_of_range(bags.ids, rows)
         self.unknown[feature.name].add(bags.ids, wrong)
         if feature.unknown == "drop":
             known = bags.ids != UNKNOWN_ROW

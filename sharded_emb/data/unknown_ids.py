@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sharded_emb.data.columns import Int64s
+from sharded_emb.ids.hash import hashed
 from sharded_emb.tables import Feature
-from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
+from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 
 
 @dataclass
@@ -44,17 +45,3 @@ def as_rows(ids: Int64s, wrong: npt.NDArray[np.bool_] | None, rows: int, feature
         return ids
     row = hashed(ids, rows) if feature.unknown == "hash" else np.int64(UNKNOWN_ROW)
     return np.where(wrong, row, ids)
-
-
-def hashed_rows(ids: Int64s, rows: int) -> Int64s:
-    """The rows of a table with `ids: hash`: padding and what is out of vocabulary keep theirs."""
-    return np.where((ids < 0) | (ids >= FIRST_ROW), hashed(ids, rows), ids)
-
-
-def hashed(ids: Int64s, rows: int) -> Int64s:
-    """A row in [2, rows) for any 64-bit id: the finalizer of SplitMix64 (Steele et al., OOPSLA 2014), reduced."""
-    mixed = ids.astype(np.int64).view(np.uint64).copy()
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed % np.uint64(rows - FIRST_ROW)).astype(np.int64) + FIRST_ROW

@@ -1,4 +1,5 @@
-"""The lookups of a model: every table in exactly one collection, one call a collection and step.
+"""The lookups of a model: every table in exactly one collection, one call a collection and step. A table that is
+composed of others is looked up as those, and put together from their vectors.
 
 TorchRec's pooled and unpooled collections own their weights, so a table that any feature reads as a sequence goes to
 the unpooled one and its other features are pooled after the lookup. The kernel is only ever asked for sums: its means
@@ -12,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
 from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
 from sharded_emb.pooling.none import NoPooling
-from sharded_emb.tables import Feature, Table
+from sharded_emb.tables import Feature, Table, held, part_name
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16}
 
@@ -48,13 +49,16 @@ class ReplicatedTable(nn.Module):
 class Embeddings(nn.Module):
     """Looks up all features of a batch.
 
-    pooled: an EmbeddingBagCollection of sums, or None. unpooled: EmbeddingCollections by dim, which TorchRec wants
-    alike within one. replicated: data-parallel tables by name. Sharding replaces the first two in place.
+    tables: those that hold weights, by name. pooled: an EmbeddingBagCollection of sums, or None. unpooled:
+    EmbeddingCollections by dim, which TorchRec wants alike within one. replicated: data-parallel tables by name.
+    Sharding replaces pooled and unpooled in place.
     """
 
     def __init__(self, tables: Sequence[Table], replicated: frozenset[str], device: torch.device) -> None:
         super().__init__()
-        self.features = {f.name: f for table in tables for f in table.features}
+        self.features = {f.name: (f, table) for table in tables for f in table.features}
+        self.composed = [table for table in tables if table.parts]
+        tables = held(tables)
         self.tables = {table.name: table for table in tables}
         sharded = [table for table in tables if table.name not in replicated]
         self.replicated = nn.ModuleDict({t.name: ReplicatedTable(t, device) for t in tables if t.name in replicated})
@@ -73,13 +77,16 @@ class Embeddings(nn.Module):
         answers = [collection(ids) for collection in self.unpooled.values()]
         pooled: dict[str, Tensor] = {} if sums is None else dict(sums.to_dict())
         vectors = {name: rows.values() for answer in answers for name, rows in answer.items()}
-        lengths = {name: ids[name].lengths() for name in self.features}
         for name in self.replicated:
             (pooled if self.tables[name].pooled else vectors).update(self._of_replicated(name, ids))
+        read = {name: ids[name] for name in ids.keys()}  # noqa: SIM118 (no mapping)
+        for table in self.composed:
+            _compose(table, pooled if table.pooled else vectors, read)
         pooled = {
-            name: self.features[name].pooling.finish(summed.float(), lengths[name]) for name, summed in pooled.items()
+            name: self.features[name][0].pooling.finish(summed.float(), read[name].lengths())
+            for name, summed in pooled.items()
         }
-        sequences = {name: self._sequence(name, vectors[name], batch) for name in vectors}
+        sequences = {name: self._sequence(name, vectors[name], read[name], batch) for name in vectors}
         return Embedded(pooled, sequences)
 
     def _of_replicated(self, name: str, ids: KeyedJaggedTensor) -> dict[str, Tensor]:
@@ -96,14 +103,24 @@ class Embeddings(nn.Module):
             found = module.rows(values_N).split([each.values().numel() for each in read])
         return {feature.name: part for feature, part in zip(table.features, found, strict=True)}
 
-    def _sequence(self, name: str, values_TD: Tensor, batch: Batch) -> Jagged:
-        ids = batch.ids[name]
-        padding_row = self.tables[self.features[name].table].padding_row
+    def _sequence(self, name: str, values_TD: Tensor, ids: JaggedTensor, batch: Batch) -> Jagged:
+        padding_row = self.features[name][1].padding_row
         if padding_row is not None:
             # the row is zero from the start; the mask keeps gradients out of it
             values_TD = values_TD * (ids.values() != padding_row)[:, None]
         lengths_B, numbers_T = ids.lengths().to(torch.int64), batch.numbers.get(name)
         return Jagged(values_TD.float(), ids.values(), lengths_B, batch.extents[name], numbers_T)
+
+
+def _compose(table: Table, vectors: dict[str, Tensor], ids: dict[str, JaggedTensor]) -> None:
+    """Puts the features of a composed table in the place of those of its parts, among vectors (or sums) and ids."""
+    for feature in table.features:
+        names = {part: part_name(feature.name, part) for part in table.ids.parts(table.rows, table.dim)}
+        parts = {part: ids[name] for part, name in names.items()}
+        first = next(iter(parts.values()))
+        whole = table.ids.join({part: each.values() for part, each in parts.items()}, table.rows)
+        ids[feature.name] = JaggedTensor(values=whole, lengths=first.lengths(), offsets=first.offsets())
+        vectors[feature.name] = table.ids.combine({part: vectors.pop(name).float() for part, name in names.items()})
 
 
 def _bag_config(table: Table) -> EmbeddingBagConfig:

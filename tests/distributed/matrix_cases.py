@@ -19,7 +19,7 @@ from sharded_emb.data.source import BatchesConfig, Source
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.plan import problems as plan_problems
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.shard import fill, shard
+from sharded_emb.distributed.shard import Sharded, fill, shard
 from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import problems as update_problems
@@ -29,10 +29,11 @@ from sharded_emb.layers.jagged import sums
 from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
-from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
+from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, held, resolve
 from sharded_emb.training.loop import Stepping
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.next_item_cases import drive
+from tests.distributed.plain_composed import PlainComposed
 from tests.distributed.plain_tables import DTYPES, PlainClicks, PlainPooling, PlainTable, Row
 
 STEPS, GLOBAL_BATCH, SEED, ROWS, DIM, POSITIONS = 20, 7, 3, 23, 8, 5
@@ -74,6 +75,10 @@ TABLE_OPTIONS: list[dict[str, Any]] = [
     {"state_dtype": "bf16"},
     {"output_dtype": "fp16"},
     {"output_dtype": "bf16"},
+    *(
+        {"ids": {"_target_": "quotient_remainder", "remainders": 5, "combined_by": how}}
+        for how in ("multiply", "add", "concatenate")
+    ),
 ]
 STEP_OPTIONS: list[dict[str, Any]] = [
     {"clip_norm": 0.1},
@@ -133,7 +138,8 @@ class Case:
         return step_of("cpu", self.step.get("accumulation", 1), self.step.get("clip_norm"))
 
     def refusals(self, world_size: int) -> list[str]:
-        return [*plan_problems(self.tables(), world_size), *update_problems(self.tables(), self.updates_step())]
+        tables = held(self.tables())
+        return [*plan_problems(tables, world_size), *update_problems(tables, self.updates_step())]
 
 
 def all_cases() -> Iterator[Case]:
@@ -159,8 +165,8 @@ def pairs_of_options() -> Iterator[Case]:
     options += [("step", each) for each in STEP_OPTIONS]
     kinds, turn = ("values", "table", "step"), 0
     for (one, first), (other, second) in itertools.combinations(options, 2):
-        if set(first) & set(second):
-            continue  # two values of one option
+        if set(first) & set(second) or ("ids" in second and set(first) & {"max_norm", "output_dtype"}):
+            continue  # two values of one option, or what is no config
         both = {kind: {**(first if kind == one else {}), **(second if kind == other else {})} for kind in kinds}
         turn += 1
         pooling, start = [*POOLINGS][turn % len(POOLINGS)], 5 * turn
@@ -241,7 +247,7 @@ class Decaying(Schedule):
 def train_sharded(place: Place, case: Case) -> tuple[list[float], Tensor, list[Tensor]]:
     """Losses of the global batches, then the whole table and what the pooling learned."""
     tables = case.tables()
-    plan = make_plan(tables, place, GLOBAL_BATCH)
+    plan = make_plan(held(tables), place, GLOBAL_BATCH)
     embeddings = Embeddings(tables, plan.replicated, place.device)
     torch.manual_seed(SEED)
     trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())
@@ -253,19 +259,37 @@ def train_sharded(place: Place, case: Case) -> tuple[list[float], Tensor, list[T
     built = SimpleNamespace(sharded=sharded, dense=dense)
     losses = drive(built, Decaying(), collate, source(), STEPS, stepping)
     learned = [weight.detach().clone() for weight in sharded.dense()["poolings"].parameters()]
-    return losses, sharded.whole_table("t"), learned
+    return losses, whole(sharded), learned
 
 
-def initial_table() -> Tensor:
-    drawn = hashed_uniform(stream_key(SEED, "tables.t"), torch.arange(ROWS), torch.arange(DIM))
-    values = INIT.values(drawn, ROWS, DIM)
+def whole(sharded: Sharded) -> Tensor:
+    """The rows of all tables that hold weights, one below the other."""
+    return torch.cat([sharded.whole_table(name) for name in sharded.embeddings.tables])
+
+
+def initial(name: str, rows: int, dim: int) -> Tensor:
+    drawn = hashed_uniform(stream_key(SEED, f"tables.{name}"), torch.arange(rows), torch.arange(dim))
+    values = INIT.values(drawn, rows, dim)
     values[0] = 0
     return values
 
 
+def plain_table(case: Case) -> PlainTable | PlainComposed:
+    """With its initial values."""
+
+    def make(part: str, rows: int, dim: int) -> PlainTable:
+        return PlainTable(
+            initial(f"t:{part}" if part else "t", rows, dim), case.short_name, case.all_values(), case.table
+        )
+
+    if "ids" in case.table:
+        return PlainComposed(ROWS, DIM, case.table["ids"], make)
+    return make("", ROWS, DIM)
+
+
 def train_plain(case: Case) -> tuple[list[float], Tensor, list[Tensor]]:
     """The same by the slow twin."""
-    table = PlainTable(initial_table(), case.short_name, case.all_values(), case.table)
+    table = plain_table(case)
     torch.manual_seed(SEED)
     pooling = PlainPooling(case.pooling, DIM, POSITIONS)
     model = PlainClicks(DIM)
@@ -294,7 +318,7 @@ def train_plain(case: Case) -> tuple[list[float], Tensor, list[Tensor]]:
         dense.step()
         dense.zero_grad()
         losses.append(loss.item())
-    return losses, table.weight.detach(), [weight.detach() for weight in pooling.parameters()]
+    return losses, table.trained(), [weight.detach() for weight in pooling.parameters()]
 
 
 def deviation(found: tuple[list[float], Tensor, list[Tensor]], want: tuple[list[float], Tensor, list[Tensor]]) -> float:

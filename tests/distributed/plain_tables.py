@@ -78,6 +78,10 @@ class PlainTable:
         for name, values in self.state.items():
             self.state[name] = self._rounded(values, "state_dtype")
 
+    def trained(self) -> Tensor:
+        """All rows."""
+        return self.weight.detach()
+
     def _move(self, row: int, g: Tensor, lr: float, decay: tuple[float, str]) -> None:
         w, rate, mode = self.weight[row], decay[0], decay[1]
         if self.optimizer == "lars":

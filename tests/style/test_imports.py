@@ -17,6 +17,7 @@ FLOORS = [
         "batch",
         "tables",
         "pooling",
+        "ids",
         "optim",
         "pretrained",
         "component",

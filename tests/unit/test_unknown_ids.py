@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sharded_emb.data.collate import Collate, Reading
-from sharded_emb.data.unknown_ids import hashed
 from sharded_emb.errors import OutOfRangeIdError
+from sharded_emb.ids.hash import hashed
 from sharded_emb.tables import TableConfig
 from tests.tables import make_feature, make_table
 

@@ -1,0 +1,87 @@
+"""A vector composed of two, from tables far smaller than one with a row for each id.
+
+Ids that share a quotient differ in their remainder, so that no two ids have the same pair (Shi et al., "Compositional
+embeddings using complementary partitions for memory-efficient recommendation systems", KDD 2020).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from sharded_emb.ids.base import Ids, Int64s, only_first_row_is_padding
+from sharded_emb.vocabulary_rows import FIRST_ROW
+
+_QUOTIENT, _REMAINDER = "quotient", "remainder"
+
+
+class QuotientRemainder(Ids):
+    """remainders: the number that ids are divided by, and the rows of the second table; null for the root of the number
+    of ids, which takes the least memory. combined_by: the product of the two vectors, their sum, or one after the
+    other.
+
+    The first two rows, padding and what is out of vocabulary, are shared with no other id.
+    """
+
+    remainders: PositiveInt | None = None
+    combined_by: Literal["multiply", "add", "concatenate"] = "multiply"
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """A sum of products is no product of sums."""
+        return self.combined_by != "multiply"
+
+    def misfits(self, table: Any) -> Iterator[tuple[str, str]]:
+        """What is said of whole vectors, or of the row of an id, has no meaning for two halves of it."""
+        if self.combined_by == "concatenate" and table.dim % 8:
+            yield "dim", "want a multiple of 8, half of it in each of two tables"
+        if table.max_norm is not None:
+            yield "max_norm", f"want null with ids: {self}, since the norm of a composed vector is that of no row"
+        if table.weights is not None:
+            yield "weights", f"want null with ids: {self}, since no row is the vector of an id"
+        yield from only_first_row_is_padding(table, self)
+
+    def told(self, rows: int) -> str:
+        """Of how many vectors those of the ids are composed."""
+        (quotients, _), (remainders, _) = self.parts(rows, 8).values()
+        how = {"multiply": "multiplied", "add": "added", "concatenate": "put one after the other"}[self.combined_by]
+        return f"the vectors of {rows:,} rows are one of {quotients:,} and one of {remainders:,}, {how}"
+
+    def divisor(self, rows: int) -> int:
+        """What ids are divided by, in a table of so many rows."""
+        return self.remainders or max(1, math.ceil(math.sqrt(max(0, rows - FIRST_ROW))))
+
+    def parts(self, rows: int, dim: int) -> dict[str, tuple[int, int]]:
+        """The two tables; both have the first two rows."""
+        ids, divisor = max(0, rows - FIRST_ROW), self.divisor(rows)
+        part_dim = dim // 2 if self.combined_by == "concatenate" else dim
+        return {
+            _QUOTIENT: (FIRST_ROW + math.ceil(ids / divisor), part_dim),
+            _REMAINDER: (FIRST_ROW + min(ids, divisor), part_dim),
+        }
+
+    def split(self, ids_N: Int64s, rows: int) -> dict[str, Int64s]:
+        """See `Ids.split`."""
+        quotient_N, remainder_N = np.divmod(ids_N - FIRST_ROW, self.divisor(rows))
+        special_N = ids_N < FIRST_ROW
+        return {
+            _QUOTIENT: np.where(special_N, ids_N, quotient_N + FIRST_ROW),
+            _REMAINDER: np.where(special_N, ids_N, remainder_N + FIRST_ROW),
+        }
+
+    def join(self, parts: Mapping[str, Tensor], rows: int) -> Tensor:
+        """See `Ids.join`."""
+        quotient_N, remainder_N = parts[_QUOTIENT], parts[_REMAINDER]
+        whole_N = (quotient_N - FIRST_ROW) * self.divisor(rows) + remainder_N
+        return torch.where(quotient_N < FIRST_ROW, quotient_N, whole_N)
+
+    def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """See `Ids.combine`."""
+        quotient_ND, remainder_ND = parts[_QUOTIENT], parts[_REMAINDER]
+        if self.combined_by == "concatenate":
+            return torch.cat([quotient_ND, remainder_ND], 1)
+        return quotient_ND + remainder_ND if self.combined_by == "add" else quotient_ND * remainder_ND

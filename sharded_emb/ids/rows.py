@@ -1,0 +1,7 @@
+"""An id is its row, as in `torch.nn.Embedding`."""
+
+from sharded_emb.ids.base import Ids
+
+
+class Rows(Ids):
+    """A row that is not there is an error, or what `features.NAME.unknown` says."""
