@@ -28,7 +28,8 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
+def mixed(x: Tensor) -> Tensor:
+    """The finalizer of SplitMix64, a bijection of 64-bit integers."""
     x = (x ^ _shift_right(x, 30)) * _int64(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _int64(0x94D049BB133111EB)
     return x ^ _shift_right(x, 31)
@@ -46,7 +47,7 @@ def hashed_uniform(key: int, rows_R: Tensor, columns_C: Tensor) -> Tensor:
     rows_R and columns_C are int64 and may be any rows and columns of the table in any order.
     """
     counter_RC = (rows_R[:, None] << _COLUMN_BITS) + columns_C[None, :]
-    bits_RC = _mix(_mix(counter_RC + _int64(0x9E3779B97F4A7C15)) ^ key)
+    bits_RC = mixed(mixed(counter_RC + _int64(0x9E3779B97F4A7C15)) ^ key)
     # 23 bits and a half: every value is exact in float32 and neither 0 nor 1 can occur
     return (_shift_right(bits_RC, 41).to(torch.float32) + 0.5) * 2.0**-23
 

@@ -4,7 +4,7 @@ R, C  rows and columns of one shard
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, get_un
 from torchrec.optim.keyed import KeyedOptimizer
 
 from sharded_emb.batch import Batch, Embedded
+from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.kernels import take_over, tell_steps, unfused_rate
 from sharded_emb.distributed.plan import SHARDERS, Plan
 from sharded_emb.distributed.process_group import Place
@@ -40,18 +41,21 @@ class LocalShard:
     column: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sharded:
     """A model after sharding.
 
     parallel is what the training step calls. fused: the optimizers of the tables that FBGEMM updates in the backward
-    pass. updates: those of all other tables.
+    pass. updates: those of all other tables. collisions: which ids have which rows, of managed tables. seed: of the
+    initial rows, see `fill`.
     """
 
     parallel: DistributedModelParallel
     fused: KeyedOptimizer
     updates: TableUpdates
+    collisions: Collisions
     place: Place
+    seed: int = 0
 
     @property
     def plain(self) -> nn.Module:
@@ -63,8 +67,16 @@ class Sharded:
         """The lookups."""
         return cast(Embeddings, self.plain.get_submodule("embeddings"))
 
+    def assign_rows(self, pieces: Sequence[Batch], step: int) -> list[Batch]:
+        """The pieces of a step's batch with rows of managed tables in place of ids, which have been met now."""
+        found, changed = self.collisions.rows(pieces, step)
+        for table, rows in changed.items():
+            renew(self, table, rows)
+        return found
+
     def embed(self, batch: Batch) -> Embedded:
-        """What the model is given of a batch."""
+        """What the model is given of a batch, while nothing is trained."""
+        (batch,), _ = self.collisions.rows([batch], step=None)
         embedded: Embedded = self.plain.get_submodule("poolings")(self.embeddings(batch))
         return embedded
 
@@ -126,6 +138,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         parallel=parallel,
         fused=parallel.fused_optimizer,
         updates=TableUpdates(taken, [module.local for module in replicated], place),
+        collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
 
@@ -143,24 +156,57 @@ def fill(sharded: Sharded, seed: int) -> None:
 
     After sharding, because TorchRec drops earlier values. The padding row becomes zero.
     """
+    sharded.seed = seed
     for part in sharded.shards():
-        _fill_part(part, stream_key(seed, f"tables.{part.table.name}"))
+        _fill_part(part, seed)
     for name, state in fused_states(sharded.fused):
         table, kind = name.split(".")[-2:]
         if kind != "step":
             state.fill_(sharded.embeddings.tables[table].optimizer.initial_state(kind))
 
 
-def _fill_part(part: LocalShard, key: int) -> None:
-    table, values_RC = part.table, part.values_RC
-    columns_C = torch.arange(part.column, part.column + values_RC.shape[1])
+def _fill_part(part: LocalShard, seed: int) -> None:
+    values_RC = part.values_RC
     for start in range(0, values_RC.shape[0], _ROWS_AT_ONCE):
         rows_R = torch.arange(part.row + start, part.row + min(start + _ROWS_AT_ONCE, values_RC.shape[0]))
-        # drawn on the CPU: a device's own normal quantile differs in the last bit
-        drawn_RC = table.init.values(hashed_uniform(key, rows_R, columns_C), table.rows, table.dim)
-        if table.padding_row is not None:
-            drawn_RC[rows_R == table.padding_row] = 0
-        values_RC[start : start + rows_R.numel()] = drawn_RC
+        values_RC[start : start + rows_R.numel()] = _initial(part, rows_R, seed)
+
+
+def _initial(part: LocalShard, rows_R: Tensor, seed: int) -> Tensor:
+    """The initial values (R, C) of rows of the table in the columns of this part, on the CPU."""
+    table = part.table
+    columns_C = torch.arange(part.column, part.column + part.values_RC.shape[1])
+    # drawn on the CPU: a device's own normal quantile differs in the last bit
+    uniform_RC = hashed_uniform(stream_key(seed, f"tables.{table.name}"), rows_R, columns_C)
+    drawn_RC = table.init.values(uniform_RC, table.rows, table.dim)
+    if table.padding_row is not None:
+        drawn_RC[rows_R == table.padding_row] = 0
+    return drawn_RC
+
+
+@torch.no_grad()
+def renew(sharded: Sharded, table: str, rows_R: Tensor) -> None:
+    """Gives rows of a table their initial values and optimizer state again, wherever they are. rows_R: on the CPU."""
+    for part in sharded.shards():
+        if part.table.name == table:
+            mine_R = _inside(rows_R, part.row, len(part.values_RC))
+            part.values_RC[(mine_R - part.row).to(part.values_RC.device)] = _initial(part, mine_R, sharded.seed).to(
+                part.values_RC
+            )
+    optimizer = sharded.embeddings.tables[table].optimizer
+    for local in [*sharded.updates.sharded, *sharded.updates.replicated]:
+        if local.table.name == table:
+            mine_R = (_inside(rows_R, local.row, len(local.weight_RD)) - local.row).to(local.weight_RD.device)
+            for kind, state in local.state.items():
+                state[mine_R] = optimizer.initial_state(kind)
+    for name, state, row in _fused_parts(sharded.fused):
+        of_table, kind = name.split(".")[-2:]
+        if of_table == table and kind != "step":
+            state[(_inside(rows_R, row, len(state)) - row).to(state.device)] = optimizer.initial_state(kind)
+
+
+def _inside(rows_R: Tensor, first: int, count: int) -> Tensor:
+    return rows_R[(rows_R >= first) & (rows_R < first + count)]
 
 
 @torch.no_grad()
@@ -180,12 +226,18 @@ def load_pretrained(sharded: Sharded, table: str, file: WeightsFile) -> None:
 
 def fused_states(fused: KeyedOptimizer) -> Iterator[tuple[str, Tensor]]:
     """Name and local values of every optimizer state that this rank holds for sharded tables."""
+    return ((name, values) for name, values, _ in _fused_parts(fused))
+
+
+def _fused_parts(fused: KeyedOptimizer) -> Iterator[tuple[str, Tensor, int]]:
+    """The same, and the row of the table with which each begins."""
     for parameter, states in fused.state_dict()["state"].items():
         for name, state in states.items():
-            locals_ = [s.tensor for s in state.local_shards()] if hasattr(state, "local_shards") else [state]
-            for value in locals_:
-                if isinstance(value, Tensor):
-                    yield f"{parameter}.{name}", value
+            if hasattr(state, "local_shards"):
+                for shard in state.local_shards():
+                    yield f"{parameter}.{name}", shard.tensor, shard.metadata.shard_offsets[0]
+            elif isinstance(state, Tensor):
+                yield f"{parameter}.{name}", state, 0
 
 
 def _sharded_weights(embeddings: Embeddings) -> Iterator[tuple[str, Any]]:

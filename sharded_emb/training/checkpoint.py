@@ -79,10 +79,11 @@ class Checkpoints:
         state = unflatten_state_dict({**flat, **entries}, places)
         sharded.embeddings.load_state_dict(state["tables"])
         nn.ModuleDict(sharded.dense()).load_state_dict(state["dense"])
+        sharded.collisions.load_state_dict(state.get("collisions", {}))
         if dense is not None:
-            # a rank without fused tables has nothing of them to read
+            # a rank without fused tables has nothing of them to read, and SGD has no state
             sharded.fused.load_state_dict({**sharded.fused.state_dict(), **state.get("fused", {})})
-            dense.load_state_dict(state["dense_optimizer"])
+            dense.load_state_dict({**dense.state_dict(), **state["dense_optimizer"]})
             sharded.updates.load_state_dict(state["updates"])
 
     def _other_vocabularies(self, checkpoint: Path) -> list[str]:
@@ -109,6 +110,7 @@ def _state(sharded: Sharded, dense: Optimizer | None) -> dict[str, Any]:
         "tables": sharded.embeddings.state_dict(),
         # flat: an empty mapping is no entry, and one that only some ranks find again
         "dense": nn.ModuleDict(sharded.dense()).state_dict(),
+        "collisions": sharded.collisions.state_dict(),
     }
     if dense is not None:
         state |= {

@@ -83,6 +83,7 @@ class Trainer:
     stepping: Stepping = Stepping()
     progress: Progress = field(default_factory=Progress)
     unknown_ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split and feature, at the end
+    managed_tables: dict[str, dict[str, int]] = field(default_factory=dict)  # whose rows ids have, at the end
     stop_signal: int | None = None  # what all ranks agreed to stop for
     heard: int = 0  # the signal that this rank got; alone it decides nothing, or the others would wait for this one
 
@@ -148,7 +149,7 @@ class Trainer:
         sharded, dense = self.parts.sharded, self.parts.dense
         set_learning_rates(sharded, dense, self.parts.schedule.factor(self.progress.step))
         total = torch.zeros((), device=self.place.device)
-        for batch in pieces:
+        for batch in sharded.assign_rows(pieces, self.progress.step):
             loss_sum = sharded.parallel(batch)
             # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
             (loss_sum * (self.place.world_size / global_weight)).backward()
@@ -212,6 +213,9 @@ class Trainer:
         for split in ("valid", "test"):
             found |= self.parts.evaluator(split)
         self._count_unknown()
+        self.managed_tables = self.parts.sharded.collisions.counts()
+        for table, counts in self.managed_tables.items():
+            log.info("table %s: %d of %d rows have an id; rows were given %d times", table, *counts.values())
         for name, metrics in found.items():
             if name.startswith("test"):
                 self.parts.folder.write_metrics(self.progress.step, name, metrics)
@@ -229,6 +233,7 @@ class Trainer:
             "metrics": metrics,
             "protocol": protocol,
             **({"unknown_ids": unknown} if (unknown := self.unknown_ids) else {}),
+            **({"managed_tables": managed} if (managed := self.managed_tables) else {}),
         }
 
     def _total_steps(self) -> int | None:
