@@ -26,7 +26,8 @@ class Attribute(Frozen):
     of: whose it is. column: its raw name, the attribute's own by default. table: the vocabulary that it reads, the
     attribute's own name by default; attributes that name one table share it. separator: splits one text into many
     values (`Comedy|Drama`). edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25.
-    number: it is no id but a number of an event, which a pooling may weigh by.
+    number: it is no id but a number of an event, which a pooling may weigh by. raw: its ids, whole numbers of 64 bits,
+    stay as they are and have no vocabulary, for tables whose `ids` take any.
     """
 
     of: Literal["item", "user", "event"]
@@ -35,12 +36,20 @@ class Attribute(Frozen):
     separator: str | None = Field(default=None, min_length=1)
     edges: list[float] | None = Field(default=None, min_length=1)
     number: bool = False
+    raw: bool = False
 
     @model_validator(mode="after")
-    def _a_number_is_no_id(self) -> "Attribute":
-        if self.number and (self.of != "event" or self.table or self.separator or self.edges):
-            raise ValueError("number: want false with of user or item, or with table, separator or edges, got true")
+    def _has_a_vocabulary(self) -> "Attribute":
+        for key, others in (("number", "table, separator, edges or raw"), ("raw", "table, separator, edges or number")):
+            alone = self.of == "event" and not (self.table or self.separator or self.edges or self.number == self.raw)
+            if getattr(self, key) and not alone:
+                raise ValueError(f"{key}: want false with of user or item, or with {others}, got true")
         return self
+
+    @property
+    def counted(self) -> bool:
+        """Whether its values are numbered in a vocabulary."""
+        return not (self.number or self.raw)
 
     @field_validator("edges")
     @classmethod

@@ -68,6 +68,10 @@ def _attributes(table: Any, attributes: dict[str, Attribute], of: str) -> dict[s
             value = value.try_cast("float64")
             value = ibis.ifelse(value.abs() < float("inf"), value, ibis.null("float64"))
             _require_readable(f"dataset.attributes.{name}", "a number", table, RAW + column, value)
+        if attribute.raw:
+            # a cast alone would round 1.5
+            value = ibis.ifelse(value.re_search("^-?[0-9]+$"), value.try_cast("int64"), ibis.null("int64"))
+            _require_readable(f"dataset.attributes.{name}", "a whole number of 64 bits", table, RAW + column, value)
         if attribute.separator is not None and not value.type().is_array():
             value = value.split(attribute.separator)
         if attribute.edges is not None:

@@ -35,7 +35,7 @@ def count_ids(raw: RawLog, attributes: dict[str, Attribute]) -> dict[str, pa.Tab
     if raw.items is not None:
         weighed["item"] = by_item.left_join(raw.items, ITEM).drop(f"{ITEM}_right")
     for name, attribute in attributes.items():
-        if attribute.number:
+        if not attribute.counted:
             continue
         table = weighed[attribute.of]
         values = table.select(raw=table[name], count=table["count"])
@@ -100,9 +100,9 @@ class Encoder:
 
     def encode(self, raw: RawLog, attributes: dict[str, Attribute]) -> Log:
         """The log with rows in place of raw ids."""
-        ids = {n: a for n, a in attributes.items() if not a.number}
+        ids = {n: a for n, a in attributes.items() if a.counted}
         of = {kind: {n: a.table or n for n, a in ids.items() if a.of == kind} for kind in ("event", USER, ITEM)}
-        numbers = {name: Column(type="float32") for name in attributes if name not in ids}
+        plain = {n: Column(type="float32" if a.number else "int64") for n, a in attributes.items() if n not in ids}
         events = self._rows(raw.events, {USER: USER, ITEM: ITEM, **of["event"]}, "position")
         users = None if raw.users is None else self._side(raw.users, USER, of[USER])
         items = None if raw.items is None else self._side(raw.items, ITEM, of[ITEM])
@@ -111,7 +111,7 @@ class Encoder:
             users=users,
             items=items,
             has_time=raw.has_time,
-            event_columns={**_columns(events, of["event"]), **numbers},
+            event_columns={**_columns(events, of["event"]), **plain},
             user_columns=_columns(users, of[USER]),
             item_columns=_columns(items, of[ITEM]),
         )

@@ -138,8 +138,9 @@ def test_the_classifier_of_texts_reaches_its_mark(real_data: Path, tmp_path: Pat
 
 def test_poolings_optimizers_and_weights_of_every_kind_train_on_ml100k(real_data: Path, tmp_path: Path) -> None:
     data, folder, file = tmp_path / "data", tmp_path / "run", tmp_path / "vectors.parquet"
-    rating = "+dataset.attributes.rating={of: event, number: true}"
-    run("prepare", "experiment=din_ml100k", f"dataset.raw={real_data}/ml-100k", f"data={data}", rating)
+    more = ["+dataset.attributes.rating={of: event, number: true}"]
+    more += ["+dataset.attributes.film={of: event, column: item_id, raw: true}"]
+    run("prepare", "experiment=din_ml100k", f"dataset.raw={real_data}/ml-100k", f"data={data}", *more)
     raw = pq.read_table(data / "vocabulary" / "item.parquet")["raw"].to_pylist()[2:1002]
     vectors = [[0.01 * (i % 7)] * 64 for i in range(len(raw))]
     pq.write_table(pa.table({"id": raw, "vector": vectors}), file)
@@ -151,9 +152,13 @@ def test_poolings_optimizers_and_weights_of_every_kind_train_on_ml100k(real_data
     }
     more = "table: item, column: items, max_length: 20, unknown: row"
     words = [f"features.{name}={{{more}, pooling: {pooling}}}" for name, pooling in poolings.items()]
-    words += [f"tables.item.weights={{path: {file}}}", "tables.year.max_norm=0.5"]
+    words += [f"tables.item.weights={{path: {file}}}", "tables.genre.max_norm=0.5"]
     words += ["tables.genre.optimizer={_target_: lamb, lr: 0.01}", "clip_norm=1.0", "accumulation=2"]
     words += ["tables.occupation={rows: 9, ids: hash, dim: 8}", "tables.age.freeze=true"]
+    words += ["tables.year.ids=quotient_remainder"]
+    words += ["+tables.film={rows: 602, dim: 64, ids: managed_collision}"]
+    words += ["+features.film={table: film, column: film, pooling: sum}"]
+    words += ["+features.films={table: film, column: items_film, pooling: mean, max_length: 50}"]
     run("train", "experiment=din_ml100k", f"data={data}", f"run={folder}", "steps=40", *words, ranks=2)
     found = result(folder)
     assert found["pretrained_weights"]["item"] == {
@@ -164,6 +169,8 @@ def test_poolings_optimizers_and_weights_of_every_kind_train_on_ml100k(real_data
     }
     assert found["unknown_ids"]["train"]["recent"]["out_of_range"] == 0
     assert found["unknown_ids"]["train"]["recent"]["ids"] > 0
+    assert found["managed_tables"]["film"]["rows"] == 592
+    assert 0 < found["managed_tables"]["film"]["owned"] <= 592
     plan = json.loads((folder / "plan.json").read_text())["tables"]
     assert {name: plan[name]["update"] for name in ("item", "age", "genre")} == {
         "item": "sparse",

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sharded_emb.config.rules import rules
+from sharded_emb.config.run import RunConfig
 from sharded_emb.data.dataset import SplitInfo, read_manifest, write_manifest
 from tests.configs.problems import POOLINGS, problems
 from tests.distributed.next_item_cases import write_dataset
@@ -102,6 +104,40 @@ def test_train_reads_columns_that_are_there(tiny_data: Path) -> None:
         "tables.item.rows: auto takes the vocabulary of the same name, but features.history.column reads ids of user; "
         "name the table user, or give a number of rows"
     )
+
+
+def test_a_problem_of_a_part_of_a_composed_table_stands_under_the_key_that_was_typed(
+    tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    few = ["tables.item.ids={_target_: quotient_remainder, remainders: 5000}", f"data={tiny_data}"]
+    ending = "row_wise over 4 ranks leaves rank 3 without one of the 3 rows; use table_wise or data_parallel"
+    assert problems("sharding=row_wise", *few, files=True) == [f"sharding: table item: its quotients: {ending}"]
+    assert problems("tables.item.sharding=row_wise", *few, files=True) == [
+        f"tables.item.sharding: its quotients: {ending}"
+    ]
+
+
+@pytest.mark.parametrize("group", ["tables", "features"])
+def test_names_have_no_colon(group: str) -> None:
+    want = "want a name without a colon, which parts of composed tables have"
+    assert rules(RunConfig, {group: {"a:b": {}, "c": {}}}, {})[0] == f"{group}.a:b: {want}, got 'a:b'"
+    assert not [line for line in rules(RunConfig, {group: {"c": {}}}, {}) if want in line]
+
+
+def test_an_item_table_that_is_ranked_has_a_row_an_item(tiny_data: Path) -> None:
+    for ids in ("hash", "managed_collision"):
+        (problem,) = problems(f"tables.item.ids={ids}", "tables.item.rows=40", f"data={tiny_data}", files=True)
+        assert problem == f"tables.item.ids: want rows, since each row is ranked as an item, got {ids}"
+    assert problems("tables.item.ids=quotient_remainder", f"data={tiny_data}", files=True) == []
+
+
+def test_ids_without_a_vocabulary_want_a_table_that_takes_any(tiny_data: Path) -> None:
+    other = ["+tables.other={rows: 40, dim: 8}", "+features.other={table: other, column: times, pooling: sum}"]
+    (problem,) = problems(*other, f"data={tiny_data}", files=True)
+    assert problem == "features.other.column: want a column of ids, got 'times', which holds list<int64>"
+    for ids in ("hash", "managed_collision"):
+        assert problems(*other, f"+tables.other.ids={ids}", f"data={tiny_data}", files=True) == []
 
 
 def test_din_on_a_folder_without_labels_misses_its_columns(tiny_data: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sharded_emb.data.atomic import AtomicFiles
 from sharded_emb.data.dataset import Dataset
@@ -81,6 +82,38 @@ def test_labels_that_are_not_0_or_1_need_a_threshold(tmp_path: Path) -> None:
     raw = write_log(tmp_path, [(1, 1, 1, 1), (1, 2, 5, 2)])
     with pytest.raises(InputError, match=r"^dataset\.layout\.threshold: want labels of 0 and 1, got 5 in row 2; "):
         made(raw, tmp_path / "data", threshold=None)
+
+
+def with_raw_ids(folder: Path, session: str) -> dict[str, Any]:
+    """A config that keeps a column of ids as it is, over three events of one user."""
+    lines = [f"1,7,5,{time},{each}" for time, each in ((1, "0"), (2, str(2**63 - 1)), (3, session))]
+    (folder / "log.csv").write_text("user,item,rating,time,session\n" + "\n".join(lines) + "\n")
+    layout = {"_target_": LAYOUT, "label": "rating", "threshold": 4, "valid_fraction": 0, "test_fraction": 0}
+    raw = {"session": {"of": "event", "raw": True}}
+    return {"raw": str(folder / "log.csv"), "layout": layout, "attributes": raw}
+
+
+def test_raw_ids_stay_as_they_are_in_events_and_histories_and_have_no_vocabulary(tmp_path: Path) -> None:
+    prepare(EventLog.model_validate(with_raw_ids(tmp_path, "-5")), tmp_path / "data", seed=0, overwrite=False)
+    dataset = Dataset.open(tmp_path / "data")
+    assert dataset.split("train")["session"].to_pylist() == [0, 2**63 - 1, -5]
+    assert dataset.split("train")["items_session"].to_pylist() == [[], [0], [0, 2**63 - 1]]
+    assert dataset.columns["session"].model_dump() == {"type": "int64", "vocabulary": None}
+    assert dataset.columns["items_session"].model_dump() == {"type": "list<int64>", "vocabulary": None}
+    assert set(dataset.manifest.vocabularies) == {"user", "item"}
+
+
+@pytest.mark.parametrize("session", ["abc", "", "1.5", str(2**63)])
+def test_a_raw_id_is_a_whole_number_of_64_bits(tmp_path: Path, session: str) -> None:
+    message = r"^dataset\.attributes\.session: want a whole number of 64 bits in column session, got .* in row 3 below"
+    with pytest.raises(InputError, match=message):
+        prepare(EventLog.model_validate(with_raw_ids(tmp_path, session)), tmp_path / "data", seed=0, overwrite=False)
+
+
+@pytest.mark.parametrize("more", [{"of": "user"}, {"of": "event", "separator": "|"}, {"of": "event", "number": True}])
+def test_raw_ids_are_those_of_events_alone(more: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"(number|raw): want false with of user or item, or with table, "):
+        EventLog.model_validate({"attributes": {"session": {**more, "raw": True}}})
 
 
 def test_a_missing_or_unreadable_label_is_an_error(tmp_path: Path) -> None:

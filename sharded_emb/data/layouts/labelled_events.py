@@ -17,8 +17,8 @@ class LabelledEvents(Layout):
     """One row an event, in order of time; ties keep the file's order.
 
     Columns: `user`, `item`; each history, and beside it `HISTORY_times` where the log has times and `HISTORY_NAME` for
-    each attribute of events that is a number; each attribute of the event, its user and its item; `label` (float32);
-    `time` (int64, whole seconds) where the log has times.
+    each attribute of events that is a number or raw; each attribute of the event, its user and its item; `label`
+    (float32); `time` (int64, whole seconds) where the log has times.
 
     label: the raw column that holds it. threshold: numbers at or above it are 1, others 0; null takes 0 and 1 as
     they are. histories: column -> which of the user's events **strictly before** this one it holds, by their label;
@@ -46,12 +46,13 @@ class LabelledEvents(Layout):
         attributes = {**log.event_columns, **log.user_columns, **log.item_columns}
         self._check(log, attributes)
         columns = {name: Column(type="int64", vocabulary=name) for name in (USER, ITEM)}
-        numbers = [name for name, each in log.event_columns.items() if each.type == "float32"]
-        beside = {**({"times": TIME} if log.has_time else {}), **{name: name for name in numbers}}
+        plain = [name for name, each in log.event_columns.items() if each.vocabulary is None]
+        beside = {**({"times": TIME} if log.has_time else {}), **{name: name for name in plain}}
         for name in self.histories:
             columns[name] = Column(type="list<int64>", vocabulary="item")
             for ending, source in beside.items():
-                columns[f"{name}_{ending}"] = Column(type="list<int64>" if source == TIME else "list<float32>")
+                number = source != TIME and log.event_columns[source].type == "float32"
+                columns[f"{name}_{ending}"] = Column(type="list<float32>" if number else "list<int64>")
         columns |= attributes
         columns[LABEL] = Column(type="float32")
         if log.has_time:

@@ -38,7 +38,7 @@ class NextItem(Layout):
         columns = {USER: Column(type="int64", vocabulary="user")}
         columns |= {name: Column(type="list<int64>", vocabulary=table) for name, (_, table) in aligned.items()}
         columns |= {
-            name: Column(type="list<float32>") for name, each in log.event_columns.items() if not each.vocabulary
+            name: Column(type="list<float32>") for name, each in log.event_columns.items() if each.type == "float32"
         }
         columns |= log.user_columns
         sources = {name: source for name, (source, _) in aligned.items()}
