@@ -56,11 +56,14 @@ def run(command: str, task: Callable[[Composed], int | None], *, of_run: bool = 
             print(yaml.safe_dump(composed.tree, sort_keys=False, allow_unicode=True), end="")
             sys.exit(0)
         check_versions()  # before FBGEMM is imported
-        sys.exit(task(composed) or 0)
+        code = task(composed) or 0
     except InputError as error:
-        sys.exit(show_problems(command, error))
+        code = show_problems(command, error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    if (group := sys.modules.get("sharded_emb.distributed.process_group")) is not None:  # `prepare` needs no torch
+        group.leave(code)
+    sys.exit(code)
 
 
 def compose_tree(config_name: str, overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
