@@ -78,7 +78,7 @@ def measure(cases: list[matrix_cases.Case]) -> Found:
             found.cases += 1
             dtypes = [
                 f"{key}={case.table[key]}" for key in ("dtype", "state_dtype", "output_dtype") if key in case.table
-            ]
+            ] + [f"{key}={dtype}" for key, dtype in case.wire.items()]
             where = (case.optimizer, ", ".join(dtypes) or "fp32")
             found.worst[where] = max(found.worst[where], far)
             if not far <= case.tolerance():

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.sharding_plan import column_wise, row_wise, table_wise
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.sharders import sharders
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.errors import InputError
 from sharded_emb.tables import Table
@@ -28,26 +28,17 @@ _FUSED = EmbeddingComputeKernel.FUSED.value
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
-class BagSharder(EmbeddingBagCollectionSharder):
-    """Shards pooled tables; the default CPU sharder offers no row-wise, though it trains exactly."""
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002
-        """Every type that is tested here."""
-        return [t.value for t in (ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.COLUMN_WISE)]
-
-
-SHARDERS = [BagSharder(), EmbeddingCollectionSharder()]
-
-
 @dataclass(frozen=True)
 class Plan:
     """Where every table lives.
 
     types: sharding type by table. replicated: the data-parallel ones. sharded: TorchRec's sharding of the others.
+    communication: how all of them exchange vectors.
     """
 
     types: dict[str, str]
     sharded: dict[str, ParameterSharding]
+    communication: Communication = EXACT
 
     @property
     def replicated(self) -> frozenset[str]:
@@ -128,11 +119,6 @@ def problems(tables: Sequence[Table], world_size: int) -> list[str]:
                 f"{key}: column_wise with {reads}, which reads whole rows, would give the numbers of no other plan; "
                 "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad"
             )
-        if table.output_dtype != "fp32" and table.sharding in ("table_wise", "column_wise"):
-            found.append(
-                f"tables.{table.name}.output_dtype: want fp32 with {table.sharding}, where a rank that holds nothing "
-                f"of the table expects float32, got {table.output_dtype}; use row_wise or data_parallel"
-            )
         if table.sharding == "row_wise" and (empty := _rank_without_row(table.rows, world_size)) is not None:
             found.append(
                 f"{key}: row_wise over {world_size} ranks leaves rank {empty} without one of the {table.rows} rows; "
@@ -154,7 +140,7 @@ def _rank_without_row(rows: int, world_size: int) -> int | None:
     return first_empty if first_empty < world_size else None
 
 
-def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int) -> Plan:
+def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int, communication: Communication = EXACT) -> Plan:
     """The plan of all tables. Deterministic, so that every rank makes the same one.
 
     Raises InputError with every table that cannot be sharded as asked, or when no plan fits the device.
@@ -168,7 +154,7 @@ def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int) -> Pla
     )
     sharded = _named(meta, types, place)
     if searched:
-        found = _search(searched, place, batch_per_rank)
+        found = _search(searched, place, batch_per_rank, communication)
         sharded |= found
         types |= {name: sharding.sharding_type for name, sharding in found.items()}
     by_name = {table.name: table for table in tables}
@@ -176,7 +162,7 @@ def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int) -> Pla
         assert sharding.compute_kernel == _FUSED, (name, sharding)
         sharding.stochastic_rounding = False  # random numbers of a kernel would differ between plans
         sharding.output_dtype = DATA_TYPES[by_name[name].output_dtype]
-    return Plan({t.name: types[t.name] for t in tables}, sharded)
+    return Plan({t.name: types[t.name] for t in tables}, sharded, communication)
 
 
 def _named(meta: Embeddings, types: dict[str, str], place: Place) -> dict[str, ParameterSharding]:
@@ -202,17 +188,18 @@ def _named(meta: Embeddings, types: dict[str, str], place: Place) -> dict[str, P
 
 
 def _collections(meta: Embeddings) -> list[tuple[Any, Any]]:
-    pooled = [(SHARDERS[0], meta.pooled)] if meta.pooled is not None else []
-    return [*pooled, *((SHARDERS[1], collection) for collection in meta.unpooled.values())]
+    of_bags, of_sequences = sharders(EXACT, torch.device("meta"))
+    pooled = [(of_bags, meta.pooled)] if meta.pooled is not None else []
+    return [*pooled, *((of_sequences, collection) for collection in meta.unpooled.values())]
 
 
-def _search(tables: Sequence[Table], place: Place, batch_per_rank: int) -> dict[str, ParameterSharding]:
+def _search(
+    tables: Sequence[Table], place: Place, batch_per_rank: int, communication: Communication
+) -> dict[str, ParameterSharding]:
     """TorchRec's planner over what `problems` would not refuse."""
     constraints = {}
     for table in tables:
         kinds = ["table_wise", "row_wise", *([] if _reads_whole_rows(table) else ["column_wise"])]
-        if table.output_dtype != "fp32":
-            kinds = ["row_wise"]
         allowed = [k for k in kinds if k != "row_wise" or _rank_without_row(table.rows, place.world_size) is None]
         # the planner's own smallest column shard is 128 wide; ours follow `column_shards`
         width = table.dim // column_shards(table.dim, place.world_size)
@@ -221,7 +208,8 @@ def _search(tables: Sequence[Table], place: Place, batch_per_rank: int) -> dict[
         )
     planner = EmbeddingShardingPlanner(topology=_topology(place), batch_size=batch_per_rank, constraints=constraints)
     try:
-        planned = planner.plan(Embeddings(tables, frozenset(), torch.device("meta")), SHARDERS)
+        meta = Embeddings(tables, frozenset(), torch.device("meta"))
+        planned = planner.plan(meta, sharders(communication, place.device))
     except PlannerError as error:
         largest = max(tables, key=weight_bytes)
         raise InputError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.plan import problems as plan_problems
 from sharded_emb.distributed.process_group import Place
@@ -80,13 +81,21 @@ STEP_OPTIONS: list[dict[str, Any]] = [
     {"accumulation": 3},
     {"clip_norm": 0.05, "accumulation": 2},
 ]
+# keys of `sharding.communication`
+WIRE_OPTIONS: list[dict[str, Any]] = [
+    {"forward": "fp16"},
+    {"backward": "fp16"},
+    {"forward": "fp16", "backward": "fp16"},
+]
 # two units in the last place of a value of about 1, for what is rounded in each of 20 steps
 TOLERANCES = {"fp32": 1e-6, "fp16": 2 * 2**-10, "bf16": 2 * 2**-7}
 
 
 @dataclass(frozen=True)
 class Case:
-    """values: hyper-parameters beside those of OPTIMIZERS. table, step: keys of `tables.NAME` and of the run."""
+    """values: hyper-parameters beside those of OPTIMIZERS. table, step, wire: keys of `tables.NAME`, of the run and of
+    `sharding.communication`.
+    """
 
     pooling: str
     optimizer: str
@@ -94,9 +103,10 @@ class Case:
     values: Mapping[str, Any] = field(default_factory=dict)
     table: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
+    wire: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        more = {**self.values, **self.table, **self.step}
+        more = {**self.values, **self.table, **self.step, **self.wire}
         return ", ".join([self.pooling, self.optimizer, self.sharding, *(f"{k}={v}" for k, v in more.items())])
 
     @property
@@ -113,8 +123,9 @@ class Case:
 
     def tolerance(self) -> float:
         dtypes = [self.table.get(key, "fp32") for key in ("dtype", "state_dtype", "output_dtype")]
+        dtypes += self.wire.values()
         # gradients go back in the output dtype, and LARS makes as much of tiny ones as of others
-        unsteady = self.optimizer == "lars" and "output_dtype" in self.table
+        unsteady = self.optimizer == "lars" and ("output_dtype" in self.table or self.wire)
         return max(TOLERANCES[dtype] for dtype in dtypes) * (8 if unsteady else 1)
 
     def build_optimizer(self) -> EmbeddingOptimizer:
@@ -150,14 +161,16 @@ def all_cases() -> Iterator[Case]:
             yield Case(next(turn), optimizer, sharding, table=table)
         for step in STEP_OPTIONS:
             yield Case(next(turn), optimizer, sharding, step=step)
+        for wire in WIRE_OPTIONS:
+            yield Case(next(turn), optimizer, sharding, wire=wire)
     yield from pairs_of_options()
 
 
 def pairs_of_options() -> Iterator[Case]:
     """Poolings, optimizers and shardings take turns; the first two of these that are not refused, if there are any."""
     options = [("values", each) for each in DECAYS] + [("table", each) for each in TABLE_OPTIONS]
-    options += [("step", each) for each in STEP_OPTIONS]
-    kinds, turn = ("values", "table", "step"), 0
+    options += [("step", each) for each in STEP_OPTIONS] + [("wire", each) for each in WIRE_OPTIONS]
+    kinds, turn = ("values", "table", "step", "wire"), 0
     for (one, first), (other, second) in itertools.combinations(options, 2):
         if set(first) & set(second):
             continue  # two values of one option
@@ -241,7 +254,7 @@ class Decaying(Schedule):
 def train_sharded(place: Place, case: Case) -> tuple[list[float], Tensor, list[Tensor]]:
     """Losses of the global batches, then the whole table and what the pooling learned."""
     tables = case.tables()
-    plan = make_plan(tables, place, GLOBAL_BATCH)
+    plan = make_plan(tables, place, GLOBAL_BATCH, Communication(**case.wire))
     embeddings = Embeddings(tables, plan.replicated, place.device)
     torch.manual_seed(SEED)
     trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())
