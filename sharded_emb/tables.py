@@ -22,7 +22,9 @@ DType = Literal["fp32", "fp16", "bf16"]
 Update = Literal["fused", "sparse", "dense"]
 Unknown = Literal["error", "row", "drop", "hash"]
 Ids = Literal["rows", "hash"]
-ShardingType = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
+ShardingType = Literal[
+    "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid", "data_parallel"
+]
 
 
 class TableConfig(Frozen):

@@ -11,11 +11,11 @@ from sharded_emb.distributed.communication import Communication
 
 
 class BagSharder(EmbeddingBagCollectionSharder):
-    """Shards pooled tables; the default CPU sharder offers no row-wise, though it trains exactly."""
+    """Shards pooled tables; the default CPU sharder offers no type that cuts rows, though they train exactly."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002
-        """Every type that is tested here."""
-        return [t.value for t in (ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.COLUMN_WISE)]
+        """All but data-parallel, which is ours."""
+        return [kind.value for kind in ShardingType if kind is not ShardingType.DATA_PARALLEL]
 
 
 def sharders(communication: Communication, device: torch.device) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +17,9 @@ from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
 from sharded_emb.distributed.communication import Communication
+from sharded_emb.distributed.cuts import Ranks
+from sharded_emb.distributed.cuts import problems as plan_problems
 from sharded_emb.distributed.plan import make_plan
-from sharded_emb.distributed.plan import problems as plan_problems
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import fill, shard
 from sharded_emb.embeddings.lookup import Embeddings
@@ -30,7 +31,7 @@ from sharded_emb.layers.jagged import sums
 from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
-from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
+from sharded_emb.tables import Defaults, FeatureConfig, ShardingType, Table, TableConfig, resolve
 from sharded_emb.training.loop import Stepping
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.next_item_cases import drive
@@ -38,8 +39,9 @@ from tests.distributed.plain_tables import DTYPES, PlainClicks, PlainPooling, Pl
 
 STEPS, GLOBAL_BATCH, SEED, ROWS, DIM, POSITIONS = 20, 7, 3, 23, 8, 5
 INIT = Normal(std=0.3)
-SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+SHARDINGS = get_args(ShardingType)
 WORLD_SIZES = (1, 2, 4)
+PER_HOST = {1: 1, 2: 2, 4: 2}  # ranks on what they take for a host
 POOLINGS: dict[str, Any] = {
     **{name: name for name in ("none", "sum", "mean", "sqrtn", "max", "last", "position_weighted")},
     "weighted": {"_target_": "weighted", "weights": "w"},
@@ -144,7 +146,8 @@ class Case:
         return step_of("cpu", self.step.get("accumulation", 1), self.step.get("clip_norm"))
 
     def refusals(self, world_size: int) -> list[str]:
-        return [*plan_problems(self.tables(), world_size), *update_problems(self.tables(), self.updates_step())]
+        ranks = Ranks(world_size, PER_HOST[world_size])
+        return [*plan_problems(self.tables(), ranks), *update_problems(self.tables(), self.updates_step())]
 
 
 def all_cases() -> Iterator[Case]:

@@ -15,6 +15,7 @@ from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
 from sharded_emb.distributed.communication import EXACT, Communication
+from sharded_emb.distributed.cuts import CUT_BY_COLUMNS, ON_WHOLE_HOSTS
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
@@ -51,13 +52,25 @@ OPTIMIZERS: dict[str, EmbeddingOptimizer] = {
     "adagrad": Adagrad(lr=0.1),
     "rowwise_adagrad": RowWiseAdagrad(lr=0.1),
 }
-SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto", "mixed")
+SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto", "mixed", *ON_WHOLE_HOSTS, "hosts")
+# what `seq` has, which is unpooled, where the pooled tables have a type that only those can have
+MIXED = {
+    "mixed": {"big": "row_wise", "pool": "data_parallel", "seq": "table_wise"},
+    "table_row_wise": {"big": "table_row_wise", "pool": "table_row_wise", "seq": "row_wise"},
+    "table_column_wise": {"big": "table_column_wise", "pool": "table_column_wise", "seq": "column_wise"},
+    "grid": {"big": "grid", "pool": "grid", "seq": "table_wise"},
+    "hosts": {"big": "grid", "pool": "table_row_wise", "seq": "auto"},
+}
 CASES = [
     (sharding, optimizer)
     for sharding in SHARDINGS
     for optimizer in OPTIMIZERS
-    if not (sharding == "column_wise" and optimizer == "rowwise_adagrad")  # refused; see test_plan
+    # refused with what cuts columns; see test_plan
+    if optimizer != "rowwise_adagrad" or not {sharding, *MIXED.get(sharding, {}).values()} & {*CUT_BY_COLUMNS}
 ]
+
+# those in which it matters which ranks are on one host
+ON_HOSTS = [case for case in CASES if case[0] in (*ON_WHOLE_HOSTS, "hosts", "auto")]
 
 
 def samples() -> list[dict[str, list[int]]]:
@@ -100,13 +113,12 @@ PLAIN = Exchange()
 
 
 def resolved(sharding: str, optimizer: EmbeddingOptimizer, exchange: Exchange = PLAIN) -> list[Table]:
-    mixed = {"big": "row_wise", "pool": "data_parallel", "seq": "table_wise"}
     configs = {
         name: TableConfig(
             rows=ROWS[name],
             dim=DIMS[name],
             init=INIT,
-            sharding=mixed[name] if sharding == "mixed" else sharding,
+            sharding=MIXED[sharding][name] if sharding in MIXED else sharding,
             output_dtype=exchange.output_dtypes.get(name, "fp32"),
         )
         for name in ROWS
@@ -199,3 +211,7 @@ def train_plain(name: str) -> tuple[list[float], dict[str, Tensor]]:
 
 def all_cases(place: Place) -> dict[tuple[str, str], Any]:
     return {case: train_sharded(place, *case) for case in CASES}
+
+
+def cases_on_hosts(place: Place) -> dict[tuple[str, str], Any]:
+    return {case: train_sharded(place, *case) for case in ON_HOSTS}

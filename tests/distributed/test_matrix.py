@@ -20,6 +20,7 @@ ALWAYS = [
     Case("none", "lamb", "row_wise", table={"scale_grad_by_freq": True}),
     Case("mean", "adagrad", "column_wise", table={"output_dtype": "fp16"}),
     Case("none", "rowwise_adagrad", "row_wise", wire={"forward": "fp16", "backward": "fp16"}),
+    Case("sqrtn", "adam", "grid", values=matrix_cases.DECAYS[1]),
     Case("max", "sgd momentum", "row_wise", table={"dtype": "bf16", "update": "dense"}),
 ]
 CASES = list(dict.fromkeys(map(str, [*ALWAYS, *SAMPLED])))
@@ -35,7 +36,7 @@ def answers() -> dict[tuple[int, str], list[Any]]:
         by_rank = (
             [on_one_rank(lambda place, cases=cases: matrix_cases.run_cases(place, cases))]  # type: ignore[misc]
             if world_size == 1
-            else run_ranks(matrix_cases.run_cases, world_size, cases)
+            else run_ranks(matrix_cases.run_cases, world_size, cases, per_host=matrix_cases.PER_HOST[world_size])
         )
         found |= {(world_size, str(case)): [each[i] for each in by_rank] for i, case in enumerate(cases)}
     return found
