@@ -69,7 +69,13 @@ def measure(cases: list[matrix_cases.Case]) -> Found:
         answers = (
             [on_one_rank(lambda place, taken=taken: matrix_cases.run_cases(place, taken))]
             if world_size == 1
-            else run_ranks(matrix_cases.run_cases, world_size, taken, limit_seconds=7200)
+            else run_ranks(
+                matrix_cases.run_cases,
+                world_size,
+                taken,
+                limit_seconds=7200,
+                per_host=matrix_cases.PER_HOST[world_size],
+            )
         )
         for number, case in enumerate(taken):
             if case.key not in plain:
@@ -78,7 +84,7 @@ def measure(cases: list[matrix_cases.Case]) -> Found:
             found.cases += 1
             dtypes = [
                 f"{key}={case.table[key]}" for key in ("dtype", "state_dtype", "output_dtype") if key in case.table
-            ]
+            ] + [f"{key}={dtype}" for key, dtype in case.wire.items()]
             where = (case.optimizer, ", ".join(dtypes) or "fp32")
             found.worst[where] = max(found.worst[where], far)
             if not far <= case.tolerance():
@@ -101,8 +107,9 @@ def report(found: Found, seconds: float) -> str:
         f"{' with changes' if dirty else ''}, torch {torch.__version__}, {os.cpu_count()} CPU cores "
         f"({platform.machine()}), one thread a rank; {seconds / 60:.0f} minutes.",
         "",
-        f"{found.cases} cases trained for {matrix_cases.STEPS} steps by the real trainer on 1, 2 or 4 ranks and by "
-        f"hand-written PyTorch in one process; {found.refused.total()} refused at start; {len(found.wrong)} deviated. "
+        f"{found.cases} cases trained for {matrix_cases.STEPS} steps by the real trainer on 1, 2 or 4 ranks (two hosts "
+        f"of two) and by hand-written PyTorch in one process; {found.refused.total()} refused at start; "
+        f"{len(found.wrong)} deviated. "
         "Largest difference of a weight of the table or of the pooling (losses: ten times as much) that is taken: "
         f"{tolerances}.",
         "",

@@ -24,7 +24,9 @@ from sharded_emb.vocabulary_rows import PADDING_ROW
 DType = Literal["fp32", "fp16", "bf16"]
 Update = Literal["fused", "sparse", "dense"]
 Unknown = Literal["error", "row", "drop", "hash"]
-ShardingType = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
+ShardingType = Literal[
+    "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid", "data_parallel"
+]
 
 
 class TableConfig(Frozen):
@@ -32,7 +34,7 @@ class TableConfig(Frozen):
 
     rows: "auto" takes the size of the vocabulary of the same name. ids: what an id says about the row that it reads, of
     which there may be fewer than ids. dtype, state_dtype, output_dtype: of the weights, of the optimizer's state, and
-    of vectors on their way from the rank that owns them and of gradients on their way back; models get float32.
+    of the vectors that a lookup gives and the gradients that it takes, from which models get float32.
     max_norm: rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the gradient of
     a row is divided by how often the global batch reads it. weights: pretrained ones in place of `init`. freeze: the
     weights stay as they were filled. optimizer, sharding: null for what the groups embedding_optimizer and sharding

@@ -42,8 +42,8 @@ class Built:
         self.tables = resolve_tables(config, self.dataset)
         self.reading = make_reading(config, self.tables)
         batch_per_rank = -(-config.global_batch // place.world_size)
-        self.held = held(self.tables)
-        self.plan: Plan = from_first_rank(lambda: make_plan(self.held, place, batch_per_rank), place)
+        self.held, communication = held(self.tables), config.sharding.communication
+        self.plan: Plan = from_first_rank(lambda: make_plan(self.held, place, batch_per_rank, communication), place)
         embeddings = Embeddings(self.tables, self.plan.replicated, place.device)
         poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
         trainee = Trainee(embeddings, poolings, model, config.loss.build(self._item_rows()))

@@ -190,8 +190,8 @@ def _weights(tables: Sequence[Table], dataset: Dataset) -> Iterator[str]:
 
 def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset) -> list[str]:
     """Every table has to be one that can be sharded as asked, over the ranks that are there."""
-    from sharded_emb.distributed.plan import problems  # TorchRec's planner: `prepare` comes here too, without a plan
-    from sharded_emb.distributed.process_group import launched_ranks
+    from sharded_emb.distributed.cuts import Ranks, problems
+    from sharded_emb.distributed.process_group import launched_ranks, launched_ranks_per_host
 
     names = ("tables", "features", "sharding", "embedding_optimizer")
     if not all(whole(name, tree, sound) for name in names[:2]) or not all(name in sound for name in names):
@@ -200,7 +200,7 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset) -> list[st
     rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
     known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
     tables = resolve(known, sound["features"], rows, Defaults(sound["embedding_optimizer"], sound["sharding"].type))
-    found = [*problems(held(tables), launched_ranks()), *_updates(sound, tables)]
+    found = [*problems(held(tables), Ranks(launched_ranks(), launched_ranks_per_host())), *_updates(sound, tables)]
     if not issubclass(kind, EvaluateConfig):  # whose weights are in its checkpoint
         found += _weights(tables, dataset)
     return [_by_typed_key(problem, configs) for problem in found]

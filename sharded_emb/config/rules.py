@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
+from sharded_emb.embeddings.updates import step_of
 from sharded_emb.errors import closest, nearest
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.optim.schedule import Warmup
@@ -31,7 +32,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_schedule(sound),
     ]
     if not issubclass(kind, PrepareConfig):
-        found += [*_end(sound), *_metric(sound)]
+        found += [*_end(sound), *_metric(sound), *_communication(sound)]
     if issubclass(kind, EvaluateConfig):
         found += _predictions(sound)
     return found
@@ -108,6 +109,13 @@ def _schedule(sound: Tree) -> Iterator[str]:
             f"schedule.decay_steps: want more than schedule.warmup_steps ({schedule.warmup_steps}), "
             f"got {schedule.decay_steps}"
         )
+
+
+def _communication(sound: Tree) -> Iterator[str]:
+    """The device has to be able to send what ranks exchange."""
+    if "sharding" in sound and "device" in sound:
+        device_type = step_of(sound["device"], 1, None).device_type
+        yield from sound["sharding"].communication.problems(device_type)
 
 
 def _end(sound: Tree) -> Iterator[str]:

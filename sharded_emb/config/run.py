@@ -9,6 +9,7 @@ from sharded_emb.component import Frozen, Slot
 from sharded_emb.config.where import from_home
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.source import BatchesConfig
+from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.losses.base import LossConfig
 from sharded_emb.models.base import ModelConfig
 from sharded_emb.optim.base import DenseOptimizer, EmbeddingOptimizer
@@ -21,9 +22,12 @@ UserPath = Annotated[Path, AfterValidator(from_home)]
 
 
 class ShardingConfig(Frozen):
-    """The key `sharding`. type: of every table that names none itself; auto asks TorchRec's planner."""
+    """The key `sharding`. type: of every table that names none itself; auto asks TorchRec's planner. communication: in
+    which dtype vectors and gradients travel between ranks.
+    """
 
     type: ShardingType | Literal["auto"] = "auto"
+    communication: Communication = EXACT
 
 
 class EvaluationConfig(Frozen):

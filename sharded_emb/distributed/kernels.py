@@ -1,18 +1,21 @@
 """Takes the fused kernel out of sharded tables that are not updated by it, and leaves the rest of TorchRec in place.
-The kernels that stay are told how many steps there were.
+The kernels that stay are told how many steps there were; ranks are made to send vectors of one dtype.
 
 TorchRec routes ids to the ranks that own their rows, asks FBGEMM's table-batched kernel there, and routes vectors back.
 For a table whose update is not "fused" the kernel's memory stays what it is (for checkpoints), and `LocalRows` stands
 where its forward pass was.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
 
-from sharded_emb.embeddings.local_rows import LocalRows
+from sharded_emb.distributed.communication import Communication
+from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
 from sharded_emb.embeddings.lookup import Embeddings
 
 _SMALLEST_RATE = 2.0**-100
@@ -56,13 +59,45 @@ def tell_steps(embeddings: Embeddings, steps: int) -> None:
             count.fill_(steps)
 
 
+def agree_on_dtypes(embeddings: Embeddings, communication: Communication) -> None:
+    """Makes all ranks send the vectors of an exchange in the widest output dtype of its tables, or float32 to a codec.
+
+    A rank sends what its own tables give, or float32 if it holds none, and expects the same of the others: where that
+    differs, the exchange is torn apart.
+    """
+    for collection in _collections(embeddings):
+        by_type = getattr(collection, "_sharding_type_to_sharding", None)
+        exchanges = collection._embedding_shardings if by_type is None else by_type.values()
+        for sharding, lookup in zip(exchanges, collection._lookups, strict=True):
+            groups = [group for of_rank in sharding._grouped_embedding_configs_per_rank for group in of_rank]
+            names = {part.name for group in groups for part in group.embedding_tables}
+            dtypes = [DTYPES[embeddings.tables[name].output_dtype] for name in names]
+            dtype = reduce(torch.promote_types, dtypes) if communication.exact else torch.float32
+            lookup.forward = Converted(lookup.forward, dtype)
+
+
+def _collections(embeddings: Embeddings) -> list[Any]:
+    return [*([embeddings.pooled] if embeddings.pooled is not None else []), *embeddings.unpooled.values()]
+
+
 def _kernels(embeddings: Embeddings) -> Iterator[Any]:
-    collections = [*([embeddings.pooled] if embeddings.pooled is not None else []), *embeddings.unpooled.values()]
-    for collection in collections:
+    for collection in _collections(embeddings):
         for lookup in collection._lookups:  # TorchRec keeps them out of the module tree
             for module in lookup.modules():
                 if isinstance(module, BatchedFusedEmbedding | BatchedFusedEmbeddingBag):
                     yield module
+
+
+class Converted:
+    """In place of the forward pass of all of a rank's kernels for an exchange: the same in one dtype."""
+
+    def __init__(self, forward: Callable[..., Tensor], dtype: torch.dtype) -> None:
+        self.forward = forward
+        self.dtype = dtype
+
+    def __call__(self, *features: Any) -> Tensor:
+        """The vectors that are sent."""
+        return self.forward(*features).to(self.dtype)
 
 
 class Lookup:

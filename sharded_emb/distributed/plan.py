@@ -1,4 +1,4 @@
-"""Which table goes where: the types that a user names, TorchRec's planner for `auto`, and what is refused.
+"""Which table goes where: `cuts` for the types that a user names, TorchRec's planner for `auto`.
 
 A plan is made from tables alone, before any module exists, because a data-parallel table is no part of the
 collections that TorchRec shards.
@@ -6,37 +6,24 @@ collections that TorchRec shards.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.sharding_plan import column_wise, row_wise, table_wise
-from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan, ShardingType
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from sharded_emb.distributed.communication import EXACT, Communication
+from sharded_emb.distributed.cuts import FUSED, Cutter, Ranks, column_shards, problems
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.sharders import sharders
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.errors import InputError
-from sharded_emb.tables import Table
+from sharded_emb.tables import ShardingType, Table
 
-_FUSED = EmbeddingComputeKernel.FUSED.value
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-
-
-class BagSharder(EmbeddingBagCollectionSharder):
-    """Shards pooled tables; the default CPU sharder offers no row-wise, though it trains exactly."""
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002
-        """Every type that is tested here."""
-        return [t.value for t in (ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.COLUMN_WISE)]
-
-
-SHARDERS = [BagSharder(), EmbeddingCollectionSharder()]
 
 
 @dataclass(frozen=True)
@@ -44,15 +31,17 @@ class Plan:
     """Where every table lives.
 
     types: sharding type by table. replicated: the data-parallel ones. sharded: TorchRec's sharding of the others.
+    communication: how all of them exchange vectors.
     """
 
     types: dict[str, str]
     sharded: dict[str, ParameterSharding]
+    communication: Communication = EXACT
 
     @property
     def replicated(self) -> frozenset[str]:
         """Tables that are whole on every rank."""
-        return frozenset(name for name, kind in self.types.items() if kind == ShardingType.DATA_PARALLEL.value)
+        return frozenset(name for name, kind in self.types.items() if kind == "data_parallel")
 
     def torchrec(self, embeddings: Embeddings, prefix: str) -> ShardingPlan:
         """The same for the collections of this module, found under `prefix` in the model."""
@@ -113,115 +102,47 @@ def _table_names(module: EmbeddingBagCollection | EmbeddingCollection) -> list[s
     return [config.name for config in (module.embedding_bag_configs() if bags else module.embedding_configs())]
 
 
-def column_shards(dim: int, world_size: int) -> int:
-    """Into how many column shards a table is cut: the most that fit the ranks with each a multiple of 4 wide."""
-    return max(n for n in range(1, world_size + 1) if dim % n == 0 and (dim // n) % 4 == 0)
-
-
-def problems(tables: Sequence[Table], world_size: int) -> list[str]:
-    """What cannot be sharded as asked, one line each beginning with the key; empty if all can."""
-    found = []
-    for table in tables:
-        key = f"tables.{table.name}.sharding"
-        if table.sharding == "column_wise" and (reads := _reads_whole_rows(table)):
-            found.append(
-                f"{key}: column_wise with {reads}, which reads whole rows, would give the numbers of no other plan; "
-                "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad"
-            )
-        if table.output_dtype != "fp32" and table.sharding in ("table_wise", "column_wise"):
-            found.append(
-                f"tables.{table.name}.output_dtype: want fp32 with {table.sharding}, where a rank that holds nothing "
-                f"of the table expects float32, got {table.output_dtype}; use row_wise or data_parallel"
-            )
-        if table.sharding == "row_wise" and (empty := _rank_without_row(table.rows, world_size)) is not None:
-            found.append(
-                f"{key}: row_wise over {world_size} ranks leaves rank {empty} without one of the {table.rows} rows; "
-                "use table_wise or data_parallel"
-            )
-    return found
-
-
-def _reads_whole_rows(table: Table) -> str | None:
-    """What of a table cannot be computed from some of its columns."""
-    if table.max_norm is not None:
-        return "max_norm"
-    return type(table.optimizer).__name__ if table.optimizer.reads_whole_rows and not table.freeze else None
-
-
-def _rank_without_row(rows: int, world_size: int) -> int | None:
-    block = -(-rows // world_size)  # TorchRec gives every rank this many rows while they last
-    first_empty = -(-rows // block)
-    return first_empty if first_empty < world_size else None
-
-
-def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int) -> Plan:
+def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int, communication: Communication = EXACT) -> Plan:
     """The plan of all tables. Deterministic, so that every rank makes the same one.
 
     Raises InputError with every table that cannot be sharded as asked, or when no plan fits the device.
     """
-    if wrong := problems(tables, place.world_size):
+    if wrong := problems(tables, Ranks(place.world_size, place.local_world_size)):
         raise InputError(*wrong)
+    cutter = Cutter(place)
+    sharded = {t.name: cutter.cut(t) for t in tables if t.sharding not in ("auto", "data_parallel")}
     types: dict[str, str] = {t.name: t.sharding for t in tables if t.sharding != "auto"}
-    searched = [t for t in tables if t.sharding == "auto"]
-    meta = Embeddings(
-        tables, frozenset(t for t, kind in types.items() if kind == "data_parallel"), torch.device("meta")
-    )
-    sharded = _named(meta, types, place)
-    if searched:
-        found = _search(searched, place, batch_per_rank)
+    if searched := [t for t in tables if t.sharding == "auto"]:
+        found = _search(searched, place, batch_per_rank, communication)
         sharded |= found
         types |= {name: sharding.sharding_type for name, sharding in found.items()}
     by_name = {table.name: table for table in tables}
     for name, sharding in sharded.items():
-        assert sharding.compute_kernel == _FUSED, (name, sharding)
+        assert sharding.compute_kernel == FUSED, (name, sharding)
         sharding.stochastic_rounding = False  # random numbers of a kernel would differ between plans
         sharding.output_dtype = DATA_TYPES[by_name[name].output_dtype]
-    return Plan({t.name: types[t.name] for t in tables}, sharded)
+    return Plan({t.name: types[t.name] for t in tables}, sharded, communication)
 
 
-def _named(meta: Embeddings, types: dict[str, str], place: Place) -> dict[str, ParameterSharding]:
-    """The sharding of tables whose type is named. Table-wise ones go to the rank with the fewest elements so far."""
-    elements = [0] * place.world_size
-    sharded = {}
-    for sharder, module in _collections(meta):
-        for name, weight in sharder.shardable_parameters(module).items():
-            kind = types.get(name)
-            if kind == "table_wise":
-                rank = min(range(place.world_size), key=elements.__getitem__)
-                elements[rank] += weight.numel()
-                make = table_wise(rank=rank, compute_kernel=_FUSED)
-            elif kind == "row_wise":
-                make = row_wise(compute_kernel=_FUSED)
-            elif kind == "column_wise":
-                ranks = list(range(column_shards(weight.shape[1], place.world_size)))
-                make = column_wise(ranks=ranks, compute_kernel=_FUSED)
-            else:
-                continue
-            sharded[name] = make(weight, place.local_world_size, place.world_size, place.device.type, sharder)
-    return sharded
-
-
-def _collections(meta: Embeddings) -> list[tuple[Any, Any]]:
-    pooled = [(SHARDERS[0], meta.pooled)] if meta.pooled is not None else []
-    return [*pooled, *((SHARDERS[1], collection) for collection in meta.unpooled.values())]
-
-
-def _search(tables: Sequence[Table], place: Place, batch_per_rank: int) -> dict[str, ParameterSharding]:
+def _search(
+    tables: Sequence[Table], place: Place, batch_per_rank: int, communication: Communication
+) -> dict[str, ParameterSharding]:
     """TorchRec's planner over what `problems` would not refuse."""
-    constraints = {}
+    constraints, ranks = {}, Ranks(place.world_size, place.local_world_size)
     for table in tables:
-        kinds = ["table_wise", "row_wise", *([] if _reads_whole_rows(table) else ["column_wise"])]
-        if table.output_dtype != "fp32":
-            kinds = ["row_wise"]
-        allowed = [k for k in kinds if k != "row_wise" or _rank_without_row(table.rows, place.world_size) is None]
+        kinds: list[ShardingType] = ["table_wise", "row_wise", "column_wise"]
+        if ranks.hosts > 1:  # on one host it is row_wise
+            kinds.append("table_row_wise")
+        allowed = [kind for kind in kinds if not problems([replace(table, sharding=kind)], ranks)]
         # the planner's own smallest column shard is 128 wide; ours follow `column_shards`
         width = table.dim // column_shards(table.dim, place.world_size)
         constraints[table.name] = ParameterConstraints(
-            sharding_types=allowed, compute_kernels=[_FUSED], min_partition=width
+            sharding_types=allowed, compute_kernels=[FUSED], min_partition=width
         )
     planner = EmbeddingShardingPlanner(topology=_topology(place), batch_size=batch_per_rank, constraints=constraints)
     try:
-        planned = planner.plan(Embeddings(tables, frozenset(), torch.device("meta")), SHARDERS)
+        meta = Embeddings(tables, frozenset(), torch.device("meta"))
+        planned = planner.plan(meta, sharders(communication, place.device))
     except PlannerError as error:
         largest = max(tables, key=weight_bytes)
         raise InputError(

@@ -40,6 +40,11 @@ def launched_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def launched_ranks_per_host() -> int:
+    """The ranks of this host that torchrun announced; without it, all of them. Needs no group."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", launched_ranks()))
+
+
 def launched_rank() -> int:
     """The rank that torchrun announced; 0 without torchrun. Needs no group."""
     return int(os.environ.get("RANK", "0"))
@@ -90,6 +95,13 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
         yield place_in_group(chosen, timeout)
     finally:
         dist.destroy_process_group()
+        _forget_hosts()
+
+
+def _forget_hosts() -> None:
+    """TorchRec keeps the groups of ranks of a host for ever; in the next group of this process they would be dead."""
+    if (comm := sys.modules.get("torchrec.distributed.comm")) is not None:
+        vars(comm).update(_INTRA_PG=None, _CROSS_PG=None)
 
 
 def place_in_group(device: torch.device, timeout: timedelta) -> Place:

@@ -19,9 +19,10 @@ from torchrec.optim.keyed import KeyedOptimizer
 
 from sharded_emb.batch import Batch, Embedded
 from sharded_emb.distributed.collisions import Collisions
-from sharded_emb.distributed.kernels import take_over, tell_steps, unfused_rate
-from sharded_emb.distributed.plan import SHARDERS, Plan
+from sharded_emb.distributed.kernels import agree_on_dtypes, take_over, tell_steps, unfused_rate
+from sharded_emb.distributed.plan import Plan
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.sharders import sharders
 from sharded_emb.distributed.updates import TableUpdates
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
 from sharded_emb.initializers import hashed_uniform, stream_key
@@ -126,10 +127,13 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         kernel, arguments = table.optimizer.kernel() if table.update == "fused" else unfused
         _apply_optimizer_in_backward(kernel, [parameter], arguments)
     torchrec_plan = plan.torchrec(embeddings, "embeddings")
-    parallel = DistributedModelParallel(model, device=place.device, plan=torchrec_plan, sharders=cast(Any, SHARDERS))
+    parallel = DistributedModelParallel(
+        model, device=place.device, plan=torchrec_plan, sharders=sharders(plan.communication, place.device)
+    )
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)
     taken = take_over(embeddings)
+    agree_on_dtypes(embeddings, plan.communication)
     held = Counter(name for name, weight in _sharded_weights(embeddings) for _ in weight.local_shards())
     waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
     # whatever slipped through here would never be updated
@@ -137,7 +141,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     return Sharded(
         parallel=parallel,
         fused=parallel.fused_optimizer,
-        updates=TableUpdates(taken, [module.local for module in replicated], place),
+        updates=TableUpdates(taken, [module.local for module in replicated], place, plan.communication),
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )

@@ -15,6 +15,7 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
 from torch.distributed._shard.sharded_tensor.shard import Shard
 
+from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.embeddings.local_rows import LocalRows, RowGradients, merged
 
@@ -23,11 +24,15 @@ class TableUpdates:
     """Drives the optimizers of this rank's parts of tables that are not fused.
 
     sharded: parts of tables of which each row and column is on one rank. replicated: tables that are whole on every
-    rank, whose gradients are exchanged. factor: of all learning rates, what the schedule says of this step.
+    rank, whose gradients are exchanged as `communication` says. factor: of all learning rates, what the schedule says
+    of this step.
     """
 
-    def __init__(self, sharded: Sequence[LocalRows], replicated: Sequence[LocalRows], place: Place) -> None:
+    def __init__(
+        self, sharded: Sequence[LocalRows], replicated: Sequence[LocalRows], place: Place, communication: Communication
+    ) -> None:
         self.sharded, self.replicated, self.place = list(sharded), list(replicated), place
+        self.communication = communication
         self.steps = 0
         self.factor = 1.0
 
@@ -56,7 +61,10 @@ class TableUpdates:
     def _gradients(self) -> list[RowGradients]:
         """Of each part, sharded ones first: of the whole step, divided by frequency where the table says so."""
         mine = [part.take_gradients() for part in self.replicated]
-        everywhere = [*(part.take_gradients() for part in self.sharded), *_exchanged(mine, self.place)]
+        everywhere = [
+            *(part.take_gradients() for part in self.sharded),
+            *_exchanged(mine, self.place, self.communication),
+        ]
         parts = [*self.sharded, *self.replicated]
         return [
             replace(found, gradient_RD=found.gradient_RD / found.counts_R[:, None])
@@ -109,20 +117,20 @@ def _sharded_like(weight: ShardedTensor, values: Tensor) -> ShardedTensor:
     return ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata)
 
 
-def _exchanged(mine: Sequence[RowGradients], place: Place) -> list[RowGradients]:
+def _exchanged(mine: Sequence[RowGradients], place: Place, communication: Communication) -> list[RowGradients]:
     """The mean over ranks of the gradients of each replicated table: in the order of ranks, so the same on all."""
-    if not mine:
-        return []
+    if not mine or place.world_size == 1:
+        return list(mine)
     sizes = torch.tensor([len(each.rows_R) for each in mine])
     sizes_WT = [torch.empty_like(sizes) for _ in range(place.world_size)]
     dist.all_gather(sizes_WT, sizes, group=place.control)
     rows = _gathered([each.rows_R for each in mine], sizes_WT)
     counts = _gathered([each.counts_R for each in mine], sizes_WT)
-    gradients = _gathered([each.gradient_RD for each in mine], sizes_WT)
+    gradients = _gathered([communication.sent(each.gradient_RD) for each in mine], sizes_WT)
     found = []
     for table in range(len(mine)):
         parts = [
-            RowGradients(rows[rank][table], gradients[rank][table] / place.world_size, counts[rank][table])
+            RowGradients(rows[rank][table], gradients[rank][table].float() / place.world_size, counts[rank][table])
             for rank in range(place.world_size)
         ]
         found.append(merged(parts))

@@ -160,6 +160,18 @@ def test_a_table_that_cannot_be_sharded_as_asked_is_in_the_list_under_the_key_th
     ]
 
 
+def test_a_cpu_does_not_send_bf16() -> None:
+    words = ["sharding.communication.forward=bf16", "sharding.communication.backward=fp16"]
+    assert problems("device=cpu", *words) == [
+        "sharding.communication.forward: want fp32 or fp16 on a CPU, where TorchRec would send fp16 in place of bf16, "
+        "got bf16; use fp16, or device=cuda"
+    ]
+    assert problems("device=cuda", *words) == []
+    assert problems("sharding.communication.forward=int8") == [
+        "sharding.communication.forward: want fp32, fp16 or bf16, got 'int8'"
+    ]
+
+
 def test_a_run_folder_that_is_taken_is_an_error_on_run(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").touch()
     assert problems(f"data={tiny_data}", f"run={tmp_path}", files=True) == [

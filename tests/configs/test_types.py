@@ -62,8 +62,8 @@ def test_all_problems_of_a_command_line_come_in_one_list() -> None:
         ("tables.item.rows=-3", "tables.item.rows: want auto or a number above 0, got -3"),
         (
             "tables.item.sharding=row_wize",
-            "tables.item.sharding: want table_wise, row_wise, column_wise, data_parallel or auto, got 'row_wize'; "
-            "did you mean row_wise?",
+            "tables.item.sharding: want table_wise, row_wise, column_wise, table_row_wise, table_column_wise, grid, "
+            "data_parallel or auto, got 'row_wize'; did you mean row_wise?",
         ),
         (
             "features.history.pooling=men",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.distributed.communication import Communication
+from sharded_emb.distributed.cuts import Ranks
+from sharded_emb.distributed.cuts import problems as plan_problems
 from sharded_emb.distributed.plan import make_plan
-from sharded_emb.distributed.plan import problems as plan_problems
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
 from sharded_emb.embeddings.lookup import Embeddings
@@ -29,7 +31,7 @@ from sharded_emb.layers.jagged import sums
 from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
-from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, held, resolve
+from sharded_emb.tables import Defaults, FeatureConfig, ShardingType, Table, TableConfig, held, resolve
 from sharded_emb.training.loop import Stepping
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.next_item_cases import drive
@@ -38,8 +40,9 @@ from tests.distributed.plain_tables import DTYPES, PlainClicks, PlainPooling, Pl
 
 STEPS, GLOBAL_BATCH, SEED, ROWS, DIM, POSITIONS = 20, 7, 3, 23, 8, 5
 INIT = Normal(std=0.3)
-SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+SHARDINGS = get_args(ShardingType)
 WORLD_SIZES = (1, 2, 4)
+PER_HOST = {1: 1, 2: 2, 4: 2}  # ranks on what they take for a host
 POOLINGS: dict[str, Any] = {
     **{name: name for name in ("none", "sum", "mean", "sqrtn", "max", "last", "position_weighted")},
     "weighted": {"_target_": "weighted", "weights": "w"},
@@ -85,13 +88,21 @@ STEP_OPTIONS: list[dict[str, Any]] = [
     {"accumulation": 3},
     {"clip_norm": 0.05, "accumulation": 2},
 ]
+# keys of `sharding.communication`
+WIRE_OPTIONS: list[dict[str, Any]] = [
+    {"forward": "fp16"},
+    {"backward": "fp16"},
+    {"forward": "fp16", "backward": "fp16"},
+]
 # two units in the last place of a value of about 1, for what is rounded in each of 20 steps
 TOLERANCES = {"fp32": 1e-6, "fp16": 2 * 2**-10, "bf16": 2 * 2**-7}
 
 
 @dataclass(frozen=True)
 class Case:
-    """values: hyper-parameters beside those of OPTIMIZERS. table, step: keys of `tables.NAME` and of the run."""
+    """values: hyper-parameters beside those of OPTIMIZERS. table, step, wire: keys of `tables.NAME`, of the run and of
+    `sharding.communication`.
+    """
 
     pooling: str
     optimizer: str
@@ -99,9 +110,10 @@ class Case:
     values: Mapping[str, Any] = field(default_factory=dict)
     table: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
+    wire: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        more = {**self.values, **self.table, **self.step}
+        more = {**self.values, **self.table, **self.step, **self.wire}
         return ", ".join([self.pooling, self.optimizer, self.sharding, *(f"{k}={v}" for k, v in more.items())])
 
     @property
@@ -118,8 +130,9 @@ class Case:
 
     def tolerance(self) -> float:
         dtypes = [self.table.get(key, "fp32") for key in ("dtype", "state_dtype", "output_dtype")]
+        dtypes += self.wire.values()
         # gradients go back in the output dtype, and LARS makes as much of tiny ones as of others
-        unsteady = self.optimizer == "lars" and "output_dtype" in self.table
+        unsteady = self.optimizer == "lars" and ("output_dtype" in self.table or self.wire)
         return max(TOLERANCES[dtype] for dtype in dtypes) * (8 if unsteady else 1)
 
     def build_optimizer(self) -> EmbeddingOptimizer:
@@ -138,8 +151,8 @@ class Case:
         return step_of("cpu", self.step.get("accumulation", 1), self.step.get("clip_norm"))
 
     def refusals(self, world_size: int) -> list[str]:
-        tables = held(self.tables())
-        return [*plan_problems(tables, world_size), *update_problems(tables, self.updates_step())]
+        tables, ranks = held(self.tables()), Ranks(world_size, PER_HOST[world_size])
+        return [*plan_problems(tables, ranks), *update_problems(tables, self.updates_step())]
 
 
 def all_cases() -> Iterator[Case]:
@@ -156,14 +169,16 @@ def all_cases() -> Iterator[Case]:
             yield Case(next(turn), optimizer, sharding, table=table)
         for step in STEP_OPTIONS:
             yield Case(next(turn), optimizer, sharding, step=step)
+        for wire in WIRE_OPTIONS:
+            yield Case(next(turn), optimizer, sharding, wire=wire)
     yield from pairs_of_options()
 
 
 def pairs_of_options() -> Iterator[Case]:
     """Poolings, optimizers and shardings take turns; the first two of these that are not refused, if there are any."""
     options = [("values", each) for each in DECAYS] + [("table", each) for each in TABLE_OPTIONS]
-    options += [("step", each) for each in STEP_OPTIONS]
-    kinds, turn = ("values", "table", "step"), 0
+    options += [("step", each) for each in STEP_OPTIONS] + [("wire", each) for each in WIRE_OPTIONS]
+    kinds, turn = ("values", "table", "step", "wire"), 0
     for (one, first), (other, second) in itertools.combinations(options, 2):
         if set(first) & set(second) or ("ids" in second and set(first) & {"max_norm", "output_dtype"}):
             continue  # two values of one option, or what is no config
@@ -247,7 +262,7 @@ class Decaying(Schedule):
 def train_sharded(place: Place, case: Case) -> tuple[list[float], Tensor, list[Tensor]]:
     """Losses of the global batches, then the whole table and what the pooling learned."""
     tables = case.tables()
-    plan = make_plan(held(tables), place, GLOBAL_BATCH)
+    plan = make_plan(held(tables), place, GLOBAL_BATCH, Communication(**case.wire))
     embeddings = Embeddings(tables, plan.replicated, place.device)
     torch.manual_seed(SEED)
     trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())

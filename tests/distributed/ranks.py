@@ -18,18 +18,25 @@ from sharded_emb.distributed.process_group import Place, place_in_group
 WAIT_SECONDS = 30
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, limit_seconds: float = 240) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any],
+    world_size: int,
+    *arguments: Any,
+    limit_seconds: float = 240,
+    per_host: int | None = None,
+) -> list[Any]:
     """What the function returns on each rank, called with its `Place` and the arguments.
 
-    The function has to be importable. Raises AssertionError with the traceback of the first rank that failed.
+    The function has to be importable. per_host: ranks on each of what the ranks take for hosts; all on one if it is
+    None. Raises AssertionError with the traceback of the first rank that failed.
     """
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = str(Path(folder) / "rendezvous")
         ranks = [
-            context.Process(target=_enter, args=(function, rank, world_size, rendezvous, answers, arguments))
-            for rank in range(world_size)
+            context.Process(target=_enter, args=(function, place, rendezvous, answers, arguments))
+            for place in ((rank, world_size, per_host or world_size) for rank in range(world_size))
         ]
         for process in ranks:
             process.start()
@@ -64,14 +71,14 @@ class _Failed:
 
 def _enter(
     function: Callable[..., Any],
-    rank: int,
-    world_size: int,
+    place: tuple[int, int, int],
     rendezvous: str,
     answers: Any,
     arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size))
+    rank, world_size, per_host = place
+    os.environ.update(LOCAL_RANK=str(rank % per_host), LOCAL_WORLD_SIZE=str(per_host))
     timeout = timedelta(seconds=WAIT_SECONDS)
     try:
         dist.init_process_group(

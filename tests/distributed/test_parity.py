@@ -10,15 +10,17 @@ from torch import Tensor
 from tests.distributed import parity_cases
 from tests.distributed.ranks import on_one_rank, run_ranks
 
-WORLD_SIZES = (1, 2, 4)
+WORLDS = ("1", "2", "4", "2 x 2")  # ranks, or hosts x ranks on each
 
 
 @pytest.fixture(scope="module")
-def sharded() -> dict[int, list[dict[tuple[str, str], Any]]]:
-    """By world size the results of every rank; one process group for all cases."""
+def sharded() -> dict[str, list[dict[tuple[str, str], Any]]]:
+    """By world the results of every rank; one process group for all cases."""
     return {
-        w: [on_one_rank(parity_cases.all_cases)] if w == 1 else run_ranks(parity_cases.all_cases, w)
-        for w in WORLD_SIZES
+        "1": [on_one_rank(parity_cases.all_cases)],
+        "2": run_ranks(parity_cases.all_cases, 2),
+        "4": run_ranks(parity_cases.all_cases, 4),
+        "2 x 2": run_ranks(parity_cases.cases_on_hosts, 4, per_host=2),
     }
 
 
@@ -27,12 +29,14 @@ def plain() -> dict[str, tuple[list[float], dict[str, Tensor]]]:
     return {name: parity_cases.train_plain(name) for name in parity_cases.OPTIMIZERS}
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize(("sharding", "optimizer"), parity_cases.CASES)
-def test_sharded_training_is_plain_training(sharded, plain, sharding, optimizer, world_size) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("sharding", "optimizer", "world"),
+    [(*case, w) for w in WORLDS for case in (parity_cases.ON_HOSTS if w == "2 x 2" else parity_cases.CASES)],
+)
+def test_sharded_training_is_plain_training(sharded, plain, sharding, optimizer, world) -> None:  # type: ignore[no-untyped-def]
     want_losses, want_tables = plain[optimizer]
     assert len(want_losses) == parity_cases.STEPS
-    for rank, answers in enumerate(sharded[world_size]):
+    for rank, answers in enumerate(sharded[world]):
         losses, tables = answers[sharding, optimizer]
         torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
         for name, table in tables.items():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sharded_emb.distributed.plan import column_shards, make_plan, problems
+from sharded_emb.distributed.cuts import Ranks, column_shards, problems
+from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.optim.adagrad import Adagrad
@@ -17,22 +18,24 @@ from tests.distributed.ranks import on_one_rank
 ADAGRAD = Adagrad(lr=0.1)
 
 
-def place(world_size: int) -> Place:
+def place(world_size: int, per_host: int | None = None) -> Place:
     """A place in a group that need not be there: planning talks to nobody."""
     return Place(
         rank=0,
         world_size=world_size,
         local_rank=0,
-        local_world_size=world_size,
+        local_world_size=per_host or world_size,
         device=torch.device("cpu"),
         control=None,
     )
 
 
-def tables(rows: int, dim: int, sharding: str, optimizer: EmbeddingOptimizer = ADAGRAD) -> list[Table]:
+def tables(
+    rows: int, dim: int, sharding: str, optimizer: EmbeddingOptimizer = ADAGRAD, pooling: str = "none"
+) -> list[Table]:
     return resolve(
         {"item": TableConfig(rows=rows, dim=dim, sharding=sharding)},
-        {"history": FeatureConfig(table="item", column="items")},
+        {"history": FeatureConfig(table="item", column="items", pooling=pooling)},
         {},
         Defaults(optimizer),
     )
@@ -47,7 +50,7 @@ def test_column_wise_with_row_wise_adagrad_is_refused() -> None:
 
 @pytest.mark.parametrize(("rows", "world_size", "rank"), [(9, 4, 3), (5, 4, 3), (1, 2, 1)])
 def test_row_wise_with_a_rank_without_rows_is_refused(rows: int, world_size: int, rank: int) -> None:
-    (line,) = problems(tables(rows, 8, "row_wise"), world_size)
+    (line,) = problems(tables(rows, 8, "row_wise"), Ranks(world_size, world_size))
     assert line.startswith(f"tables.item.sharding: row_wise over {world_size} ranks leaves rank {rank} without one of")
 
 
@@ -65,6 +68,74 @@ def test_row_wise_with_a_row_for_every_rank_is_taken(rows: int, world_size: int)
 )
 def test_column_shards_are_multiples_of_four_wide(dim: int, world_size: int, shards: int) -> None:
     assert column_shards(dim, world_size) == shards
+
+
+def cut(planned: list[Table], where: Place) -> list[tuple[int, list[int], list[int]]]:
+    """Rank, offsets and sizes of each shard."""
+    shards = make_plan(planned, where, 8).report(planned)["tables"]["item"]["shards"]
+    return [(shard["rank"], shard["offsets"], shard["sizes"]) for shard in shards]
+
+
+@pytest.mark.parametrize(
+    ("sharding", "dim", "shards"),
+    [
+        ("table_row_wise", 8, [(0, [0, 0], [5, 8]), (1, [5, 0], [4, 8])]),
+        ("table_column_wise", 8, [(0, [0, 0], [9, 4]), (1, [0, 4], [9, 4])]),
+        ("table_column_wise", 4, [(0, [0, 0], [9, 4])]),
+        (
+            "grid",
+            8,
+            [(0, [0, 0], [5, 4]), (1, [5, 0], [4, 4]), (2, [0, 4], [5, 4]), (3, [5, 4], [4, 4])],
+        ),
+        ("grid", 4, [(0, [0, 0], [5, 4]), (1, [5, 0], [4, 4])]),
+    ],
+)
+def test_tables_are_cut_along_hosts(sharding: str, dim: int, shards: list[tuple[int, list[int], list[int]]]) -> None:
+    assert cut(tables(9, dim, sharding, pooling="sum"), place(4, per_host=2)) == shards
+
+
+def test_tables_of_one_host_are_spread_over_hosts_by_size() -> None:
+    configs = {f"t{i}": TableConfig(rows=100 * (i + 1), dim=8, sharding="table_row_wise") for i in range(3)}
+    features = {f"f{i}": FeatureConfig(table=f"t{i}", column="c", pooling="sum") for i in range(3)}
+    report = make_plan(resolved := resolve(configs, features, {}, Defaults(ADAGRAD)), place(4, 2), 8).report(resolved)
+    hosts = {name: {shard["rank"] // 2 for shard in table["shards"]} for name, table in report["tables"].items()}
+    assert hosts == {"t0": {0}, "t1": {1}, "t2": {0}}
+
+
+@pytest.mark.parametrize("sharding", ["table_row_wise", "table_column_wise", "grid"])
+def test_what_reads_vectors_has_no_type_of_pooled_tables(sharding: str) -> None:
+    assert problems(tables(100, 8, sharding), Ranks(4, 2)) == [
+        "tables.item.sharding: want table_wise, row_wise, column_wise, data_parallel or auto, since history reads "
+        f"vectors and not only their sums, got {sharding}"
+    ]
+
+
+@pytest.mark.parametrize("sharding", ["table_column_wise", "grid"])
+def test_cut_columns_with_what_reads_whole_rows_are_refused(sharding: str) -> None:
+    (line,) = problems(tables(100, 8, sharding, RowWiseAdagrad(lr=0.1), "sum"), Ranks(4, 2))
+    assert line.startswith(f"tables.item.sharding: {sharding} with RowWiseAdagrad, which reads whole rows")
+
+
+@pytest.mark.parametrize("sharding", ["table_row_wise", "grid"])
+def test_a_rank_of_a_host_without_rows_is_refused(sharding: str) -> None:
+    assert problems(tables(5, 8, sharding, pooling="sum"), Ranks(8, 4)) == [
+        f"tables.item.sharding: {sharding} over the 4 ranks of a host leaves rank 3 without one of the 5 rows; use "
+        "table_wise or data_parallel"
+    ]
+    assert problems(tables(5, 8, sharding, pooling="sum"), Ranks(6, 3)) == []
+
+
+def test_hosts_of_different_sizes_are_refused() -> None:
+    assert problems(tables(100, 8, "grid", pooling="sum"), Ranks(6, 4)) == [
+        "tables.item.sharding: grid wants hosts of equal size, got 6 ranks with 4 on this one; start as many on each, "
+        "or use table_wise, row_wise or column_wise"
+    ]
+
+
+def test_a_second_group_of_a_process_has_hosts_of_its_own() -> None:
+    """TorchRec keeps the groups of the ranks of a host, which end with the group of all ranks."""
+    first, second = (on_one_rank(lambda here: parity_cases.train_sharded(here, "grid", "sgd")) for _ in range(2))
+    assert first[0] == second[0]
 
 
 def test_auto_never_takes_what_would_be_refused() -> None:

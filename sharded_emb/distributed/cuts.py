@@ -1,0 +1,150 @@
+"""Into which parts a table of each sharding type is cut, on which ranks they are, and what cannot be cut so.
+
+TorchRec's own generators cut columns at 128 and more, and name no kernel for two of the types; the parts are ours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch.distributed._shard.metadata import ShardMetadata
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.sharding_plan import placement
+from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding, ShardingType
+
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.tables import Table
+
+FUSED = EmbeddingComputeKernel.FUSED.value
+TORCHRECS_NAMES = {"grid": ShardingType.GRID_SHARD.value}  # of the others ours are TorchRec's
+CUT_BY_COLUMNS = ("column_wise", "table_column_wise", "grid")
+ON_WHOLE_HOSTS = ("table_row_wise", "table_column_wise", "grid")
+_POOLED_ONLY = ("table_row_wise", "table_column_wise", "grid")  # unpooled collections of TorchRec have no such type
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many there are. per_host: on each host, which all have as many as the others."""
+
+    world_size: int
+    per_host: int
+
+    @property
+    def hosts(self) -> int:
+        """Those that have all their ranks."""
+        return self.world_size // self.per_host
+
+    def of_host(self, host: int) -> range:
+        """The ranks of a host."""
+        return range(host * self.per_host, (host + 1) * self.per_host)
+
+
+def column_shards(dim: int, most: int) -> int:
+    """Into how many column shards a table is cut: the most, up to `most`, with each a multiple of 4 wide."""
+    return max(n for n in range(1, most + 1) if dim % n == 0 and (dim // n) % 4 == 0)
+
+
+def problems(tables: Sequence[Table], ranks: Ranks) -> list[str]:
+    """What cannot be sharded as asked, one line each beginning with the key; empty if all can."""
+    return [f"tables.{table.name}.sharding: {text}" for table in tables for text in _problems(table, ranks)]
+
+
+def _problems(table: Table, ranks: Ranks) -> Iterator[str]:
+    kind = table.sharding
+    if kind in _POOLED_ONLY and not table.pooled:
+        sequence = next(feature for feature in table.features if not feature.pooling.from_sum)
+        yield (
+            f"want table_wise, row_wise, column_wise, data_parallel or auto, since {sequence.name} reads vectors and "
+            f"not only their sums, got {kind}"
+        )
+    if kind in CUT_BY_COLUMNS and (reads := reads_whole_rows(table)):
+        yield (
+            f"{kind} with {reads}, which reads whole rows, would give the numbers of no other plan; "
+            "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad"
+        )
+    if kind in ON_WHOLE_HOSTS and ranks.world_size % ranks.per_host:
+        yield (
+            f"{kind} wants hosts of equal size, got {ranks.world_size} ranks with {ranks.per_host} on this one; "
+            "start as many on each, or use table_wise, row_wise or column_wise"
+        )
+    over = {"row_wise": ranks.world_size, "table_row_wise": ranks.per_host, "grid": ranks.per_host}.get(kind)
+    if over is not None and (empty := rank_without_row(table.rows, over)) is not None:
+        where = f"{over} ranks" if kind == "row_wise" else f"the {over} ranks of a host"
+        yield (
+            f"{kind} over {where} leaves rank {empty} without one of the {table.rows} rows; "
+            "use table_wise or data_parallel"
+        )
+
+
+def reads_whole_rows(table: Table) -> str | None:
+    """What of a table cannot be computed from some of its columns."""
+    if table.max_norm is not None:
+        return "max_norm"
+    return type(table.optimizer).__name__ if table.optimizer.reads_whole_rows and not table.freeze else None
+
+
+def rank_without_row(rows: int, over: int) -> int | None:
+    """The first of so many ranks that row-wise sharding leaves empty; None if it leaves none."""
+    block = -(-rows // over)  # TorchRec gives every rank this many rows while they last
+    first_empty = -(-rows // block)
+    return first_empty if first_empty < over else None
+
+
+class Cutter:
+    """Cuts tables one after the other; a table that may be on any rank or host goes where the fewest elements are."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.ranks = Ranks(place.world_size, place.local_world_size)
+        self._elements = [0] * place.world_size
+
+    def cut(self, table: Table) -> ParameterSharding:
+        """The sharding of a table whose type is named, and is not data-parallel."""
+        blocks = [*self._blocks(table)]
+        shards = [self._shard(*block) for block in blocks]
+        for shard, (_, _, rank) in zip(shards, blocks, strict=True):
+            self._elements[rank] += shard.shard_sizes[0] * shard.shard_sizes[1]
+        return ParameterSharding(
+            sharding_type=TORCHRECS_NAMES.get(table.sharding, table.sharding),
+            compute_kernel=FUSED,
+            ranks=[rank for _, _, rank in blocks],
+            sharding_spec=EnumerableShardingSpec(shards),
+        )
+
+    def _blocks(self, table: Table) -> Iterator[tuple[range, range, int]]:
+        """Rows, columns and rank of each shard, in the order in which TorchRec expects them."""
+        ranks, kind = self.ranks, table.sharding
+        rows, columns = range(table.rows), range(table.dim)
+        if kind == "table_wise":
+            yield rows, columns, self._emptiest([range(rank, rank + 1) for rank in range(ranks.world_size)])[0]
+        elif kind == "row_wise":
+            yield from ((part, columns, rank) for rank, part in enumerate(_parts(rows, ranks.world_size)))
+        elif kind == "column_wise":
+            among = self._emptiest([range(ranks.world_size)])
+            parts = _parts(columns, column_shards(table.dim, len(among)))
+            yield from ((rows, part, rank) for part, rank in zip(parts, among, strict=False))
+        elif kind == "table_row_wise":
+            among = self._emptiest([ranks.of_host(host) for host in range(ranks.hosts)])
+            yield from ((part, columns, rank) for part, rank in zip(_parts(rows, len(among)), among, strict=True))
+        elif kind == "table_column_wise":
+            among = self._emptiest([ranks.of_host(host) for host in range(ranks.hosts)])
+            parts = _parts(columns, column_shards(table.dim, len(among)))
+            yield from ((rows, part, rank) for part, rank in zip(parts, among, strict=False))
+        else:
+            assert kind == "grid"
+            for host, wide in enumerate(_parts(columns, column_shards(table.dim, ranks.hosts))):
+                parts = _parts(rows, ranks.per_host)
+                yield from ((tall, wide, rank) for tall, rank in zip(parts, ranks.of_host(host), strict=True))
+
+    def _emptiest(self, choices: Sequence[range]) -> range:
+        """The ranks, of these sets of them, that hold the fewest elements so far."""
+        return min(choices, key=lambda ranks: sum(self._elements[rank] for rank in ranks))
+
+    def _shard(self, rows: range, columns: range, rank: int) -> ShardMetadata:
+        where = placement(self.place.device.type, rank, self.place.local_world_size)
+        return ShardMetadata([rows.start, columns.start], [len(rows), len(columns)], where)
+
+
+def _parts(whole: range, number: int) -> list[range]:
+    """As many blocks, each as long as the first while there is something left."""
+    block = -(-len(whole) // number)
+    return [whole[start : start + block] for start in range(0, number * block, block)]

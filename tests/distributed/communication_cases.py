@@ -1,0 +1,56 @@
+"""What the tests of communication run on every rank: the parity model, and what is handed to torch's exchanges."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sharded_emb.distributed.communication import Communication
+from sharded_emb.distributed.process_group import Place
+from tests.distributed import parity_cases
+from tests.distributed.parity_cases import Exchange
+
+SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "mixed")
+EXCHANGES = {
+    "exact": Exchange(),
+    "forward": Exchange(Communication(forward="fp16")),
+    "backward": Exchange(Communication(backward="fp16")),
+    "both": Exchange(Communication(forward="fp16", backward="fp16")),
+    # of the pooled tables one, so that ranks with and without it meet in one exchange
+    "output of one table": Exchange(output_dtypes={"pool": "fp16"}),
+    "output of all tables": Exchange(output_dtypes={"big": "fp16", "pool": "fp16", "seq": "fp16"}),
+    "output and communication": Exchange(Communication(backward="fp16"), {"big": "fp16", "seq": "bf16"}),
+}
+_COLLECTIVES = ("all_to_all_single", "reduce_scatter", "reduce_scatter_tensor", "all_gather")
+
+
+@contextmanager
+def watched() -> Iterator[set[torch.dtype]]:
+    """The dtypes of all floating-point numbers that this rank sends in tensors of vectors or gradients meanwhile."""
+    seen: set[torch.dtype] = set()
+
+    def watch(collective: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            values = [*arguments, *named.values()]
+            seen.update(each.dtype for each in values if isinstance(each, Tensor) and each.is_floating_point())
+            return collective(*arguments, **named)
+
+        return call
+
+    with mock.patch.multiple(dist, **{name: watch(getattr(dist, name)) for name in _COLLECTIVES}):
+        yield seen
+
+
+def all_cases(place: Place) -> dict[tuple[str, str], tuple[set[torch.dtype], dict[str, Tensor]]]:
+    """By sharding and exchange: what was sent, and the tables afterwards."""
+    found = {}
+    for sharding in SHARDINGS:
+        for name, exchange in EXCHANGES.items():
+            with watched() as seen:
+                _, tables = parity_cases.train_sharded(place, sharding, "adagrad", exchange)
+            found[sharding, name] = (seen, tables)
+    return found
