@@ -2,6 +2,7 @@
 
 python -m sharded_emb.train experiment=sasrec_beauty data=FOLDER
 torchrun --nproc-per-node 2 -m sharded_emb.train experiment=sasrec_beauty data=FOLDER
+torchrun --nproc-per-node 2 -m sharded_emb.train experiment=sasrec_beauty data=FOLDER verify=true
 """
 
 from sharded_emb import cli
@@ -13,11 +14,15 @@ def main() -> None:
 
 
 def train(composed: cli.Composed) -> int:
-    """Trains, evaluates, writes the run folder; returns the exit code."""
+    """Trains, evaluates, writes the run folder, or compares with an unsharded model; returns the exit code."""
     from sharded_emb.config.run import RunConfig
     from sharded_emb.config.session import train as train_session
+    from sharded_emb.config.session import verify
 
-    return train_session(composed.validated(RunConfig)).exit_code
+    config = composed.validated(RunConfig)
+    if config.verify:
+        return 0 if all(difference.passes for difference in verify(config)) else 1
+    return train_session(config).exit_code
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import from_first_rank, together
 from sharded_emb.distributed.plan import Plan, make_plan
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.shard import Sharded, fill, load_pretrained, shard
+from sharded_emb.distributed.shard import Sharded, fill, load_pretrained, shard, unsharded
 from sharded_emb.embeddings.lookup import Embeddings, candidate_feature
 from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import step_of, with_updates
@@ -25,6 +25,7 @@ from sharded_emb.pretrained import Filled, WeightsFile
 from sharded_emb.tables import Defaults, Table, held, resolve
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
 from sharded_emb.training.trainee import Trainee
+from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, replicated
 
 
 class Built:
@@ -67,6 +68,35 @@ class Built:
                     load_pretrained(self.sharded, table.name, file)
                     found[table.name] = file.filled
         return found
+
+    def unsharded(self) -> Sharded:
+        """The same model in this process alone, its tables whole, with the weights that all begin with."""
+        tables = replicated(self.tables)
+        names = frozenset(table.name for table in held(tables))
+        embeddings = Embeddings(tables, names, self.place.device)
+        poolings, model = Poolings(tables, self.place.device), self.config.model.build(tables)
+        trainee = Trainee(embeddings, poolings, model, self.config.loss.build(self._item_rows()))
+        found = unsharded(trainee.to(self.place.device), embeddings, alone(self.place))
+        fill(found, self.config.seed)
+        for table in self.tables:
+            if table.weights is not None:
+                load_pretrained(found, table.name, WeightsFile(table.weights, wanted_weights(table, self.dataset)))
+        for name, module in found.dense().items():
+            module.load_state_dict(self.sharded.dense()[name].state_dict())
+        return found
+
+    def tolerances(self) -> dict[str, float]:
+        """How far tables, dense weights and losses may be from an unsharded model: what rounding accounts for."""
+        wire, chosen = self.config.sharding.communication, self.config.verify_tolerance
+        found = {
+            table.name: chosen
+            or max(TOLERANCES[dtype] for dtype in (table.dtype, table.state_dtype, table.output_dtype))
+            for table in self.held
+        }
+        between = chosen or max(TOLERANCES[wire.forward], TOLERANCES[wire.backward])
+        found = {name: max(between, each) for name, each in found.items()}
+        widest = max(found.values())
+        return {**found, "dense": chosen or max(DENSE_TOLERANCE, widest), "losses": widest}
 
     def evaluator(self) -> BinaryEvaluator | NextItemEvaluator:
         """Evaluates splits of the dataset."""

@@ -47,6 +47,8 @@ class RunConfig(Frozen):
     folder. steps and epochs: limits, the first one reached ends the run. global_batch: samples a step, over all ranks.
     accumulation: pieces that a global batch is computed in, one after the other: less memory, the same numbers.
     clip_norm: the 2-norm that gradients of tables and dense weights are scaled down to, together; null for no limit.
+    verify: in place of a run, train 20 steps sharded and unsharded and compare. verify_tolerance: the largest
+    difference of a weight that is taken; null for what rounding in the dtypes of a table accounts for.
     threads_per_rank: of the CPU; where cores are busy, waiting threads make a step many times slower.
     """
 
@@ -65,6 +67,8 @@ class RunConfig(Frozen):
     log_every_steps: PositiveInt = 50
     filter_seen: bool = True
     wait_seconds: PositiveInt = 600
+    verify: bool = False
+    verify_tolerance: PositiveFloat | None = None
     batches: BatchesConfig = BatchesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None

@@ -4,7 +4,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,18 +14,23 @@ import torch
 
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig, RunConfig
-from sharded_emb.distributed.agree import all_values
+from sharded_emb.distributed.agree import all_values, from_first_rank
 from sharded_emb.distributed.process_group import Place, process_group
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.compare import baseline_metrics, write_predictions
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
-from sharded_emb.training.loop import Limits, Parts, Stepping, Trainer
+from sharded_emb.training.loop import Limits, Parts, Trainer
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import RunFolder, log_to, peak_memory_bytes, without_nan
+from sharded_emb.training.step import Learner, Stepping
+from sharded_emb.training.verify import Difference, differences, without_dropout
+from sharded_emb.training.verify import train as train_some
 
 log = logging.getLogger("sharded_emb")
+
+VERIFIED_STEPS = 20
 
 
 @contextmanager
@@ -122,6 +127,41 @@ def _to_the_end(trainer: Trainer, folder: RunFolder, built: Built) -> Outcome:
     else:
         _show(metrics, built, folder, time.monotonic() - started)
     return Outcome(folder.path, metrics, trainer.stop_signal)
+
+
+def verify(config: RunConfig) -> list[Difference]:
+    """Trains some steps sharded, and in the first rank unsharded, from the same weights on the same batches, and prints
+    how far the results are apart. Writes nothing.
+    """
+    with joined(config) as place:
+        built = Built(config, place)
+        stepping = Stepping(config.accumulation, config.clip_norm)
+        sharded = Learner(built.sharded, built.dense, config.schedule, stepping)
+        without_dropout(built.sharded.plain)
+        reference = None
+        if place.rank == 0:
+            whole = built.unsharded()
+            without_dropout(whole.plain)
+            dense = config.dense_optimizer.build(whole.dense_parameters(), place.device)
+            reference = Learner(whole, dense, config.schedule, stepping)
+        losses = train_some(sharded, built.source(), built.collate(), VERIFIED_STEPS)
+        others = [] if reference is None else train_some(reference, built.source(), built.collate(), VERIFIED_STEPS)
+        tolerances = built.tolerances()
+        found = differences(sharded, reference, tolerances)
+        far = from_first_rank(lambda: max(abs(a - b) for a, b in zip(losses, others, strict=True)), place)
+        found.append(Difference("losses", far, tolerances["losses"]))
+        if place.rank == 0:
+            _show_differences(found, built)
+    return found
+
+
+def _show_differences(found: Sequence[Difference], built: Built) -> None:
+    print(f"{VERIFIED_STEPS} steps on {built.place.world_size} ranks and in one unsharded process, largest difference:")
+    width = max(len(each.what) for each in found)
+    for each in found:
+        kind = built.plan.types.get(each.what, "")
+        said = f"more than {each.tolerance:.0e}: FAILED" if not each.passes else f"at most {each.tolerance:.0e}"
+        print(f"  {each.what:<{width}}  {kind:<18} {each.largest:.1e}  {said}")
 
 
 def evaluate(config: EvaluateConfig) -> Metrics:

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 def all_sums(values: list[float], place: Place) -> list[float]:
     """The sum over all ranks of each of these host values, in double precision."""
+    if place.world_size == 1:
+        return [float(value) for value in values]
     summed = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(summed, group=place.control)
     return summed.tolist()
@@ -26,6 +28,8 @@ def all_sums(values: list[float], place: Place) -> list[float]:
 
 def all_values(value: T, place: Place) -> list[T]:
     """The value of every rank, by rank. Anything that pickles."""
+    if place.world_size == 1:
+        return [value]
     gathered: list[Any] = [None] * place.world_size
     dist.all_gather_object(gathered, value, group=place.control)
     return gathered

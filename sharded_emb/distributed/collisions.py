@@ -145,6 +145,8 @@ class ManagedTable:
 
     def _exchanged(self, sent: Tensor, sizes: list[int], received: list[int] | None = None) -> tuple[Tensor, list[int]]:
         """What all ranks sent to this one, by rank, and how much each."""
+        if self.place.world_size == 1:
+            return sent, sizes
         if received is None:
             theirs = torch.empty(self.place.world_size, dtype=torch.int64)
             dist.all_to_all_single(theirs, torch.tensor(sizes), group=self.place.control)

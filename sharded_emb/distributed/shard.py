@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torch.optim import Optimizer
 from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
-from torchrec.optim.keyed import KeyedOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 from sharded_emb.batch import Batch, Embedded
+from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.collisions import Collisions
+from sharded_emb.distributed.communication import EXACT
 from sharded_emb.distributed.kernels import agree_on_dtypes, take_over, tell_steps, unfused_rate
 from sharded_emb.distributed.plan import Plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.sharders import sharders
 from sharded_emb.distributed.updates import TableUpdates
+from sharded_emb.embeddings.local_rows import DTYPES
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.pretrained import WeightsFile
@@ -108,9 +110,7 @@ class Sharded:
         table = self.embeddings.tables[name]
         whole = torch.zeros(table.rows, table.dim)
         parts = [(s.row, s.column, s.values_RC.cpu()) for s in self.shards() if s.table.name == name]
-        gathered: list[Any] = [None] * self.place.world_size
-        dist.all_gather_object(gathered, parts, group=self.place.control)
-        for row, column, values_RC in (part for parts_of_rank in gathered for part in parts_of_rank):
+        for row, column, values_RC in (part for of_rank in all_values(parts, self.place) for part in of_rank):
             rows, columns = values_RC.shape
             whole[row : row + rows, column : column + columns] = values_RC
         return whole
@@ -133,6 +133,8 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)
     taken = take_over(embeddings)
+    for name, weight in _sharded_weights(embeddings):
+        assert all(s.tensor.dtype == DTYPES[embeddings.tables[name].dtype] for s in weight.local_shards()), name
     agree_on_dtypes(embeddings, plan.communication)
     held = Counter(name for name, weight in _sharded_weights(embeddings) for _ in weight.local_shards())
     waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
@@ -142,6 +144,23 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         parallel=parallel,
         fused=parallel.fused_optimizer,
         updates=TableUpdates(taken, [module.local for module in replicated], place, plan.communication),
+        collisions=Collisions(embeddings.tables.values(), place),
+        place=place,
+    )
+
+
+def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded:
+    """The same around a model whose tables are all replicated, for one process alone: nothing of TorchRec is in it.
+
+    place: with a world of one, of which no other process knows.
+    """
+    assert place.world_size == 1
+    assert not _collections(embeddings)
+    replicated = [cast(ReplicatedTable, module).local for module in embeddings.replicated.values()]
+    return Sharded(
+        parallel=cast(DistributedModelParallel, model),
+        fused=cast(KeyedOptimizer, CombinedOptimizer([])),
+        updates=TableUpdates([], replicated, place, EXACT),
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )

@@ -77,7 +77,8 @@ class TableUpdates:
         """At most 1. On the device, so that nobody waits for it."""
         squares = [found.gradient_RD.square().sum() for found in gradients]
         owned = torch.stack([torch.zeros((), device=self.place.device), *squares[: len(self.sharded)]]).sum()
-        dist.all_reduce(owned)
+        if self.place.world_size > 1:
+            dist.all_reduce(owned)
         # replicated tables and dense weights have the same gradients on every rank by now
         same = [*squares[len(self.sharded) :], *(gradient.square().sum() for gradient in dense)]
         norm = torch.stack([owned, *same]).sum().sqrt()

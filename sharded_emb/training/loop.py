@@ -15,7 +15,7 @@ from sharded_emb.batch import Batch
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import all_sums, all_values
-from sharded_emb.distributed.shard import Sharded, set_learning_rates
+from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.checkpoint import Checkpoints
@@ -23,6 +23,7 @@ from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Evaluator, Metrics
 from sharded_emb.training.progress import Display
 from sharded_emb.training.run_folder import RunFolder
+from sharded_emb.training.step import ONE_PIECE, Learner, Stepping
 
 log = logging.getLogger("sharded_emb")
 
@@ -35,18 +36,6 @@ class Limits:
     epochs: int | None
     log_every_steps: int
     evaluate_every_epochs: int
-
-
-@dataclass(frozen=True)
-class Stepping:
-    """How a step is made of a global batch.
-
-    accumulation: pieces that the batch is computed in, one after the other, which bounds memory and changes no number.
-    clip_norm: the gradients of tables and dense weights are scaled down, together, to this 2-norm; None for no limit.
-    """
-
-    accumulation: int = 1
-    clip_norm: float | None = None
 
 
 @dataclass
@@ -80,7 +69,7 @@ class Trainer:
     parts: Parts
     limits: Limits
     stopping: EarlyStopping
-    stepping: Stepping = Stepping()
+    stepping: Stepping = ONE_PIECE
     progress: Progress = field(default_factory=Progress)
     unknown_ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split and feature, at the end
     managed_tables: dict[str, dict[str, int]] = field(default_factory=dict)  # whose rows ids have, at the end
@@ -89,6 +78,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
+        self.learner = Learner(self.parts.sharded, self.parts.dense, self.parts.schedule, self.stepping)
         self.display = Display(self._total_steps(), self.place.rank)
 
     def train(self) -> Metrics:
@@ -111,7 +101,7 @@ class Trainer:
         for pieces, global_samples, global_weight in self._batches():
             started = time.monotonic()
             self.progress.step += 1
-            loss = self._step(pieces, global_weight) / global_weight
+            loss = self.learner.step(pieces, global_weight, self.progress.step) / global_weight
             self.progress.samples += global_samples
             self.progress.training_seconds += time.monotonic() - started
             self.display.step(self.progress.step)
@@ -143,22 +133,6 @@ class Trainer:
                 return
             on_device = [batch.to(place.device, non_blocking=True) for batch in batches]
             yield on_device, sum(part.global_samples for part in parts), max(global_weight, 1.0)
-
-    def _step(self, pieces: list[Batch], global_weight: float) -> torch.Tensor:
-        """One step on the mean over the global batch; returns this rank's sum of losses."""
-        sharded, dense = self.parts.sharded, self.parts.dense
-        set_learning_rates(sharded, dense, self.parts.schedule.factor(self.progress.step))
-        total = torch.zeros((), device=self.place.device)
-        for batch in sharded.assign_rows(pieces, self.progress.step):
-            loss_sum = sharded.parallel(batch)
-            # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
-            (loss_sum * (self.place.world_size / global_weight)).backward()
-            total += loss_sum.detach()
-        weights = [weight for group in dense.param_groups for weight in group["params"]]
-        sharded.updates.step([w.grad for w in weights if w.grad is not None], self.stepping.clip_norm)
-        dense.step()
-        dense.zero_grad()
-        return total
 
     def _global_loss(self, loss: torch.Tensor) -> float:
         """The mean over the global batch. Raises FloatingPointError on every rank if it is not a number."""

@@ -27,7 +27,7 @@ from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
 from sharded_emb.optim.sgd import SGD
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from sharded_emb.training.checkpoint import Checkpoints
-from sharded_emb.training.loop import Stepping
+from sharded_emb.training.step import Stepping
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.matrix_cases import Decaying
 from tests.distributed.next_item_cases import drive

@@ -32,7 +32,7 @@ from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.tables import Defaults, FeatureConfig, ShardingType, Table, TableConfig, held, resolve
-from sharded_emb.training.loop import Stepping
+from sharded_emb.training.step import Stepping
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.next_item_cases import drive
 from tests.distributed.plain_composed import PlainComposed

@@ -24,8 +24,9 @@ from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import NextItemEvaluator
-from sharded_emb.training.loop import Limits, Parts, Stepping, Trainer
+from sharded_emb.training.loop import Limits, Parts, Trainer
 from sharded_emb.training.run_folder import RunFolder
+from sharded_emb.training.step import Stepping
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 ITEMS, USERS, DIM, SEED, STEPS = 37, 45, 8, 5, 20

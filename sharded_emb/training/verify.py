@@ -1,0 +1,103 @@
+"""Whether a sharded run trains to the numbers of an unsharded one: both, from the same weights, on the same batches.
+
+The unsharded side is one process with whole tables, torch's own lookups and updates by touched row, and nothing of
+TorchRec or FBGEMM.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sharded_emb.batch import Batch
+from sharded_emb.data.collate import Collate
+from sharded_emb.data.source import Source
+from sharded_emb.distributed.agree import all_sums, from_first_rank, together
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.tables import Table
+from sharded_emb.training.step import Learner
+
+# what rounding in each of some 20 steps came to, of rows that a step moves by half a unit, and as much again
+TOLERANCES = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
+# Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign
+DENSE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between both sides: of a table, of the dense weights, or of the losses of all steps. tolerance: what is taken."""
+
+    what: str
+    largest: float
+    tolerance: float
+
+    @property
+    def passes(self) -> bool:
+        """Not so for what is no number."""
+        return self.largest <= self.tolerance
+
+
+def alone(place: Place) -> Place:
+    """The same process in a world of its own."""
+    return replace(place, rank=0, world_size=1, local_rank=0, local_world_size=1, control=None)
+
+
+def replicated(tables: Sequence[Table]) -> list[Table]:
+    """The same tables, whole in one process."""
+    return [
+        replace(t, sharding="data_parallel", update="dense" if t.update == "dense" else "sparse", output_dtype="fp32")
+        for t in tables
+    ]
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Its draws belong to ranks and not to samples, so both sides go without."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+
+
+def train(learner: Learner, source: Source, collate: Collate, steps: int) -> list[float]:
+    """The losses of the global batches of so many steps. Raises InputError on every rank for ids of any."""
+    losses = []
+    for number, pieces in enumerate(_batches(learner, source, collate, steps), start=1):
+        place = learner.sharded.place
+        (weight,) = all_sums([sum(batch.loss_weight for batch in pieces)], place)
+        loss = learner.step([batch.to(place.device) for batch in pieces], max(weight, 1.0), number)
+        losses.append(all_sums([loss.item()], place)[0] / max(weight, 1.0))
+    return losses
+
+
+def _batches(learner: Learner, source: Source, collate: Collate, steps: int) -> Iterator[list[Batch]]:
+    place, number, epoch = learner.sharded.place, 0, 0
+    while number < steps:
+        for parts in source.pieces(epoch, place.rank, place.world_size, learner.stepping.accumulation):
+            number += 1
+            with together(place):
+                batches = [collate(part.rows, part.size, number) for part in parts]
+            yield batches
+            if number == steps:
+                return
+        epoch += 1
+
+
+def differences(sharded: Learner, reference: Learner | None, tolerance: dict[str, float]) -> list[Difference]:
+    """Of each table and of the dense weights, on every rank. reference: on the first rank.
+
+    tolerance: by table, and "dense" for the dense weights.
+    """
+    found = []
+    place = sharded.sharded.place
+    for name in sharded.sharded.embeddings.tables:
+        whole = sharded.sharded.whole_table(name)  # of all ranks, one table at a time
+        found.append((name, _largest([whole], [] if reference is None else [reference.sharded.whole_table(name)])))
+    weights = [weight.detach().cpu() for weight in sharded.sharded.dense_parameters()]
+    others = [] if reference is None else [weight.detach().cpu() for weight in reference.sharded.dense_parameters()]
+    found.append(("dense", _largest(weights, others)))
+    return from_first_rank(lambda: [Difference(what, far, tolerance[what]) for what, far in found], place)
+
+
+def _largest(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    far = [(a - b).abs().max() for a, b in zip(some, others, strict=False) if a.numel()]
+    return float(torch.stack([*far, torch.zeros(())]).nan_to_num(nan=torch.inf).max())
