@@ -31,7 +31,8 @@ from sharded_emb.layers.jagged import sums
 from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
-from sharded_emb.tables import Defaults, FeatureConfig, ShardingType, Table, TableConfig, resolve
+from sharded_emb.sharding import ShardingType
+from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from sharded_emb.training.loop import Stepping
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.next_item_cases import drive

@@ -19,6 +19,7 @@ FLOORS = [
         "pooling",
         "optim",
         "pretrained",
+        "sharding",
         "component",
         "initializers",
         "vocabulary_rows",
