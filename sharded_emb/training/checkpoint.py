@@ -82,7 +82,8 @@ class Checkpoints:
         if dense is not None:
             # a rank without fused tables has nothing of them to read
             sharded.fused.load_state_dict({**sharded.fused.state_dict(), **state.get("fused", {})})
-            dense.load_state_dict(state["dense_optimizer"])
+            # SGD has no state, and what is empty is no entry
+            dense.load_state_dict({"state": {}, **state["dense_optimizer"]})
             sharded.updates.load_state_dict(state["updates"])
 
     def _other_vocabularies(self, checkpoint: Path) -> list[str]:
