@@ -17,8 +17,9 @@ from sharded_emb.tables import Table
 FUSED = EmbeddingComputeKernel.FUSED.value
 TORCHRECS_NAMES = {"grid": ShardingType.GRID_SHARD.value}  # of the others ours are TorchRec's
 CUT_BY_COLUMNS = ("column_wise", "table_column_wise", "grid")
-ON_WHOLE_HOSTS = ("table_row_wise", "table_column_wise", "grid")
-_POOLED_ONLY = ("table_row_wise", "table_column_wise", "grid")  # unpooled collections of TorchRec have no such type
+ALONG_HOSTS = ("table_row_wise", "table_column_wise", "grid")  # TorchRec's unpooled collections have no such type
+
+_MOST_ROWS = 2**31 - 1  # TorchRec keeps the number in an int32 where rows are cut along hosts
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def problems(tables: Sequence[Table], ranks: Ranks) -> list[str]:
 
 def _problems(table: Table, ranks: Ranks) -> Iterator[str]:
     kind = table.sharding
-    if kind in _POOLED_ONLY and not table.pooled:
+    if kind in ALONG_HOSTS and not table.pooled:
         sequence = next(feature for feature in table.features if not feature.pooling.from_sum)
         yield (
             f"want table_wise, row_wise, column_wise, data_parallel or auto, since {sequence.name} reads vectors and "
@@ -66,7 +67,7 @@ def _problems(table: Table, ranks: Ranks) -> Iterator[str]:
             f"{kind} with {reads}, which reads whole rows, would give the numbers of no other plan; "
             "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad"
         )
-    if kind in ON_WHOLE_HOSTS and ranks.world_size % ranks.per_host:
+    if kind in ALONG_HOSTS and ranks.world_size % ranks.per_host:
         yield (
             f"{kind} wants hosts of equal size, got {ranks.world_size} ranks with {ranks.per_host} on this one; "
             "start as many on each, or use table_wise, row_wise or column_wise"
@@ -80,12 +81,14 @@ def _problems(table: Table, ranks: Ranks) -> Iterator[str]:
             f"{kind} over {where} leaves rank {empty} without one of the {table.rows} rows; "
             "use table_wise or data_parallel"
         )
+    if over is not None and kind != "row_wise" and (block := -(-table.rows // over)) > _MOST_ROWS:
+        yield f"want at most {_MOST_ROWS} rows a rank with {kind}, got {block}; use row_wise"
 
 
 def _unfit_ranks(table: Table, wanted: tuple[int, ...], world_size: int) -> Iterator[str]:
     got = ", ".join(map(str, wanted))
     if max(wanted) >= world_size:
-        yield f"want ranks below {world_size}, got {got}; start more, or override ranks"
+        yield f"want ranks below {world_size}, got {got}; start more, or set tables.{table.name}.sharding"
     if (fit := column_shards(table.dim, len(wanted))) < len(wanted):
         yield f"want ranks that {table.dim} columns make equal multiples of 4 for, got {got}; try {fit} of them"
 

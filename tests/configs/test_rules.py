@@ -163,7 +163,7 @@ def test_what_a_pattern_cannot_have_is_said_under_the_pattern(tiny_data: Path) -
     )
     words = ["sharding.tables={item: {type: table_wise, ranks: [1]}}", f"data={tiny_data}"]
     assert problems(*words, files=True) == [
-        "sharding.tables.item: table item: want ranks below 1, got 1; start more, or override ranks"
+        "sharding.tables.item: table item: want ranks below 1, got 1; start more, or set tables.item.sharding"
     ]
     assert problems(*words, "tables.item.sharding=row_wise", files=True) == []
 

@@ -128,6 +128,14 @@ def test_a_rank_of_a_host_without_rows_is_refused(sharding: str) -> None:
     assert problems(tables(5, 8, sharding, pooling="sum"), Ranks(6, 3)) == []
 
 
+@pytest.mark.parametrize("sharding", ["table_row_wise", "grid"])
+def test_more_rows_than_torchrec_counts_are_refused(sharding: str) -> None:
+    assert problems(tables(2**32, 8, sharding, pooling="sum"), Ranks(4, 2)) == [
+        f"tables.item.sharding: want at most 2147483647 rows a rank with {sharding}, got 2147483648; use row_wise"
+    ]
+    assert problems(tables(2**32 - 2, 8, sharding, pooling="sum"), Ranks(4, 2)) == []
+
+
 def test_hosts_of_different_sizes_are_refused() -> None:
     assert problems(tables(100, 8, "grid", pooling="sum"), Ranks(6, 4)) == [
         "tables.item.sharding: grid wants hosts of equal size, got 6 ranks with 4 on this one; start as many on each, "
@@ -172,7 +180,7 @@ def test_tables_are_on_the_ranks_that_were_asked_for() -> None:
 @pytest.mark.parametrize(
     ("sharding", "line"),
     [
-        ({"type": "table_wise", "ranks": [4]}, "want ranks below 4, got 4; start more, or override ranks"),
+        ({"type": "table_wise", "ranks": [4]}, "want ranks below 4, got 4; start more, or set tables.item.sharding"),
         (
             {"type": "column_wise", "ranks": [0, 1, 2]},
             "want ranks that 16 columns make equal multiples of 4 for, got 0, 1, 2; try 2 of them",
