@@ -56,8 +56,9 @@ class Plan:
         )
 
     def report(self, tables: Sequence[Table]) -> dict[str, Any]:
-        """What `plan.json` holds: by table its type, ranks, shards, update and bytes."""
+        """What `plan.json` holds: the dtypes that travel; by table its type, ranks, shards, update and bytes."""
         return {
+            "communication": self.communication.model_dump(),
             "tables": {
                 table.name: {
                     "rows": table.rows,
@@ -73,7 +74,7 @@ class Plan:
                     "optimizer_state_bytes": state_bytes(table),
                 }
                 for table in tables
-            }
+            },
         }
 
     def _shards(self, table: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from sharded_emb.config.run import ShardingConfig
 from sharded_emb.distributed.cuts import Ranks, column_shards, problems
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import require_same_hosts
 from sharded_emb.errors import InputError
 from sharded_emb.optim.adagrad import Adagrad
 from sharded_emb.optim.adam import Adam
@@ -201,6 +202,16 @@ def test_the_planner_cuts_no_narrower_than_asked_and_puts_each_shard_on_a_rank_o
         for table in make_plan(planned, place(4, 2), 1024).report(planned)["tables"].values():
             assert all(shard["sizes"][1] >= min(least, 256) for shard in table["shards"])
             assert len({shard["rank"] for shard in table["shards"]}) == len(table["shards"])
+
+
+def test_hosts_that_torchrec_finds_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    plans = {kind: make_plan(tables(100, 8, kind, pooling="sum"), place(4, 2), 8) for kind in ("grid", "row_wise")}
+    require_same_hosts(plans["grid"], place(4, 2))
+    monkeypatch.setenv("TORCHREC_RESOLVED_POD_SIZE", "2")
+    require_same_hosts(plans["row_wise"], place(4, 2))
+    with pytest.raises(InputError, match=r"^sharding: want hosts of 2 ranks, .* got 4 from TorchRec; unset TORCHREC_"):
+        require_same_hosts(plans["grid"], place(4, 2))
 
 
 def test_a_second_group_of_a_process_has_hosts_of_its_own() -> None:
