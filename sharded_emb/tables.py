@@ -4,8 +4,8 @@ A *table* is a matrix of weights, a *feature* a column of the data that reads it
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,14 +19,12 @@ from sharded_emb.pooling.base import Pooling
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.pooling.sum import Sum
 from sharded_emb.pretrained import PretrainedWeights
+from sharded_emb.sharding import ShardingType, TableSharding, pattern_of
 from sharded_emb.vocabulary_rows import PADDING_ROW
 
 DType = Literal["fp32", "fp16", "bf16"]
 Update = Literal["fused", "sparse", "dense"]
 Unknown = Literal["error", "row", "drop", "hash"]
-ShardingType = Literal[
-    "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid", "data_parallel"
-]
 
 
 class TableConfig(Frozen):
@@ -124,15 +122,25 @@ class Feature:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a table takes where it says nothing itself."""
+    """What a table takes where it says nothing itself. shardings: by pattern; what speaks for a table there counts, and
+    sharding where nothing does.
+    """
 
     optimizer: EmbeddingOptimizer
     sharding: ShardingType | Literal["auto"] = "auto"
+    shardings: Mapping[str, TableSharding] = field(default_factory=dict)
+
+    def sharding_of(self, table: str, own: ShardingType | Literal["auto"] | None) -> TableSharding:
+        """That of a table with or without a type of its own."""
+        pattern = pattern_of(table, self.shardings)
+        if own is not None or pattern is None:
+            return TableSharding(type=own or self.sharding)
+        return self.shardings[pattern]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with its number of rows known."""
+    """A table with its number of rows known. ranks, min_partition: constraints on its sharding."""
 
     name: str
     rows: int
@@ -151,6 +159,8 @@ class Table:
     optimizer: EmbeddingOptimizer
     update: Literal["auto"] | Update
     sharding: ShardingType | Literal["auto"]
+    ranks: tuple[int, ...] | None = None
+    min_partition: int | None = None
     features: tuple[Feature, ...]
 
     @property
@@ -214,10 +224,14 @@ def resolve(
                 "name": name,
                 "rows": vocabulary_rows[name] if config.rows == "auto" else config.rows,
                 "optimizer": config.optimizer or defaults.optimizer,
-                "sharding": config.sharding or defaults.sharding,
+                **_constrained(defaults.sharding_of(name, config.sharding)),
                 "features": tuple(f for f in named.values() if f.table == name),
             }
         )
         for name, config in tables.items()
         if any(f.table == name for f in named.values())
     ]
+
+
+def _constrained(sharding: TableSharding) -> dict[str, Any]:
+    return {"sharding": sharding.type, "ranks": sharding.ranks, "min_partition": sharding.min_partition}

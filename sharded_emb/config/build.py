@@ -22,7 +22,7 @@ from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.pretrained import Filled, WeightsFile
-from sharded_emb.tables import Defaults, Table, held, resolve
+from sharded_emb.tables import Table, held, resolve
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
 from sharded_emb.training.trainee import Trainee
 from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, replicated
@@ -150,7 +150,7 @@ class Built:
 def resolve_tables(config: RunConfig, dataset: Dataset) -> list[Table]:
     """All tables with their rows known, and with the feature through which the loss reads candidates."""
     rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
-    defaults = Defaults(config.embedding_optimizer, config.sharding.type)
+    defaults = config.sharding.defaults(config.embedding_optimizer)
     tables = with_updates(
         resolve(config.tables, config.features, rows, defaults, raw_columns(dataset)),
         step_of(config.device, config.accumulation, config.clip_norm),

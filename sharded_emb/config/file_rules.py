@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sharded_emb.config.rules import Tree, whole
-from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
+from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig, ShardingConfig
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.folder import require_free
 from sharded_emb.embeddings.updates import problems as update_problems
@@ -15,7 +15,8 @@ from sharded_emb.errors import InputError, nearest
 from sharded_emb.losses.base import BinaryLossConfig
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.pretrained import Wanted, WeightsFile
-from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, held, resolve
+from sharded_emb.sharding import pattern_of
+from sharded_emb.tables import FeatureConfig, Table, TableConfig, held, resolve
 
 
 def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
@@ -199,11 +200,12 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset) -> list[st
     configs: Mapping[str, TableConfig] = sound["tables"]
     rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
     known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
-    tables = resolve(known, sound["features"], rows, Defaults(sound["embedding_optimizer"], sound["sharding"].type))
+    sharding: ShardingConfig = sound["sharding"]
+    tables = resolve(known, sound["features"], rows, sharding.defaults(sound["embedding_optimizer"]))
     found = [*problems(held(tables), Ranks(launched_ranks(), launched_ranks_per_host())), *_updates(sound, tables)]
     if not issubclass(kind, EvaluateConfig):  # whose weights are in its checkpoint
         found += _weights(tables, dataset)
-    return [_by_typed_key(problem, configs) for problem in found]
+    return [_by_typed_key(problem, configs, sharding) for problem in found]
 
 
 def _updates(sound: Tree, tables: Sequence[Table]) -> Iterator[str]:
@@ -219,9 +221,9 @@ def _updates(sound: Tree, tables: Sequence[Table]) -> Iterator[str]:
                 yield f"accumulation: want 1 with tables.{table.name}.scale_grad_by_freq, got {step.accumulation}"
 
 
-def _by_typed_key(problem: str, tables: Mapping[str, TableConfig]) -> str:
-    """The problem of a table's sharding, under the key `sharding` where the table has none of its own; that of a part
-    of a composed table under the keys of that.
+def _by_typed_key(problem: str, tables: Mapping[str, TableConfig], sharding: ShardingConfig) -> str:
+    """The problem of a table's sharding, under the key of `sharding` that speaks for a table with none of its own; that
+    of a part of a composed table under the keys of that.
     """
     key, _, text = problem.partition(": ")
     if not key.startswith("tables."):
@@ -229,6 +231,7 @@ def _by_typed_key(problem: str, tables: Mapping[str, TableConfig]) -> str:
     name, _, inside = key.removeprefix("tables.").partition(".")
     table, _, part = name.partition(":")
     text = f"its {part}s: {text}" if part else text
-    if inside == "sharding" and table in tables and tables[table].sharding is None:
-        return f"sharding: table {table}: {text}"
-    return f"tables.{table}.{inside}: {text}"
+    if inside != "sharding" or table not in tables or tables[table].sharding is not None:
+        return f"tables.{table}.{inside}: {text}"
+    pattern = pattern_of(table, sharding.tables)
+    return f"sharding{'' if pattern is None else f'.tables.{pattern}'}: table {table}: {text}"

@@ -4,6 +4,7 @@ They look at the parts that are sound (`name -> value`, see `validate`), so that
 somewhere and all problems come in one list.
 """
 
+import fnmatch
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_poolings(tree, sound),
         *_model(tree, sound),
         *_schedule(sound),
+        *_sharding_patterns(tree, sound),
     ]
     if not issubclass(kind, PrepareConfig):
         found += [*_end(sound), *_metric(sound), *_communication(sound)]
@@ -109,6 +111,16 @@ def _schedule(sound: Tree) -> Iterator[str]:
             f"schedule.decay_steps: want more than schedule.warmup_steps ({schedule.warmup_steps}), "
             f"got {schedule.decay_steps}"
         )
+
+
+def _sharding_patterns(tree: Tree, sound: Tree) -> Iterator[str]:
+    """A pattern that was meant for a table has to match one."""
+    tables = tree.get("tables")
+    if "sharding" in sound and isinstance(tables, Mapping):
+        names = [*map(str, tables)]
+        for pattern in sound["sharding"].tables:
+            if not fnmatch.filter(names, pattern):
+                yield f"sharding.tables.{pattern}: want the name or a pattern of tables{nearest(pattern, names)}"
 
 
 def _communication(sound: Tree) -> Iterator[str]:

@@ -14,7 +14,8 @@ from sharded_emb.losses.base import LossConfig
 from sharded_emb.models.base import ModelConfig
 from sharded_emb.optim.base import DenseOptimizer, EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
-from sharded_emb.tables import FeatureConfig, ShardingType, TableConfig
+from sharded_emb.sharding import ShardingType, TableSharding
+from sharded_emb.tables import Defaults, FeatureConfig, TableConfig
 from sharded_emb.training.early_stopping import EarlyStoppingConfig
 
 UserPath = Annotated[Path, AfterValidator(from_home)]
@@ -22,12 +23,17 @@ UserPath = Annotated[Path, AfterValidator(from_home)]
 
 
 class ShardingConfig(Frozen):
-    """The key `sharding`. type: of every table that names none itself; auto asks TorchRec's planner. communication: in
-    which dtype vectors and gradients travel between ranks.
+    """The key `sharding`. type: of every table that names none itself; auto asks TorchRec's planner. tables: by name or
+    pattern (`user_*`) of tables, before `type`. communication: in which dtype vectors and gradients travel.
     """
 
     type: ShardingType | Literal["auto"] = "auto"
+    tables: dict[str, TableSharding] = Field(default_factory=dict)
     communication: Communication = EXACT
+
+    def defaults(self, optimizer: EmbeddingOptimizer) -> Defaults:
+        """What tables take that say nothing themselves."""
+        return Defaults(optimizer, self.type, self.tables)
 
 
 class EvaluationConfig(Frozen):

@@ -17,8 +17,9 @@ from sharded_emb.tables import Table
 FUSED = EmbeddingComputeKernel.FUSED.value
 TORCHRECS_NAMES = {"grid": ShardingType.GRID_SHARD.value}  # of the others ours are TorchRec's
 CUT_BY_COLUMNS = ("column_wise", "table_column_wise", "grid")
-ON_WHOLE_HOSTS = ("table_row_wise", "table_column_wise", "grid")
-_POOLED_ONLY = ("table_row_wise", "table_column_wise", "grid")  # unpooled collections of TorchRec have no such type
+ALONG_HOSTS = ("table_row_wise", "table_column_wise", "grid")  # TorchRec's unpooled collections have no such type
+
+_MOST_ROWS = 2**31 - 1  # TorchRec keeps the number in an int32 where rows are cut along hosts
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ def column_shards(dim: int, most: int) -> int:
     return max(n for n in range(1, most + 1) if dim % n == 0 and (dim // n) % 4 == 0)
 
 
+def columns_of(table: Table, ranks: int) -> int:
+    """Into how many column shards a table is cut over so many ranks, each at least of its min_partition."""
+    return column_shards(table.dim, max(1, min(ranks, table.dim // (table.min_partition or 4))))
+
+
 def problems(tables: Sequence[Table], ranks: Ranks) -> list[str]:
     """What cannot be sharded as asked, one line each beginning with the key; empty if all can."""
     return [f"tables.{table.name}.sharding: {text}" for table in tables for text in _problems(table, ranks)]
@@ -50,7 +56,7 @@ def problems(tables: Sequence[Table], ranks: Ranks) -> list[str]:
 
 def _problems(table: Table, ranks: Ranks) -> Iterator[str]:
     kind = table.sharding
-    if kind in _POOLED_ONLY and not table.pooled:
+    if kind in ALONG_HOSTS and not table.pooled:
         sequence = next(feature for feature in table.features if not feature.pooling.from_sum)
         yield (
             f"want table_wise, row_wise, column_wise, data_parallel or auto, since {sequence.name} reads vectors and "
@@ -61,11 +67,13 @@ def _problems(table: Table, ranks: Ranks) -> Iterator[str]:
             f"{kind} with {reads}, which reads whole rows, would give the numbers of no other plan; "
             "use table_wise, row_wise or data_parallel, or an optimizer such as adagrad"
         )
-    if kind in ON_WHOLE_HOSTS and ranks.world_size % ranks.per_host:
+    if kind in ALONG_HOSTS and ranks.world_size % ranks.per_host:
         yield (
             f"{kind} wants hosts of equal size, got {ranks.world_size} ranks with {ranks.per_host} on this one; "
             "start as many on each, or use table_wise, row_wise or column_wise"
         )
+    if table.ranks is not None:
+        yield from _unfit_ranks(table, table.ranks, ranks.world_size)
     over = {"row_wise": ranks.world_size, "table_row_wise": ranks.per_host, "grid": ranks.per_host}.get(kind)
     if over is not None and (empty := rank_without_row(table.rows, over)) is not None:
         where = f"{over} ranks" if kind == "row_wise" else f"the {over} ranks of a host"
@@ -73,6 +81,16 @@ def _problems(table: Table, ranks: Ranks) -> Iterator[str]:
             f"{kind} over {where} leaves rank {empty} without one of the {table.rows} rows; "
             "use table_wise or data_parallel"
         )
+    if over is not None and kind != "row_wise" and (block := -(-table.rows // over)) > _MOST_ROWS:
+        yield f"want at most {_MOST_ROWS} rows a rank with {kind}, got {block}; use row_wise"
+
+
+def _unfit_ranks(table: Table, wanted: tuple[int, ...], world_size: int) -> Iterator[str]:
+    got = ", ".join(map(str, wanted))
+    if max(wanted) >= world_size:
+        yield f"want ranks below {world_size}, got {got}; start more, or set tables.{table.name}.sharding"
+    if (fit := column_shards(table.dim, len(wanted))) < len(wanted):
+        yield f"want ranks that {table.dim} columns make equal multiples of 4 for, got {got}; try {fit} of them"
 
 
 def reads_whole_rows(table: Table) -> str | None:
@@ -115,12 +133,13 @@ class Cutter:
         ranks, kind = self.ranks, table.sharding
         rows, columns = range(table.rows), range(table.dim)
         if kind == "table_wise":
-            yield rows, columns, self._emptiest([range(rank, rank + 1) for rank in range(ranks.world_size)])[0]
+            alone = self._emptiest([range(rank, rank + 1) for rank in range(ranks.world_size)])
+            yield rows, columns, (table.ranks or alone)[0]
         elif kind == "row_wise":
             yield from ((part, columns, rank) for rank, part in enumerate(_parts(rows, ranks.world_size)))
         elif kind == "column_wise":
-            among = self._emptiest([range(ranks.world_size)])
-            parts = _parts(columns, column_shards(table.dim, len(among)))
+            among = table.ranks or range(ranks.world_size)
+            parts = _parts(columns, columns_of(table, len(among)))
             yield from ((rows, part, rank) for part, rank in zip(parts, among, strict=False))
         elif kind == "table_row_wise":
             among = self._emptiest([ranks.of_host(host) for host in range(ranks.hosts)])

@@ -16,12 +16,13 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSha
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharded_emb.distributed.communication import EXACT, Communication
-from sharded_emb.distributed.cuts import FUSED, Cutter, Ranks, column_shards, problems
+from sharded_emb.distributed.cuts import FUSED, Cutter, Ranks, columns_of, problems
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.sharders import sharders
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.errors import InputError
-from sharded_emb.tables import ShardingType, Table
+from sharded_emb.sharding import ShardingType
+from sharded_emb.tables import Table
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -55,8 +56,9 @@ class Plan:
         )
 
     def report(self, tables: Sequence[Table]) -> dict[str, Any]:
-        """What `plan.json` holds: by table its type, ranks, shards, update and bytes."""
+        """What `plan.json` holds: the dtypes that travel; by table its type, ranks, shards, update and bytes."""
         return {
+            "communication": self.communication.model_dump(),
             "tables": {
                 table.name: {
                     "rows": table.rows,
@@ -72,7 +74,7 @@ class Plan:
                     "optimizer_state_bytes": state_bytes(table),
                 }
                 for table in tables
-            }
+            },
         }
 
     def _shards(self, table: str) -> list[dict[str, Any]]:
@@ -114,6 +116,10 @@ def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int, commun
     types: dict[str, str] = {t.name: t.sharding for t in tables if t.sharding != "auto"}
     if searched := [t for t in tables if t.sharding == "auto"]:
         found = _search(searched, place, batch_per_rank, communication)
+        for table in searched:
+            if len(set(ranks := found[table.name].ranks or [])) < len(ranks):
+                # the planner puts several column shards of a table on one rank, of which nothing here knows
+                found[table.name] = cutter.cut(replace(table, sharding="column_wise"))
         sharded |= found
         types |= {name: sharding.sharding_type for name, sharding in found.items()}
     by_name = {table.name: table for table in tables}
@@ -134,8 +140,8 @@ def _search(
         if ranks.hosts > 1:  # on one host it is row_wise
             kinds.append("table_row_wise")
         allowed = [kind for kind in kinds if not problems([replace(table, sharding=kind)], ranks)]
-        # the planner's own smallest column shard is 128 wide; ours follow `column_shards`
-        width = table.dim // column_shards(table.dim, place.world_size)
+        # the planner's own smallest column shard is 128 wide
+        width = table.dim // columns_of(table, place.world_size)
         constraints[table.name] = ParameterConstraints(
             sharding_types=allowed, compute_kernels=[FUSED], min_partition=width
         )

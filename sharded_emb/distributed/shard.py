@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torch.optim import Optimizer
+from torchrec.distributed.comm import get_topology_group_world_size
 from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
@@ -20,6 +21,7 @@ from sharded_emb.batch import Batch, Embedded
 from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.communication import EXACT
+from sharded_emb.distributed.cuts import ALONG_HOSTS
 from sharded_emb.distributed.kernels import agree_on_dtypes, take_over, tell_steps, unfused_rate
 from sharded_emb.distributed.plan import Plan
 from sharded_emb.distributed.process_group import Place
@@ -27,6 +29,7 @@ from sharded_emb.distributed.sharders import sharders
 from sharded_emb.distributed.updates import TableUpdates
 from sharded_emb.embeddings.local_rows import DTYPES
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
+from sharded_emb.errors import InputError
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.pretrained import WeightsFile
 from sharded_emb.tables import Table
@@ -119,8 +122,9 @@ class Sharded:
 def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) -> Sharded:
     """Shards `model.embeddings` by the plan, each table updated as it says; the dense rest becomes data-parallel.
 
-    The tables hold no defined values until `fill`.
+    The tables hold no defined values until `fill`. Raises InputError if TorchRec takes other ranks for a host.
     """
+    require_same_hosts(plan, place)
     for number, (name, parameter) in enumerate(_weights(embeddings)):
         table = embeddings.tables[name]
         unfused: tuple[type[Optimizer], dict[str, Any]] = (torch.optim.SGD, {"lr": unfused_rate(number)})
@@ -164,6 +168,17 @@ def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
+
+
+def require_same_hosts(plan: Plan, place: Place) -> None:
+    """Raises InputError if a table is cut along hosts, and TorchRec, which finds them by itself, finds others."""
+    if not {*ALONG_HOSTS} & {*plan.types.values()}:
+        return
+    if (found := get_topology_group_world_size(place.world_size)) != place.local_world_size:
+        raise InputError(
+            f"sharding: want hosts of {place.local_world_size} ranks, as torchrun has them, got {found} from TorchRec; "
+            "unset TORCHREC_RESOLVED_POD_SIZE"
+        )
 
 
 def _weights(embeddings: Embeddings) -> Iterator[tuple[str, nn.Parameter]]:

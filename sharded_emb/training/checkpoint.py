@@ -81,7 +81,7 @@ class Checkpoints:
         nn.ModuleDict(sharded.dense()).load_state_dict(state["dense"])
         sharded.collisions.load_state_dict(state.get("collisions", {}))
         if dense is not None:
-            # a rank without fused tables has nothing of them to read, and SGD has no state
+            # a rank without fused tables has nothing of them to read, and SGD has no state at all
             sharded.fused.load_state_dict({**sharded.fused.state_dict(), **state.get("fused", {})})
             dense.load_state_dict({**dense.state_dict(), **state["dense_optimizer"]})
             sharded.updates.load_state_dict(state["updates"])

@@ -160,6 +160,50 @@ def test_a_table_that_cannot_be_sharded_as_asked_is_in_the_list_under_the_key_th
     ]
 
 
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("sharding.tables={itme: row_wise}", "itme: want the name or a pattern of tables; did you mean item?"),
+        ("sharding.tables={user_*: row_wise}", "user_*: want the name or a pattern of tables; there are: item"),
+        (
+            "sharding.tables={item: row_wize}",
+            "item: want table_wise, row_wise, column_wise, table_row_wise, table_column_wise, grid, data_parallel or "
+            "auto, got 'row_wize'; did you mean row_wise?",
+        ),
+        (
+            "sharding.tables={it*: {type: row_wise, ranks: [0]}}",
+            "it*.ranks: want null with row_wise, which has ranks of its own, got 0",
+        ),
+        (
+            "sharding.tables={item: {type: table_wise, ranks: [0, 1]}}",
+            "item.ranks: want one rank with table_wise, got 0, 1; use column_wise",
+        ),
+        (
+            "sharding.tables={item: {type: column_wise, ranks: [1, 1]}}",
+            "item.ranks: want each rank once, got 1, 1",
+        ),
+        (
+            "sharding.tables={item: {type: row_wise, min_partition: 8}}",
+            "item.min_partition: want null with row_wise, got 8; use type=auto",
+        ),
+        ("sharding.tables={item: {typ: row_wise}}", "item.typ: unknown key; did you mean type?"),
+    ],
+)
+def test_a_pattern_of_tables_is_named_with_its_key(word: str, problem: str) -> None:
+    assert problems(word) == [f"sharding.tables.{problem}"]
+
+
+def test_what_a_pattern_cannot_have_is_said_under_the_pattern(tiny_data: Path) -> None:
+    assert problems("sharding.tables={it*: grid}", f"data={tiny_data}", files=True)[0].startswith(
+        "sharding.tables.it*: table item: want table_wise, row_wise, column_wise, data_parallel or auto, since history "
+    )
+    words = ["sharding.tables={item: {type: table_wise, ranks: [1]}}", f"data={tiny_data}"]
+    assert problems(*words, files=True) == [
+        "sharding.tables.item: table item: want ranks below 1, got 1; start more, or set tables.item.sharding"
+    ]
+    assert problems(*words, "tables.item.sharding=row_wise", files=True) == []
+
+
 def test_a_cpu_does_not_send_bf16() -> None:
     words = ["sharding.communication.forward=bf16", "sharding.communication.backward=fp16"]
     assert problems("device=cpu", *words) == [

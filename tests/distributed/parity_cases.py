@@ -15,7 +15,7 @@ from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
 from sharded_emb.distributed.communication import EXACT, Communication
-from sharded_emb.distributed.cuts import CUT_BY_COLUMNS, ON_WHOLE_HOSTS
+from sharded_emb.distributed.cuts import ALONG_HOSTS, CUT_BY_COLUMNS
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
@@ -52,7 +52,7 @@ OPTIMIZERS: dict[str, EmbeddingOptimizer] = {
     "adagrad": Adagrad(lr=0.1),
     "rowwise_adagrad": RowWiseAdagrad(lr=0.1),
 }
-SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto", "mixed", *ON_WHOLE_HOSTS, "hosts")
+SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto", "mixed", *ALONG_HOSTS, "hosts")
 # what `seq` has, which is unpooled, where the pooled tables have a type that only those can have
 MIXED = {
     "mixed": {"big": "row_wise", "pool": "data_parallel", "seq": "table_wise"},
@@ -70,7 +70,7 @@ CASES = [
 ]
 
 # those in which it matters which ranks are on one host
-ON_HOSTS = [case for case in CASES if case[0] in (*ON_WHOLE_HOSTS, "hosts", "auto")]
+ON_HOSTS = [case for case in CASES if case[0] in (*ALONG_HOSTS, "hosts", "auto")]
 
 
 def samples() -> list[dict[str, list[int]]]:

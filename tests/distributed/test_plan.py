@@ -1,11 +1,15 @@
 """What cannot be sharded as asked is refused with its key; what can is planned the same on every rank."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from sharded_emb.config.run import ShardingConfig
 from sharded_emb.distributed.cuts import Ranks, column_shards, problems
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import require_same_hosts
 from sharded_emb.errors import InputError
 from sharded_emb.optim.adagrad import Adagrad
 from sharded_emb.optim.adam import Adam
@@ -125,11 +129,89 @@ def test_a_rank_of_a_host_without_rows_is_refused(sharding: str) -> None:
     assert problems(tables(5, 8, sharding, pooling="sum"), Ranks(6, 3)) == []
 
 
+@pytest.mark.parametrize("sharding", ["table_row_wise", "grid"])
+def test_more_rows_than_torchrec_counts_are_refused(sharding: str) -> None:
+    assert problems(tables(2**32, 8, sharding, pooling="sum"), Ranks(4, 2)) == [
+        f"tables.item.sharding: want at most 2147483647 rows a rank with {sharding}, got 2147483648; use row_wise"
+    ]
+    assert problems(tables(2**32 - 2, 8, sharding, pooling="sum"), Ranks(4, 2)) == []
+
+
 def test_hosts_of_different_sizes_are_refused() -> None:
     assert problems(tables(100, 8, "grid", pooling="sum"), Ranks(6, 4)) == [
         "tables.item.sharding: grid wants hosts of equal size, got 6 ranks with 4 on this one; start as many on each, "
         "or use table_wise, row_wise or column_wise"
     ]
+
+
+def patterned(shardings: dict[str, Any], dim: int = 16, own: str | None = None) -> list[Table]:
+    """Tables user_id, user_city and item, of which user_id may have a type of its own."""
+    names = ("user_id", "user_city", "item")
+    configs = {name: TableConfig(rows=100, dim=dim, sharding=own if name == "user_id" else None) for name in names}
+    features = {name: FeatureConfig(table=name, column=name, pooling="sum") for name in names}
+    return resolve(configs, features, {}, ShardingConfig(type="row_wise", tables=shardings).defaults(ADAGRAD))
+
+
+def test_a_pattern_speaks_for_the_tables_that_it_matches() -> None:
+    shardings = {"user_*": "table_wise", "item": "column_wise", "user_c*": "row_wise"}
+    assert {table.name: table.sharding for table in patterned(shardings)} == {
+        "user_id": "table_wise",
+        "user_city": "table_wise",  # the first that matches
+        "item": "column_wise",
+    }
+    assert [table.sharding for table in patterned({"*": "grid", "item": "table_wise"}, own="column_wise")] == [
+        "column_wise",
+        "grid",
+        "table_wise",  # by its name
+    ]
+    assert {table.sharding for table in patterned({})} == {"row_wise"}
+
+
+def test_tables_are_on_the_ranks_that_were_asked_for() -> None:
+    planned = patterned(
+        {"user_*": {"type": "table_wise", "ranks": [3]}, "item": {"type": "column_wise", "ranks": [2, 0]}}
+    )
+    report = make_plan(planned, place(4), 8).report(planned)["tables"]
+    ranks = {
+        name: [(shard["rank"], shard["offsets"][1]) for shard in table["shards"]] for name, table in report.items()
+    }
+    assert ranks == {"user_id": [(3, 0)], "user_city": [(3, 0)], "item": [(2, 0), (0, 8)]}
+
+
+@pytest.mark.parametrize(
+    ("sharding", "line"),
+    [
+        ({"type": "table_wise", "ranks": [4]}, "want ranks below 4, got 4; start more, or set tables.item.sharding"),
+        (
+            {"type": "column_wise", "ranks": [0, 1, 2]},
+            "want ranks that 16 columns make equal multiples of 4 for, got 0, 1, 2; try 2 of them",
+        ),
+    ],
+)
+def test_ranks_that_do_not_fit_are_refused(sharding: dict[str, Any], line: str) -> None:
+    assert problems(patterned({"item": sharding}), Ranks(4, 4)) == [f"tables.item.sharding: {line}"]
+
+
+@pytest.mark.parametrize("least", [4, 12, 64, 500])
+def test_the_planner_cuts_no_narrower_than_asked_and_puts_each_shard_on_a_rank_of_its_own(least: int) -> None:
+    for rows in (10, 100_000, 3_000_000):
+        configs = {f"t{i}": TableConfig(rows=rows, dim=256) for i in range(3)}
+        features = {f"f{i}": FeatureConfig(table=f"t{i}", column="c", pooling="sum") for i in range(3)}
+        defaults = ShardingConfig(tables={"*": {"type": "auto", "min_partition": least}}).defaults(ADAGRAD)
+        planned = resolve(configs, features, {}, defaults)
+        for table in make_plan(planned, place(4, 2), 1024).report(planned)["tables"].values():
+            assert all(shard["sizes"][1] >= min(least, 256) for shard in table["shards"])
+            assert len({shard["rank"] for shard in table["shards"]}) == len(table["shards"])
+
+
+def test_hosts_that_torchrec_finds_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    plans = {kind: make_plan(tables(100, 8, kind, pooling="sum"), place(4, 2), 8) for kind in ("grid", "row_wise")}
+    require_same_hosts(plans["grid"], place(4, 2))
+    monkeypatch.setenv("TORCHREC_RESOLVED_POD_SIZE", "2")
+    require_same_hosts(plans["row_wise"], place(4, 2))
+    with pytest.raises(InputError, match=r"^sharding: want hosts of 2 ranks, .* got 4 from TorchRec; unset TORCHREC_"):
+        require_same_hosts(plans["grid"], place(4, 2))
 
 
 def test_a_second_group_of_a_process_has_hosts_of_its_own() -> None:

@@ -20,6 +20,7 @@ FLOORS = [
         "ids",
         "optim",
         "pretrained",
+        "sharding",
         "component",
         "initializers",
         "vocabulary_rows",
