@@ -68,6 +68,9 @@ def _attributes(table: Any, attributes: dict[str, Attribute], of: str) -> dict[s
             value = value.try_cast("float64")
             value = ibis.ifelse(value.abs() < float("inf"), value, ibis.null("float64"))
             _require_readable(f"dataset.attributes.{name}", "a number", table, RAW + column, value)
+        if attribute.raw and value.type().is_array():
+            key = f"dataset.attributes.{name}.raw"
+            raise InputError(f"{key}: want false for a column of lists, got true; without it the ids get a vocabulary")
         if attribute.raw:
             # a cast alone would round 1.5
             value = ibis.ifelse(value.re_search("^-?[0-9]+$"), value.try_cast("int64"), ibis.null("int64"))

@@ -25,6 +25,7 @@ from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError
 
 _VOCABULARIES = "vocabularies.json"
+_IDS = "ids.json"
 
 
 class Checkpoints:
@@ -50,6 +51,7 @@ class Checkpoints:
             save(_entries(_state(sharded, dense))[0], checkpoint_id=aside)
             self._barrier()
             if self.place.rank == 0:
+                (aside / _IDS).write_text(json.dumps(_ids(sharded)), encoding="utf-8")
                 (aside / _VOCABULARIES).write_text(json.dumps(self.vocabularies), encoding="utf-8")
                 aside.rename(target)
         if self.place.rank == 0:
@@ -71,6 +73,8 @@ class Checkpoints:
         Raises InputError if the checkpoint has other vocabularies, or lacks something or has it in another shape.
         """
         state = _state(sharded, dense)
+        if wrong := _other_ids(sharded, checkpoint):  # what else differs follows from it
+            raise InputError(*wrong)
         if wrong := [*self._other_vocabularies(checkpoint), *_misfits(state, checkpoint)]:
             raise InputError(*wrong)
         entries, places = _entries(state)
@@ -103,6 +107,21 @@ class Checkpoints:
 
     def _barrier(self) -> None:
         dist.all_reduce(torch.zeros(1), group=self.place.control)
+
+
+def _ids(sharded: Sharded) -> dict[str, str]:
+    """By table what ids say about its rows."""
+    return {table.name: repr(table.ids) for _, table in sharded.embeddings.features.values()}
+
+
+def _other_ids(sharded: Sharded, checkpoint: Path) -> list[str]:
+    """Tables of which ids read other rows than in the run that left the checkpoint."""
+    trained = json.loads((checkpoint / _IDS).read_text(encoding="utf-8"))
+    return [
+        f"tables.{name}.ids: want {trained[name]}, with which {checkpoint} was trained, got {ids}; leave ids as it was"
+        for name, ids in _ids(sharded).items()
+        if trained.get(name, ids) != ids
+    ]
 
 
 def _state(sharded: Sharded, dense: Optimizer | None) -> dict[str, Any]:
