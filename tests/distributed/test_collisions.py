@@ -1,11 +1,13 @@
 """Rows given to ids as they are met: by whom and when is the same on every number of ranks, and training is plain."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sharded_emb.errors import InputError
 from tests.distributed import collision_cases
 from tests.distributed.collision_cases import CASES
 from tests.distributed.ranks import on_one_rank, run_ranks
@@ -68,3 +70,10 @@ def test_a_checkpoint_gives_ids_their_rows_again(
     assert {int(step) for each in waiting.values() for step in each[2]} == set(
         range(collision_cases.STEPS - since + 1, collision_cases.STEPS + 1)
     )
+
+
+def test_other_ids_than_those_of_the_run_are_refused(folder: Path, trained: Any) -> None:
+    assert trained
+    other, checkpoint = replace(CASES[0], eviction="lru"), folder / "1" / "0"
+    with pytest.raises(InputError, match=r"^tables\.t\.ids: want ManagedCollision\(eviction='lfu', .* got .*'lru'"):
+        on_one_rank(lambda place: collision_cases.reload(place, other, checkpoint))
