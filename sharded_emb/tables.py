@@ -66,12 +66,6 @@ class TableConfig(Frozen):
         return dim
 
     @model_validator(mode="after")
-    def _fits_its_ids(self) -> "TableConfig":
-        for key, wanted in self.ids.misfits(self):
-            raise PydanticCustomError(key, f"{wanted}, got {getattr(self, key)}")
-        return self
-
-    @model_validator(mode="after")
     def _padding_inside(self) -> "TableConfig":
         if self.rows != "auto" and self.padding_row is not None and self.padding_row >= self.rows:
             raise PydanticCustomError(

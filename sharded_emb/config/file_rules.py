@@ -107,11 +107,24 @@ def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
         column = dataset.columns.get(feature.column)
         if column is None:
             yield f"{key}: want a column of {dataset.folder}, got {feature.column!r}{_hint(feature.column, dataset)}"
-        elif table is not None and table.ids.takes_any and column.type.endswith(("int64", "int64>")):
-            continue
-        elif column.vocabulary is None:
+        elif column.vocabulary is None and not column.type.endswith(("int64", "int64>")):
             yield f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}"
-        elif table is not None and table.rows == "auto" and column.vocabulary != feature.table:
+        elif column.vocabulary is None and table is not None and not table.ids.takes_any:
+            yield (
+                f"{key}: want ids of a vocabulary, got {feature.column!r}, which holds {column.type} without one; set "
+                f"tables.{feature.table}.ids to hash or managed_collision"
+            )
+        elif column.vocabulary is None and feature.unknown != "error":
+            yield (
+                f"features.{name}.unknown: want error with {feature.column!r}, which has no vocabulary to which an id "
+                f"could be unknown, got {feature.unknown}"
+            )
+        elif (
+            table is not None
+            and table.rows == "auto"
+            and not table.ids.takes_any
+            and column.vocabulary not in (None, feature.table)
+        ):
             yield (
                 f"tables.{feature.table}.rows: auto takes the vocabulary of the same name, but {key} reads ids of "
                 f"{column.vocabulary}; name the table {column.vocabulary}, or give a number of rows"
@@ -128,8 +141,8 @@ def _pooling_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
             if there is None:
                 yield f"{place}: want a column of {dataset.folder}, got {column!r}{_hint(column, dataset)}"
             elif there.type not in wanted or there.vocabulary is not None:
-                held = f"ids of {there.vocabulary}" if there.vocabulary else there.type
-                yield f"{place}: want a column of {' or '.join(wanted)}, got {column!r}, which holds {held}"
+                found = f"ids of {there.vocabulary}" if there.vocabulary else there.type
+                yield f"{place}: want a column of {' or '.join(wanted)}, got {column!r}, which holds {found}"
 
 
 def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:

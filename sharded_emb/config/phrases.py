@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, core_schema
@@ -125,6 +125,8 @@ def shown(value: Any) -> str:
     """A value as one writes it in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_unset=True)
     if isinstance(value, Mapping):
         return f"a mapping with {', '.join(map(str, value))}" if value else "an empty mapping"
     text = f"[{', '.join(map(shown, value))}]" if isinstance(value, list) else repr(value)
@@ -162,7 +164,7 @@ def _keys_at(config_class: type[BaseModel], tree: Any, place: Place) -> list[str
         found = _inside(found, part)
         tree = tree.get(part) if isinstance(tree, Mapping) else None
         if isinstance(tree, Mapping) and isinstance(tree.get("_target_"), str):
-            found = _component(tree["_target_"]) or found
+            found = _component(tree["_target_"], getattr(found, "named", {})) or found
     fields = getattr(found, "model_fields", None)
     if fields is not None:
         return [*fields, *(["_target_"] if isinstance(tree, Mapping) and "_target_" in tree else [])]
@@ -175,12 +177,13 @@ def _inside(annotation: Any, part: int | str) -> Any:
         field = annotation.model_fields.get(str(part))
         annotation = None if field is None else field.annotation
         inner = [each for each in get_args(annotation) if each is not type(None)]
-        return inner[0] if len(inner) == 1 and get_origin(annotation) is not dict else annotation
+        annotation = inner[0] if len(inner) == 1 and get_origin(annotation) is not dict else annotation
+        return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     return get_args(annotation)[-1] if get_origin(annotation) is dict else None
 
 
-def _component(target: str) -> Any:
+def _component(target: str, named: Mapping[str, str]) -> Any:
     try:
-        return component_class(target)
+        return component_class(named.get(target, target))
     except Exception:  # said already, as a problem of the _target_
         return None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sharded_emb.config.phrases import shown
 from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
 from sharded_emb.embeddings.updates import step_of
 from sharded_emb.errors import closest, nearest
@@ -28,6 +29,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     found = [
         *_names(tree),
         *_tables_of_features(tree),
+        *_ids(sound),
         *_poolings(tree, sound),
         *_model(tree, sound),
         *_schedule(sound),
@@ -63,6 +65,13 @@ def _tables_of_features(tree: Tree) -> Iterator[str]:
     for name, feature in features.items():
         if isinstance(feature, Mapping) and isinstance(table := feature.get("table"), str) and table not in tables:
             yield f"features.{name}.table: want a table, got {table!r}{nearest(table, tables)}"
+
+
+def _ids(sound: Tree) -> Iterator[str]:
+    """What an id says about a row has to go with what is said about the table."""
+    for name, table in sound.get("tables", {}).items():
+        for key, wanted in table.ids.misfits(table):
+            yield f"tables.{name}.{key}: {wanted}, got {shown(getattr(table, key))}"
 
 
 def _poolings(tree: Tree, sound: Tree) -> Iterator[str]:

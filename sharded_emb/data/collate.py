@@ -128,13 +128,13 @@ class Collate:
     def _known(self, feature: Feature, bags: Bags, step: int) -> Bags:
         """The same bags with rows of the table alone."""
         table = self.table_of[feature.name]
-        rows, takes_any = table.rows, table.ids.takes_any
-        if feature.raw or (takes_any and feature.unknown == "error"):
-            return bags
+        rows, are_rows = table.rows, not table.ids.assigned
         if feature.unknown == "error":
-            check_ids(feature, bags.ids, bags.lengths, rows, f"rank {self.rank}, step {step}, row {{row}} of the batch")
+            if are_rows:
+                where = f"rank {self.rank}, step {step}, row {{row}} of the batch"
+                check_ids(feature, bags.ids, bags.lengths, rows, where)
             return bags
-        wrong = None if takes_any else out_of_range(bags.ids, rows)
+        wrong = out_of_range(bags.ids, rows) if are_rows else None
         self.unknown[feature.name].add(bags.ids, wrong)
         if feature.unknown == "drop":
             known = bags.ids != UNKNOWN_ROW

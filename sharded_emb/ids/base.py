@@ -47,7 +47,10 @@ class Ids(Component):
         return None
 
     def rows_of(self, ids_N: Int64s, rows: int, raw: bool) -> Int64s:  # noqa: ARG002
-        """The rows that ids read, as far as the host knows them. raw: see `Feature`."""
+        """The rows that ids read, as far as the host knows them. raw: see `Feature`.
+
+        Unless they are `assigned` later, what is not in [0, rows) is out of range: an error, or what a feature says.
+        """
         return ids_N
 
     def parts(self, rows: int, dim: int) -> dict[str, tuple[int, int]]:  # noqa: ARG002
@@ -67,7 +70,7 @@ class Ids(Component):
         raise NotImplementedError
 
 
-def only_first_row_is_padding(table: Any, ids: Ids) -> Iterator[tuple[str, str]]:
-    """For ids that may end in any row but the first ones."""
+def only_first_row_is_padding(table: Any, ids: Ids, why: str) -> Iterator[tuple[str, str]]:
+    """For ids that share, or are given, all rows but the first ones."""
     if table.padding_row not in (None, 0):
-        yield "padding_row", f"want 0 or null with ids: {ids}, which may give any other row to an id"
+        yield "padding_row", f"want 0 or null with ids: {ids}, {why}"

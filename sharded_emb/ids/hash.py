@@ -18,7 +18,7 @@ class Hash(Ids):
         """It has to know into how many rows."""
         if table.rows == "auto" or table.rows <= FIRST_ROW:
             yield "rows", f"want a number above {FIRST_ROW}, into which ids are hashed"
-        yield from only_first_row_is_padding(table, self)
+        yield from only_first_row_is_padding(table, self, "which may give any other row to an id")
 
     def told(self, rows: int) -> str:
         """That ids share rows."""

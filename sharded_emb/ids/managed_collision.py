@@ -8,7 +8,8 @@ however many ranks there are, so who has which row does not depend on them.
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
 from sharded_emb.ids.base import Ids, only_first_row_is_padding
 from sharded_emb.vocabulary_rows import FIRST_ROW
@@ -31,14 +32,23 @@ class ManagedCollision(Ids):
     every_steps: PositiveInt = 10
     buckets: PositiveInt = 8
 
+    @model_validator(mode="after")
+    def _decays_where_it_can(self) -> "ManagedCollision":
+        if self.eviction == "lfu" and self.decay_exponent != 1:
+            wanted = f"want 1 with eviction: lfu, which forgets nothing, got {self.decay_exponent:g}"
+            raise PydanticCustomError("decay_exponent", wanted)
+        return self
+
     def misfits(self, table: Any) -> Iterator[tuple[str, str]]:
         """Each bucket needs a row to give, and one for ids without."""
         least = FIRST_ROW + 2 * self.buckets
         if table.rows == "auto" or table.rows < least:
             yield "rows", f"want a number of at least {least}, two a bucket and {FIRST_ROW} more, which ids are given"
+        if table.freeze:
+            yield "freeze", f"want false with ids: {self}, whose rows know nothing of an id before they are trained"
         if table.weights is not None:
             yield "weights", f"want null with ids: {self}, since no row belongs to an id before it is met"
-        yield from only_first_row_is_padding(table, self)
+        yield from only_first_row_is_padding(table, self, "which may give any other row to an id")
 
     def bounds(self, rows: int) -> list[int]:
         """Where the rows of each bucket begin, and where the last ends; their numbers differ by at most one."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from sharded_emb.ids.base import Ids, Int64s, only_first_row_is_padding
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
-_QUOTIENT, _REMAINDER = "quotient", "remainder"
+_PARTS = _QUOTIENT, _REMAINDER = "quotient", "remainder"
 
 
 class QuotientRemainder(Ids):
@@ -43,11 +43,11 @@ class QuotientRemainder(Ids):
             yield "max_norm", f"want null with ids: {self}, since the norm of a composed vector is that of no row"
         if table.weights is not None:
             yield "weights", f"want null with ids: {self}, since no row is the vector of an id"
-        yield from only_first_row_is_padding(table, self)
+        yield from only_first_row_is_padding(table, self, "which shares the rows of its parts among ids")
 
     def told(self, rows: int) -> str:
         """Of how many vectors those of the ids are composed."""
-        (quotients, _), (remainders, _) = self.parts(rows, 8).values()
+        quotients, remainders = self._rows(rows)
         how = {"multiply": "multiplied", "add": "added", "concatenate": "put one after the other"}[self.combined_by]
         return f"the vectors of {rows:,} rows are one of {quotients:,} and one of {remainders:,}, {how}"
 
@@ -55,14 +55,15 @@ class QuotientRemainder(Ids):
         """What ids are divided by, in a table of so many rows."""
         return self.remainders or max(1, math.ceil(math.sqrt(max(0, rows - FIRST_ROW))))
 
-    def parts(self, rows: int, dim: int) -> dict[str, tuple[int, int]]:
-        """The two tables; both have the first two rows."""
+    def _rows(self, rows: int) -> tuple[int, int]:
+        """Of the two tables; both have the first two rows."""
         ids, divisor = max(0, rows - FIRST_ROW), self.divisor(rows)
+        return FIRST_ROW + math.ceil(ids / divisor), FIRST_ROW + min(ids, divisor)
+
+    def parts(self, rows: int, dim: int) -> dict[str, tuple[int, int]]:
+        """The two tables."""
         part_dim = dim // 2 if self.combined_by == "concatenate" else dim
-        return {
-            _QUOTIENT: (FIRST_ROW + math.ceil(ids / divisor), part_dim),
-            _REMAINDER: (FIRST_ROW + min(ids, divisor), part_dim),
-        }
+        return {name: (of_part, part_dim) for name, of_part in zip(_PARTS, self._rows(rows), strict=True)}
 
     def split(self, ids_N: Int64s, rows: int) -> dict[str, Int64s]:
         """See `Ids.split`."""

@@ -97,7 +97,8 @@ def test_train_reads_columns_that_are_there(tiny_data: Path) -> None:
         f"features.history.column: want a column of {tiny_data}, got 'itemss'; did you mean items?",
     ]
     assert problems(data, "features.history.column=times", files=True) == [
-        "features.history.column: want a column of ids, got 'times', which holds list<int64>"
+        "features.history.column: want ids of a vocabulary, got 'times', which holds list<int64> without one; set "
+        "tables.item.ids to hash or managed_collision"
     ]
     (problem,) = problems(data, "features.history.column=user", files=True)
     assert problem == (
@@ -135,9 +136,52 @@ def test_an_item_table_that_is_ranked_has_a_row_an_item(tiny_data: Path) -> None
 def test_ids_without_a_vocabulary_want_a_table_that_takes_any(tiny_data: Path) -> None:
     other = ["+tables.other={rows: 40, dim: 8}", "+features.other={table: other, column: times, pooling: sum}"]
     (problem,) = problems(*other, f"data={tiny_data}", files=True)
-    assert problem == "features.other.column: want a column of ids, got 'times', which holds list<int64>"
+    assert problem == (
+        "features.other.column: want ids of a vocabulary, got 'times', which holds list<int64> without one; set "
+        "tables.other.ids to hash or managed_collision"
+    )
     for ids in ("hash", "managed_collision"):
         assert problems(*other, f"+tables.other.ids={ids}", f"data={tiny_data}", files=True) == []
+    (problem,) = problems(
+        *other, "+tables.other.ids=hash", "+features.other.unknown=drop", f"data={tiny_data}", files=True
+    )
+    assert problem == (
+        "features.other.unknown: want error with 'times', which has no vocabulary to which an id could be unknown, got "
+        "drop"
+    )
+
+
+def test_all_that_does_not_go_with_the_ids_of_a_table_is_said_at_once(tiny_data: Path) -> None:
+    other = [
+        "+tables.other={dim: 12, ids: managed_collision, weights: {path: w.npy}}",
+        "+features.other={table: other, column: times, pooling: sum}",
+    ]
+    assert problems(*other, f"data={tiny_data}", files=True) == [
+        "tables.other.rows: want a number of at least 18, two a bucket and 2 more, which ids are given, got 'auto'",
+        "tables.other.weights: want null with ids: managed_collision, since no row belongs to an id before it is met, "
+        "got a mapping with path",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["+tables.other={dim: 8, rows: 40, ids: {_target_: managed_collision, evicton: lru}}"],
+            "tables.other.ids.evicton: unknown key; did you mean eviction?",
+        ),
+        (
+            ["+tables.other={dim: 8, rows: 40, optimizer: {_target_: adam, lr: 0.1, epz: 1}}"],
+            "tables.other.optimizer.epz: unknown key; did you mean eps?",
+        ),
+        (
+            ["+features.other={table: item, column: items, pooling: {_target_: weighted, wieghts: w}}"],
+            "features.other.pooling.wieghts: unknown key; did you mean weights?",
+        ),
+    ],
+)
+def test_a_mistyped_option_of_a_class_by_its_short_name_gets_the_nearest(words: list[str], line: str) -> None:
+    assert line in problems(*words)
 
 
 def test_din_on_a_folder_without_labels_misses_its_columns(tiny_data: Path) -> None:

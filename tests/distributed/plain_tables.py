@@ -17,6 +17,45 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Row = Mapping[str, list[Any]]
 
 
+class _Rounded(torch.autograd.Function):
+    """What is looked up, rounded to a dtype, and the gradient that comes back for it."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = dtype
+        return vectors.to(dtype).float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].to(ctx.dtype).float(), None
+
+
+@dataclass
+class Lookup:
+    """The rows (R, D) that a batch reads, and the dtype of what a lookup gives. summed: it gives sums, as the kernel
+    does where no feature of the table asks for more.
+    """
+
+    rows_RD: Tensor
+    dtype: torch.dtype = torch.float32
+    summed: bool = False
+
+    def vectors(self, ids: list[int], padding_row: int | None = None) -> Tensor:
+        """One an id."""
+        found = F.embedding(torch.tensor(ids, dtype=torch.int64), self.rows_RD, padding_idx=padding_row)
+        return self._rounded(found)
+
+    def total(self, ids: list[int]) -> Tensor:
+        """The sum (D) of the vectors of all ids."""
+        if not self.summed:
+            return self.vectors(ids).sum(0)
+        return self._rounded(F.embedding(torch.tensor(ids, dtype=torch.int64), self.rows_RD).sum(0))
+
+    def _rounded(self, found: Tensor) -> Tensor:
+        rounded: Tensor = found if self.dtype == torch.float32 else _Rounded.apply(found, self.dtype)
+        return rounded
+
+
 @dataclass
 class PlainTable:
     """options: keys of `tables.NAME`. optimizer: its short name; values: its hyper-parameters."""
@@ -138,19 +177,20 @@ class PlainPooling(nn.Module):
         if kind == "attention":
             self.net = nn.Sequential(nn.Linear(4 * dim, 32), nn.PReLU(), nn.Linear(32, 1))
 
-    def forward(self, table: Tensor, row: Row, target: Tensor) -> Tensor:
+    def forward(self, table: Lookup, row: Row, target: Tensor) -> Tensor:
         """The vector (D) of one row."""
         if self.kind == "none":
-            return torch.tanh(F.embedding(torch.tensor(row["f"], dtype=torch.int64), table, padding_idx=0)).sum(0)
+            return torch.tanh(table.vectors(row["f"], padding_row=0)).sum(0)
         kept = [place for place, each in enumerate(row["f"]) if each != 0]
-        ids = torch.tensor([row["f"][place] for place in kept], dtype=torch.int64)
-        if self.kind in ("sum", "mean", "max"):
-            return F.embedding_bag(ids, table, torch.tensor([0]), mode=self.kind)[0]
+        ids = [row["f"][place] for place in kept]
+        if self.kind in ("sum", "mean", "sqrtn"):
+            divisor = {"sum": 1, "mean": max(1, len(ids)), "sqrtn": math.sqrt(max(1, len(ids)))}[self.kind]
+            return table.total(ids) / divisor
         if not kept:
-            return table.new_zeros(table.shape[1])
-        vectors = F.embedding(ids, table)
-        if self.kind == "sqrtn":
-            return vectors.sum(0) / math.sqrt(len(kept))
+            return target.new_zeros(target.shape)
+        vectors = table.vectors(ids)
+        if self.kind == "max":
+            return vectors.max(0).values
         if self.kind == "last":
             return vectors[-1]
         return self._weights(vectors, row, kept, target) @ vectors
@@ -175,13 +215,7 @@ class PlainClicks(nn.Module):
         super().__init__()
         self.net = nn.Linear(3 * dim, 1)
 
-    def forward(self, pooling: PlainPooling, table: Tensor, row: Row) -> Tensor:
+    def forward(self, pooling: PlainPooling, table: Lookup, row: Row) -> Tensor:
         """One logit."""
-        target = _sum(table, row["target"])
-        return self.net(torch.cat([pooling(table, row, target), target, _sum(table, row["g"])]))
-
-
-def _sum(table: Tensor, ids: list[int]) -> Tensor:
-    return F.embedding_bag(
-        torch.tensor([i for i in ids if i != 0], dtype=torch.int64), table, torch.tensor([0]), mode="sum"
-    )[0]
+        target, other = (table.total([each for each in row[name] if each != 0]) for name in ("target", "g"))
+        return self.net(torch.cat([pooling(table, row, target), target, other]))

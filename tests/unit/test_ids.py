@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sharded_emb.ids.hash import Hash
+from sharded_emb.ids.hash import mixed as mixed_on_host
 from sharded_emb.ids.managed_collision import ManagedCollision
 from sharded_emb.ids.quotient_remainder import QuotientRemainder
+from sharded_emb.initializers import mixed as mixed_on_device
 from sharded_emb.tables import TableConfig, held
 from tests.tables import make_feature, make_table
 
@@ -85,26 +87,62 @@ def test_buckets_share_all_rows_but_the_first_two_evenly() -> None:
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ({"ids": "hash"}, "want a number above 2, into which ids are hashed, got auto"),
+        ({"ids": "hash"}, {"rows": "want a number above 2, into which ids are hashed"}),
         (
             {"ids": "hash", "rows": 9, "padding_row": 3},
-            "want 0 or null with ids: hash, which may give any other row to an",
+            {"padding_row": "want 0 or null with ids: hash, which may give any other row to an id"},
         ),
-        ({"ids": "managed_collision", "rows": 17}, "want a number of at least 18, two a bucket and 2 more, .*, got 17"),
-        ({"ids": "managed_collision"}, "want a number of at least 18, .*, got auto"),
-        ({"ids": "quotient_remainder", "max_norm": 1.0}, "want null with ids: quotient_remainder, since the norm of"),
+        (
+            {"ids": "quotient_remainder", "padding_row": 3},
+            {
+                "padding_row": "want 0 or null with ids: quotient_remainder, which shares the rows of its parts "
+                "among ids"
+            },
+        ),
+        (
+            {"ids": "managed_collision", "rows": 17, "freeze": True},
+            {
+                "rows": "want a number of at least 18, two a bucket and 2 more, which ids are given",
+                "freeze": "want false with ids: managed_collision, whose rows know nothing of an id before they are "
+                "trained",
+            },
+        ),
+        (
+            {"ids": {"_target_": "quotient_remainder", "combined_by": "concatenate"}, "dim": 12, "max_norm": 1.0},
+            {
+                "dim": "want a multiple of 8, half of it in each of two tables",
+                "max_norm": "want null with ids: quotient_remainder, since the norm of a composed vector is that of no "
+                "row",
+            },
+        ),
         (
             {"ids": "quotient_remainder", "weights": {"path": "w.npy"}},
-            "want null with ids: quotient_remainder, since no",
+            {"weights": "want null with ids: quotient_remainder, since no row is the vector of an id"},
         ),
-        (
-            {"ids": {"_target_": "quotient_remainder", "combined_by": "concatenate"}, "dim": 12},
-            "want a multiple of 8, half of it in each of two tables, got 12",
-        ),
-        ({"ids": "quotient"}, "want one of rows, hash, quotient_remainder, managed_collision, .* got 'quotient'"),
+        ({"ids": "rows", "padding_row": 3, "max_norm": 1.0, "freeze": True}, {}),
     ],
     ids=str,
 )
-def test_what_does_not_go_together_is_said(table: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        TableConfig.model_validate({"dim": 8, **table})
+def test_what_does_not_go_together_is_said(table: dict[str, object], said: dict[str, str]) -> None:
+    config = TableConfig.model_validate({"dim": 8, **table})
+    assert dict(config.ids.misfits(config)) == said
+
+
+def test_a_decay_that_would_not_be_used_is_refused() -> None:
+    with pytest.raises(ValidationError, match="want 1 with eviction: lfu, which forgets nothing, got 2"):
+        ManagedCollision(eviction="lfu", decay_exponent=2)
+    assert ManagedCollision(eviction="lfu", decay_exponent=1).decay_exponent == 1
+
+
+def test_a_name_of_no_kind_of_ids_gets_those_there_are() -> None:
+    with pytest.raises(
+        ValidationError, match=r"want one of rows, hash, quotient_remainder, managed_collision, .*'quot'"
+    ):
+        TableConfig.model_validate({"dim": 8, "ids": "quot"})
+
+
+@settings(derandomize=True, max_examples=50, deadline=None)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)))
+def test_ids_are_mixed_alike_on_the_host_and_on_the_device(ids: list[int]) -> None:
+    on_host = mixed_on_host(np.array(ids, dtype=np.int64)).view(np.int64)
+    assert mixed_on_device(torch.tensor(ids, dtype=torch.int64)).tolist() == on_host.tolist()

@@ -4,6 +4,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -151,3 +153,14 @@ def test_ml100k_clicks(real_data: Path, tmp_path: Path) -> None:
     genres = dataset.raw_ids("genre").to_pylist()
     row = next(row for row in dataset.split("train").to_pylist() if row["item"] == toy_story)
     assert [genres[genre] for genre in row["genres"]] == ["Animation", "Children's", "Comedy"]
+
+
+def test_a_column_of_lists_is_no_raw_id(tmp_path: Path) -> None:
+    events = [{"user": 1, "item": each, "rating": 5, "time": each, "session": [each, 7]} for each in (1, 2, 3)]
+    pq.write_table(pa.Table.from_pylist(events), tmp_path / "log.parquet")
+    config = {**with_raw_ids(tmp_path, "-5"), "raw": str(tmp_path / "log.parquet")}
+    message = (
+        r"^dataset\.attributes\.session\.raw: want false for a column of lists, got true; without it the ids get a"
+    )
+    with pytest.raises(InputError, match=message):
+        prepare(EventLog.model_validate(config), tmp_path / "data", seed=0, overwrite=False)

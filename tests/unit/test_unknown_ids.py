@@ -1,16 +1,18 @@
 """Ids that are no row of their table: an error, a row, dropped, or hashed; counted, and the good case left alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.columns import Int64s
 from sharded_emb.errors import OutOfRangeIdError
+from sharded_emb.ids.base import Ids
 from sharded_emb.ids.hash import hashed
-from sharded_emb.tables import TableConfig
 from tests.tables import make_feature, make_table
 
 ROWS = 7
@@ -109,7 +111,22 @@ def test_a_hashed_table_takes_any_id_and_keeps_padding_and_the_unknown_row() -> 
     assert batch.ids.values().tolist() == expected
 
 
-def test_hashing_wants_a_number_of_rows() -> None:
-    for rows in ("auto", 2):
-        with pytest.raises(ValidationError, match=f"want a number above 2, into which ids are hashed, got {rows}"):
-            TableConfig.model_validate({"dim": 4, "ids": "hash", "rows": rows})
+class Doubled(Ids):
+    """Somebody's own."""
+
+    takes_any = True
+
+    def rows_of(self, ids_N: Int64s, rows: int, raw: bool) -> Int64s:  # noqa: ARG002
+        return ids_N * 2
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_rows_that_a_class_of_ones_own_makes_of_ids_are_checked_too(raw: bool) -> None:
+    split = pa.table({"f": pa.array([[2], [3, 4]], pa.list_(pa.int64())), "label": pa.array([0.0, 1.0], pa.float32())})
+    feature = replace(make_feature("f", "t", pooling="sum"), raw=raw)
+    own = Collate(
+        split, Reading(task="binary", tables=[make_table("t", ROWS, 4, feature, ids=Doubled())], label="label"), 0
+    )
+    assert own(np.arange(1), 1, 1).ids.values().tolist() == [4]
+    with pytest.raises(OutOfRangeIdError, match=r"table t, feature f: id 8 is out of range \[0, 7\)"):
+        own(np.arange(2), 2, 1)
