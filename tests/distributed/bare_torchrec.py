@@ -1,4 +1,4 @@
-"""TorchRec as it is, without this project: what it silently makes of a small model on two ranks."""
+"""TorchRec as it is, without this project: what it silently makes of a small model on one and two ranks."""
 
 from typing import Any
 
@@ -6,11 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
+from torchrec.distributed.fp_embeddingbag import FeatureProcessedEmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
 from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
+from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -35,7 +40,7 @@ class AnyType(EmbeddingBagCollectionSharder):
 class Model(nn.Module):
     """Nothing but lookups."""
 
-    def __init__(self, bags: EmbeddingBagCollection) -> None:
+    def __init__(self, bags: nn.Module) -> None:
         super().__init__()
         self.bags = bags
 
@@ -61,7 +66,7 @@ class Bare:
             for weight in bags.parameters():
                 weight.copy_(filled())
         _apply_optimizer_in_backward(optimizer, bags.parameters(), dict(arguments))
-        ranks, sharder = place.world_size, AnyType()
+        ranks, sharder = place.world_size, AnyType(fused_params=more.get("kernel"))
         plan = construct_module_sharding_plan(
             bags, types, sharder, local_size=ranks, world_size=ranks, device_type="cpu"
         )
@@ -106,6 +111,65 @@ class Bare:
         return found
 
 
+def clamped(place: Place) -> Tensor:
+    """What a step takes from the row that every rank reads with a gradient of .75, with one of at most .5 asked for."""
+    limit = {"gradient_clipping": True, "max_gradient": 0.5}
+    model = Bare(place, {"a": table_wise(rank=0)}, kernel=limit).fill()
+    before = [values.clone() for _, _, values in model.shards("a")]
+    model.look_up({"a": [[2]]}).values().mul(0.75).sum().backward()
+    return torch.cat([(old - new)[2] for old, (_, _, new) in zip(before, model.shards("a"), strict=True)] or [filled()])
+
+
+def position_weights(place: Place) -> Tensor:
+    """Those of this rank after a step on bags of different length."""
+    config = EmbeddingBagConfig(name="a", num_embeddings=ROWS, embedding_dim=DIM, feature_names=["a_ids"])
+    bags = EmbeddingBagCollection([config], is_weighted=True, device=torch.device("cpu"))
+    _apply_optimizer_in_backward(torch.optim.SGD, bags.parameters(), {"lr": 0.1})
+    processor = PositionWeightedModuleCollection({"a_ids": 3}, device=torch.device("cpu"))
+    weighted, sharder = FeatureProcessedEmbeddingBagCollection(bags, processor), AnyProcessed()
+    ranks = place.world_size
+    plan = construct_module_sharding_plan(
+        weighted, {"a": table_wise(rank=0)}, sharder, local_size=ranks, world_size=ranks, device_type="cpu"
+    )
+    model = DistributedModelParallel(
+        Model(weighted), device=torch.device("cpu"), plan=ShardingPlan({"bags": plan}), sharders=[sharder]
+    )
+    (weights,) = [weight for name, weight in model.named_parameters() if "position_weights" in name]
+    bag = [2, 3, 4][place.rank :]
+    ids = KeyedJaggedTensor(keys=["a_ids"], values=torch.tensor(bag), lengths=torch.tensor([len(bag)]))
+    model(ids).values().sum().backward()
+    torch.optim.SGD([weights], lr=1.0).step()
+    return weights.detach()
+
+
+class AnyProcessed(FeatureProcessedEmbeddingBagCollectionSharder):
+    """As `AnyType`."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002
+        return [kind.value for kind in ShardingType]
+
+
+def planned(constrained: str) -> str:
+    """The type of table `item` by TorchRec's planner, which is told that this table is to be table-wise."""
+    config = EmbeddingBagConfig(name="item", num_embeddings=1000, embedding_dim=DIM, feature_names=["ids"])
+    bags = EmbeddingBagCollection([config], device=torch.device("meta"))
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(world_size=2, compute_device="cpu"),
+        constraints={constrained: ParameterConstraints(sharding_types=["table_wise"])},
+    )
+    found: Any = planner.plan(bags, [AnyType()]).plan[""]
+    kind: str = found["item"].sharding_type
+    return kind
+
+
+def sent_for_bf16() -> set[torch.dtype]:
+    """What the codecs of a CPU make of vectors that are to travel in bf16."""
+    config = QCommsConfig(forward_precision=CommType.BF16, backward_precision=CommType.BF16)
+    codecs = get_qcomm_codecs_registry(config, device=torch.device("cpu"))
+    assert codecs is not None
+    return {of.encode(torch.ones(4)).dtype for each in codecs.values() for of in (each.forward, each.backward)}
+
+
 def observe(place: Place) -> dict[str, Any]:
     """What this rank sees of each."""
     one = {"a": table_wise(rank=0)}
@@ -114,7 +178,17 @@ def observe(place: Place) -> dict[str, Any]:
     for group in faster.model.fused_optimizer.param_groups:
         group["lr"] = 0.0
     both = {"a": row_wise(), "b": table_wise(rank=0)}
+    apart = Bare(place, {"a": table_wise(rank=1), "b": table_wise(rank=0)}).fill()
+    together = Bare(place, {"a": table_wise(rank=0), "b": table_wise(rank=0)}).fill()
+    accelerated = Bare(place, one, arguments={"lr": 0.1, "momentum": 0.9}).fill()
     return {
+        "columns of one plan": together.look_up(BAGS).values().detach(),
+        "columns of another": apart.look_up(BAGS).values().detach(),
+        "keys": apart.look_up(BAGS).to_dict()["a_ids"].detach(),
+        "keys in another order": apart.look_up(dict(reversed(BAGS.items()))).to_dict()["a_ids"].detach(),
+        "clamped": clamped(place),
+        "position weights": position_weights(place),
+        "momentum": [accelerated.moved(bag) for _ in range(2)],
         "weights": Bare(place, one).shards(),
         "means": Bare(place, both, PoolingType.MEAN).fill().look_up(BAGS).to_dict()["b_ids"].detach(),
         "decayed": Bare(place, one, arguments={"lr": 0.1, "weight_decay": 0.5}).fill().moved(bag),
