@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
@@ -11,7 +12,7 @@ from torchrec.distributed.fp_embeddingbag import FeatureProcessedEmbeddingBagCol
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
-from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding, ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
@@ -61,7 +62,8 @@ class Bare:
             )
             for name in types
         ]
-        bags = EmbeddingBagCollection(configs, device=torch.device("cpu"))
+        self.weighted = more.get("weighted", False)
+        bags = EmbeddingBagCollection(configs, is_weighted=self.weighted, device=torch.device("cpu"))
         with torch.no_grad():
             for weight in bags.parameters():
                 weight.copy_(filled())
@@ -95,29 +97,41 @@ class Bare:
             keys=[f"{name}_ids" for name in bags],
             values=torch.tensor([i for bag in lists for i in bag]),
             lengths=torch.tensor([len(bag) for bag in lists]),
+            weights=torch.tensor([1.0 + place for bag in lists for place in range(len(bag))])
+            if self.weighted
+            else None,
         )
         return self.model(ids)
 
+    def pooled(self, bags: dict[str, list[list[int]]]) -> tuple[Tensor, dict[int, Tensor]]:
+        """The vectors of table a, and by row what one step on their sum takes from this rank's part of it."""
+        before = self._of_table_a()
+        found = self.look_up(bags).to_dict()["a_ids"]
+        found.sum().backward()
+        return found.detach(), self._taken(before)
+
     def moved(self, bags: dict[str, list[list[int]]]) -> dict[int, Tensor]:
         """By row of table a, what one step on the sum of all vectors takes from this rank's part of it."""
-        before = [(row, values.clone()) for row, _, values in self.shards("a")]
+        before = self._of_table_a()
         summed = self.look_up(bags).values()
         (summed * torch.arange(1.0, summed.shape[1] + 1)).sum().backward()
-        after = [values for _, _, values in self.shards("a")]
-        found = {}
-        for (row, old), new in zip(before, after, strict=True):
-            rows = (old - new).abs().sum(1).nonzero()[:, 0].tolist()
-            found |= {row + at: (old - new)[at] for at in rows}
-        return found
+        return self._taken(before)
+
+    def _of_table_a(self) -> list[tuple[int, Tensor]]:
+        return [(row, values.clone()) for row, _, values in self.shards("a")]
+
+    def _taken(self, before: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
+        lost = [(row, old - new) for (row, old), (_, new) in zip(before, self._of_table_a(), strict=True)]
+        return {row + at: part[at] for row, part in lost for at in part.abs().sum(1).nonzero()[:, 0].tolist()}
 
 
 def clamped(place: Place) -> Tensor:
     """What a step takes from the row that every rank reads with a gradient of .75, with one of at most .5 asked for."""
     limit = {"gradient_clipping": True, "max_gradient": 0.5}
     model = Bare(place, {"a": table_wise(rank=0)}, kernel=limit).fill()
-    before = [values.clone() for _, _, values in model.shards("a")]
+    before = model._of_table_a()
     model.look_up({"a": [[2]]}).values().mul(0.75).sum().backward()
-    return torch.cat([(old - new)[2] for old, (_, _, new) in zip(before, model.shards("a"), strict=True)] or [filled()])
+    return model._taken(before).get(2, torch.zeros(DIM))
 
 
 def position_weights(place: Place) -> Tensor:
@@ -162,6 +176,18 @@ def planned(constrained: str) -> str:
     return kind
 
 
+def along_hosts(*_: Any, **__: Any) -> ParameterSharding:
+    """All ranks on one host: rows over its ranks; TorchRec's own generator leaves 8 columns whole."""
+    rows = ROWS // 2
+    shards = [ShardMetadata([rank * rows, 0], [rows, DIM], f"rank:{rank}/cpu") for rank in range(2)]
+    return ParameterSharding(
+        sharding_type=ShardingType.GRID_SHARD.value,
+        compute_kernel="fused",
+        ranks=[0, 1],
+        sharding_spec=EnumerableShardingSpec(shards),
+    )
+
+
 def sent_for_bf16() -> set[torch.dtype]:
     """What the codecs of a CPU make of vectors that are to travel in bf16."""
     config = QCommsConfig(forward_precision=CommType.BF16, backward_precision=CommType.BF16)
@@ -191,6 +217,12 @@ def observe(place: Place) -> dict[str, Any]:
         "momentum": [accelerated.moved(bag) for _ in range(2)],
         "weights": Bare(place, one).shards(),
         "means": Bare(place, both, PoolingType.MEAN).fill().look_up(BAGS).to_dict()["b_ids"].detach(),
+        "mean of a grid": Bare(place, {"a": along_hosts}, PoolingType.MEAN).fill().pooled({"a": BAGS["a"]})[0],
+        "weighted": {
+            kind: Bare(place, {"a": types}, PoolingType.MEAN, weighted=True).fill().pooled({"a": [[2, 3]]})
+            for kind, types in (("table_wise", table_wise(rank=0)), ("row_wise", row_wise()))
+        },
+        "norm": Bare(place, one, kernel={"max_norm": 0.1}, arguments={"lr": 0.1}).fill().moved(bag),
         "decayed": Bare(place, one, arguments={"lr": 0.1, "weight_decay": 0.5}).fill().moved(bag),
         "not decayed": Bare(place, one, arguments={"lr": 0.1}).fill().moved(bag),
         "rate of zero": faster.moved(bag),

@@ -22,6 +22,7 @@ from tests.distributed.ranks import on_one_rank, run_ranks
 
 DECAYED = Case("sum", "sgd", "table_wise", values=matrix_cases.DECAYS[0])
 CLIPPED = Case("sum", "sgd", "table_wise", step={"clip_norm": 0.1})
+NORMED = Case("sum", "sgd", "table_wise", table={"max_norm": 0.8})
 ACCELERATED = Case("sum", "sgd momentum", "table_wise")
 POSITIONS = Case("position_weighted", "sgd", "row_wise")
 MEANS = random_cases.Case(
@@ -54,6 +55,12 @@ def ours(place: Place) -> dict[str, Any]:
         "rates": [group["lr"] for group in sharded.fused.param_groups],
         "means": random_cases.step_sharded(place, MEANS),
         "decayed": matrix_cases.train_sharded(place, DECAYED),
+        "means of a grid": random_cases.step_sharded(place, planned("grid", "grid"))[0],
+        "weighted": {
+            kind: matrix_cases.train_sharded(place, Case("weighted", "sgd", kind))
+            for kind in ("table_wise", "row_wise")
+        },
+        "normed": matrix_cases.train_sharded(place, NORMED),
         "clipped": matrix_cases.train_sharded(place, CLIPPED),
         "accelerated": matrix_cases.train_sharded(place, ACCELERATED),
         "position weights": matrix_cases.train_sharded(place, POSITIONS)[2],
@@ -87,6 +94,23 @@ def test_a_row_wise_table_with_means_divides_the_vectors_of_others_too(bare: Any
     want, _ = random_cases.step_plain(MEANS)
     found = torch.cat([of_rank["means"][0] for of_rank in here])
     torch.testing.assert_close(found, want, rtol=0, atol=1e-6)
+
+
+def test_a_mean_under_grid_is_a_sum_and_here_a_mean(bare: Any, here: Any) -> None:
+    torch.testing.assert_close(bare[0]["mean of a grid"][0], filled()[[2, 3, 4]].sum(0))
+    want, _ = random_cases.step_plain(MEANS)
+    torch.testing.assert_close(torch.cat([of_rank["means of a grid"] for of_rank in here]), want, rtol=0, atol=1e-6)
+
+
+def test_a_weighted_mean_depends_on_the_plan_and_here_does_not(bare: Any, here: Any) -> None:
+    """Of rows 2 and 3 with weights 1 and 2. Table-wise it divides by two, its gradient by nothing."""
+    of_row = filled()[2] + 2 * filled()[3]
+    vectors, moved = bare[0]["weighted"]["table_wise"]
+    torch.testing.assert_close(vectors[0], of_row / 2)
+    assert [float(moved[row][0]) for row in (2, 3)] == pytest.approx([1, 2], abs=1e-5), "twice the gradient"
+    torch.testing.assert_close(bare[0]["weighted"]["row_wise"][0][0], of_row / 3, rtol=0, atol=1e-5)
+    for kind, found in here[0]["weighted"].items():
+        assert matrix_cases.deviation(found, matrix_cases.train_plain(Case("weighted", "sgd", kind))) <= 1e-6
 
 
 def test_weight_decay_does_nothing_and_here_it_decays(bare: Any, here: Any) -> None:
@@ -150,6 +174,13 @@ def test_a_limit_on_gradients_depends_on_the_number_of_ranks_and_here_it_does_no
     want = matrix_cases.train_plain(CLIPPED)
     found = [on_one_rank(lambda place: matrix_cases.train_sharded(place, CLIPPED)), *(each["clipped"] for each in here)]
     assert max(matrix_cases.deviation(each, want) for each in found) <= 1e-6
+    assert (want[1] - matrix_cases.train_plain(Case("sum", "sgd", "table_wise"))[1]).abs().max() > 1e-3
+
+
+def test_a_largest_norm_is_ignored_and_here_kept(bare: Any, here: Any) -> None:
+    assert torch.equal(bare[0]["norm"][2], bare[0]["not decayed"][2])
+    want = matrix_cases.train_plain(NORMED)
+    assert matrix_cases.deviation(here[0]["normed"], want) <= 1e-6
     assert (want[1] - matrix_cases.train_plain(Case("sum", "sgd", "table_wise"))[1]).abs().max() > 1e-3
 
 
