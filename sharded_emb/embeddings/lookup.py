@@ -57,6 +57,7 @@ class Embeddings(nn.Module):
     def __init__(self, tables: Sequence[Table], replicated: frozenset[str], device: torch.device) -> None:
         super().__init__()
         self.features = {f.name: (f, table) for table in tables for f in table.features}
+        self.order: list[str] | None = None  # of features, as the first batch has them
         self.composed = [table for table in tables if table.parts]
         tables = held(tables)
         self.tables = {table.name: table for table in tables}
@@ -72,6 +73,9 @@ class Embeddings(nn.Module):
     def forward(self, batch: Batch) -> Embedded:
         """Vectors by feature name, those that wait for `Poolings` among the sequences; see `Embedded`."""
         ids = batch.ids
+        self.order = self.order or ids.keys()
+        # TorchRec keeps the places of the first batch, and reads other features there if they change
+        assert ids.keys() == self.order
         # all collections are asked before any answer is awaited, so that their exchanges overlap
         sums = None if self.pooled is None else self.pooled(ids)
         answers = [collection(ids) for collection in self.unpooled.values()]

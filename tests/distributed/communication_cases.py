@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.process_group import Place
-from tests.distributed import parity_cases
+from sharded_emb.initializers import Normal
+from tests.distributed import parity_cases, random_cases
 from tests.distributed.parity_cases import Exchange
 
 SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "mixed")
@@ -53,4 +54,25 @@ def all_cases(place: Place) -> dict[tuple[str, str], tuple[set[torch.dtype], dic
             with watched() as seen:
                 _, tables = parity_cases.train_sharded(place, sharding, "adagrad", exchange)
             found[sharding, name] = (seen, tables)
+    return found
+
+
+STEEP = 4e4  # slopes of up to this, which the world size of two takes beyond what fp16 holds
+
+
+def steep(sharding: str, pooling: str) -> random_cases.Case:
+    """One table of which each of two ranks reads a row of its own, once."""
+    table = {"rows": 8, "dim": 8, "init": Normal(std=0.3), "ids": "rows", "padding_row": None, "sharding": sharding}
+    feature = {"table": "t", "column": "t", "pooling": pooling, "unknown": "error"}
+    return random_cases.Case({"t": table}, {"t": feature}, {"t": [[2], [3]]})
+
+
+def steep_steps(place: Place) -> dict[tuple[str, str], Tensor]:
+    """By sharding and pooling how far a step moves both rows (2, 8), with gradients in fp16."""
+    communication, found = Communication(backward="fp16"), {}
+    for sharding in ("table_wise", "row_wise", "column_wise", "data_parallel"):
+        for pooling in ("sum", "max"):  # before what travels, and after it
+            _, moved = random_cases.step_sharded(place, steep(sharding, pooling), communication, STEEP)
+            initial = random_cases.initial("t", 8, 8, padding_row=None).detach()
+            found[sharding, pooling] = (initial - moved["t"])[2:4]
     return found

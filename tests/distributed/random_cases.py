@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from sharded_emb.batch import Batch, Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.distributed.cuts import Ranks
 from sharded_emb.distributed.cuts import problems as plan_problems
 from sharded_emb.distributed.plan import make_plan
@@ -114,20 +115,27 @@ class Probe(nn.Module):
 class Steep(Loss):
     """A different slope for every number of a row."""
 
+    def __init__(self, steepness: float) -> None:
+        super().__init__()
+        self.steepness = steepness
+
     def forward(self, output: Tensor, batch: Batch) -> Tensor:
-        return (output * _slope(output.shape[1]) * batch.weight_B[:, None]).sum()
+        return (output * (self.steepness * _slope(output.shape[1])) * batch.weight_B[:, None]).sum()
 
 
 def _slope(columns: int) -> Tensor:
     return torch.sin(torch.arange(columns).float() + 1)
 
 
-def step_sharded(place: Place, case: Case) -> tuple[Tensor, dict[str, Tensor]]:
+def step_sharded(
+    place: Place, case: Case, communication: Communication = EXACT, steepness: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """What the model is given of this rank's rows (B, D), and all tables after one step."""
     tables = case.resolved()
-    plan = make_plan(held(tables), place, case.rows)
+    plan = make_plan(held(tables), place, case.rows, communication)
     embeddings = Embeddings(tables, plan.replicated, place.device)
-    sharded = shard(Trainee(embeddings, Poolings(tables, place.device), Probe(), Steep()), embeddings, plan, place)
+    trainee = Trainee(embeddings, Poolings(tables, place.device), Probe(), Steep(steepness))
+    sharded = shard(trainee, embeddings, plan, place)
     fill(sharded, SEED)
     lists = {name: pa.array(bags, pa.list_(pa.int64())) for name, bags in case.bags.items()}
     split = pa.table({**lists, "label": pa.array([0.0] * case.rows, pa.float32())})

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed import communication_cases, parity_cases
+from tests.distributed import communication_cases, parity_cases, random_cases
 from tests.distributed.ranks import on_one_rank, run_ranks
 
 FP16, FP32 = torch.float16, torch.float32
@@ -68,3 +68,15 @@ def test_in_a_world_of_one_nothing_is_rounded() -> None:
 
     for exact, quantized in zip(tables("exact"), tables("both"), strict=True):
         assert all(torch.equal(exact[name], quantized[name]) for name in exact)
+
+
+def test_a_gradient_beyond_the_dtype_that_travels_is_clamped() -> None:
+    """As it is sent: times the world size, by which the receiver divides. Sequences, sums and replicas alike."""
+    largest = torch.finfo(FP16).max
+    steepest = 2 * communication_cases.STEEP * random_cases._slope(8)
+    want = random_cases.LR * steepest.clamp(-largest, largest) / 2
+    assert 0 < (steepest.abs() > largest).sum() < 8, "some are, some are not"
+    for of_rank in run_ranks(communication_cases.steep_steps, 2):
+        assert len(of_rank) == 8
+        for rows in of_rank.values():
+            torch.testing.assert_close(rows, want.expand(2, 8), rtol=1e-3, atol=1e-3)

@@ -1,7 +1,9 @@
 """Where TorchRec alone is silently wrong on a CPU, and what happens here instead."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,14 +11,20 @@ from torch.nn import functional as F
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import set_learning_rates
+from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.errors import OutOfRangeIdError
 from sharded_emb.initializers import Normal
+from tests.configs.problems import problems
 from tests.distributed import bare_torchrec, matrix_cases, mixed_cases, random_cases
 from tests.distributed.bare_torchrec import BAGS, ROWS, filled
 from tests.distributed.matrix_cases import Case
-from tests.distributed.ranks import run_ranks
+from tests.distributed.ranks import on_one_rank, run_ranks
 
 DECAYED = Case("sum", "sgd", "table_wise", values=matrix_cases.DECAYS[0])
+CLIPPED = Case("sum", "sgd", "table_wise", step={"clip_norm": 0.1})
+NORMED = Case("sum", "sgd", "table_wise", table={"max_norm": 0.8})
+ACCELERATED = Case("sum", "sgd momentum", "table_wise")
+POSITIONS = Case("position_weighted", "sgd", "row_wise")
 MEANS = random_cases.Case(
     tables={
         name: {"rows": ROWS, "dim": 8, "init": Normal(std=0.3), "ids": "rows", "padding_row": None, "sharding": kind}
@@ -25,6 +33,15 @@ MEANS = random_cases.Case(
     features={n: {"table": n, "column": n, "pooling": "mean", "unknown": "error"} for n in ("a", "b")},
     bags=BAGS,
 )
+
+
+PLANS = [("table_wise", "table_wise"), ("row_wise", "table_wise"), ("column_wise", "row_wise")]
+
+
+def planned(of_a: str, of_b: str) -> random_cases.Case:
+    """The same tables under another plan."""
+    tables = {n: {**MEANS.tables[n], "sharding": kind} for n, kind in (("a", of_a), ("b", of_b))}
+    return random_cases.Case(tables, MEANS.features, MEANS.bags)
 
 
 def ours(place: Place) -> dict[str, Any]:
@@ -38,6 +55,16 @@ def ours(place: Place) -> dict[str, Any]:
         "rates": [group["lr"] for group in sharded.fused.param_groups],
         "means": random_cases.step_sharded(place, MEANS),
         "decayed": matrix_cases.train_sharded(place, DECAYED),
+        "means of a grid": random_cases.step_sharded(place, planned("grid", "grid"))[0],
+        "weighted": {
+            kind: matrix_cases.train_sharded(place, Case("weighted", "sgd", kind))
+            for kind in ("table_wise", "row_wise")
+        },
+        "normed": matrix_cases.train_sharded(place, NORMED),
+        "clipped": matrix_cases.train_sharded(place, CLIPPED),
+        "accelerated": matrix_cases.train_sharded(place, ACCELERATED),
+        "position weights": matrix_cases.train_sharded(place, POSITIONS)[2],
+        "other plans": [random_cases.step_sharded(place, planned(*kinds)) for kinds in PLANS],
     }
 
 
@@ -69,6 +96,23 @@ def test_a_row_wise_table_with_means_divides_the_vectors_of_others_too(bare: Any
     torch.testing.assert_close(found, want, rtol=0, atol=1e-6)
 
 
+def test_a_mean_under_grid_is_a_sum_and_here_a_mean(bare: Any, here: Any) -> None:
+    torch.testing.assert_close(bare[0]["mean of a grid"][0], filled()[[2, 3, 4]].sum(0))
+    want, _ = random_cases.step_plain(MEANS)
+    torch.testing.assert_close(torch.cat([of_rank["means of a grid"] for of_rank in here]), want, rtol=0, atol=1e-6)
+
+
+def test_a_weighted_mean_depends_on_the_plan_and_here_does_not(bare: Any, here: Any) -> None:
+    """Of rows 2 and 3 with weights 1 and 2. Table-wise it divides by two, its gradient by nothing."""
+    of_row = filled()[2] + 2 * filled()[3]
+    vectors, moved = bare[0]["weighted"]["table_wise"]
+    torch.testing.assert_close(vectors[0], of_row / 2)
+    assert [float(moved[row][0]) for row in (2, 3)] == pytest.approx([1, 2], abs=1e-5), "twice the gradient"
+    torch.testing.assert_close(bare[0]["weighted"]["row_wise"][0][0], of_row / 3, rtol=0, atol=1e-5)
+    for kind, found in here[0]["weighted"].items():
+        assert matrix_cases.deviation(found, matrix_cases.train_plain(Case("weighted", "sgd", kind))) <= 1e-6
+
+
 def test_weight_decay_does_nothing_and_here_it_decays(bare: Any, here: Any) -> None:
     assert torch.equal(bare[0]["decayed"][2], bare[0]["not decayed"][2])
     want = matrix_cases.train_plain(DECAYED)
@@ -97,3 +141,77 @@ def test_row_wise_adagrad_has_other_numbers_where_columns_are_cut_and_here_is_re
     assert (in_columns - bare[0]["whole"][2]).abs().max() > 0.01
     (line,) = Case("sum", "rowwise_adagrad", "column_wise").refusals(2)
     assert line.startswith("tables.t.sharding: column_wise with RowWiseAdagrad, which reads whole rows, would give the")
+
+
+def test_the_order_of_vectors_depends_on_the_plan_and_here_they_go_by_name(bare: Any, here: Any) -> None:
+    one, other = (bare[0][f"columns of {which}"] for which in ("one plan", "another"))
+    assert not torch.equal(one, other)
+    assert torch.equal(one, other.roll(bare_torchrec.DIM, dims=1))
+    want, _ = random_cases.step_plain(MEANS)
+    for number in range(len(PLANS)):
+        found = torch.cat([of_rank["other plans"][number][0] for of_rank in here])
+        torch.testing.assert_close(found, want, rtol=0, atol=1e-6)
+
+
+def test_features_in_another_order_are_read_from_each_other_and_here_never_change_places(bare: Any) -> None:
+    assert not torch.equal(bare[0]["keys"], bare[0]["keys in another order"])
+    tables = MEANS.resolved()
+    split = matrix_cases.pa.table({"a": [[2], [], [3]], "b": [[], [], [4, 5]], "label": [0.0, 0.0, 1.0]})
+    collate = Collate(split, Reading(task="binary", tables=tables, label="label"), 0)
+    batches = [collate(np.array(rows, dtype=np.int64), 2, 1) for rows in ([0, 1], [2], [])]
+    assert [batch.ids.keys() for batch in batches] == [["a", "b"]] * 3
+    embeddings = Embeddings(tables, frozenset({"a", "b"}), torch.device("cpu"))
+    embeddings(batches[0])
+    with pytest.raises(AssertionError):  # only `Collate` makes batches: another order would be a bug
+        embeddings(replace(batches[1], ids=batches[1].ids.permute([1, 0])))
+
+
+def test_a_limit_on_gradients_depends_on_the_number_of_ranks_and_here_it_does_not(bare: Any, here: Any) -> None:
+    """On both ranks the gradient is that of the only one, and so is their mean."""
+    alone = on_one_rank(bare_torchrec.clamped)
+    torch.testing.assert_close(alone, torch.full_like(alone, 0.5))
+    torch.testing.assert_close(bare[0]["clamped"], torch.full_like(alone, 0.75))
+    want = matrix_cases.train_plain(CLIPPED)
+    found = [on_one_rank(lambda place: matrix_cases.train_sharded(place, CLIPPED)), *(each["clipped"] for each in here)]
+    assert max(matrix_cases.deviation(each, want) for each in found) <= 1e-6
+    assert (want[1] - matrix_cases.train_plain(Case("sum", "sgd", "table_wise"))[1]).abs().max() > 1e-3
+
+
+def test_a_largest_norm_is_ignored_and_here_kept(bare: Any, here: Any) -> None:
+    assert torch.equal(bare[0]["norm"][2], bare[0]["not decayed"][2])
+    want = matrix_cases.train_plain(NORMED)
+    assert matrix_cases.deviation(here[0]["normed"], want) <= 1e-6
+    assert (want[1] - matrix_cases.train_plain(Case("sum", "sgd", "table_wise"))[1]).abs().max() > 1e-3
+
+
+def test_momentum_does_nothing_and_here_rows_gain_speed(bare: Any, here: Any) -> None:
+    first, second = (moved[2] for moved in bare[0]["momentum"])
+    torch.testing.assert_close(first, second)
+    want = matrix_cases.train_plain(ACCELERATED)
+    assert matrix_cases.deviation(here[0]["accelerated"], want) <= 1e-6
+    assert (want[1] - matrix_cases.train_plain(Case("sum", "sgd", "table_wise"))[1]).abs().max() > 1e-3
+
+
+def test_position_weights_drift_apart_and_here_are_the_same_on_every_rank(bare: Any, here: Any) -> None:
+    assert not torch.equal(*(of_rank["position weights"] for of_rank in bare))
+    ((mine,), (others,)) = (of_rank["position weights"] for of_rank in here)
+    assert torch.equal(mine, others)
+    (want,) = matrix_cases.train_plain(POSITIONS)[2]
+    torch.testing.assert_close(mine, want, rtol=0, atol=1e-6)
+    assert (mine - 1).abs().max() > 1e-3
+
+
+def test_a_constraint_for_a_table_that_is_not_there_is_ignored_and_here_an_error() -> None:
+    assert bare_torchrec.planned("item") == "table_wise"
+    assert bare_torchrec.planned("itme") != "table_wise"
+    assert problems("sharding.tables={itme: row_wise}") == [
+        "sharding.tables.itme: want the name or a pattern of tables; did you mean item?"
+    ]
+
+
+def test_bf16_between_ranks_becomes_fp16_and_here_is_refused() -> None:
+    assert bare_torchrec.sent_for_bf16() == {torch.float16}
+    assert problems("sharding.communication.forward=bf16", "device=cpu") == [
+        "sharding.communication.forward: want fp32 or fp16 on a CPU, where TorchRec would send fp16 in place of bf16, "
+        "got bf16; use fp16, or device=cuda"
+    ]
