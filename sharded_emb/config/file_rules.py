@@ -36,7 +36,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         return [*found, *error.problems]
     found += _rows(kind, sound, dataset)
     found += [
-        *_columns(sound, dataset),
+        *_columns(tree, sound, dataset),
         *_pooling_columns(sound, dataset),
         *_table_rows(sound, dataset),
         *_label(sound, dataset),
@@ -98,7 +98,7 @@ def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
         yield f"early_stopping: want rows in the valid split of {dataset.folder}, got none; set early_stopping=null"
 
 
-def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
+def _columns(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
     """What features read has to be in the dataset."""
     tables: Mapping[str, TableConfig] = sound.get("tables", {})
     features: Mapping[str, FeatureConfig] = sound.get("features", {})
@@ -109,7 +109,7 @@ def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
             yield f"{key}: want a column of {dataset.folder}, got {feature.column!r}{_hint(feature.column, dataset)}"
         elif column.vocabulary is None and not column.type.endswith(("int64", "int64>")):
             yield f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}"
-        elif column.vocabulary is None and table is not None and not table.ids.takes_any:
+        elif column.vocabulary is None and table is not None and not _takes_any(table, tree["tables"][feature.table]):
             yield (
                 f"{key}: want ids of a vocabulary, got {feature.column!r}, which holds {column.type} without one; set "
                 f"tables.{feature.table}.ids to hash or managed_collision"
@@ -129,6 +129,11 @@ def _columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
                 f"tables.{feature.table}.rows: auto takes the vocabulary of the same name, but {key} reads ids of "
                 f"{column.vocabulary}; name the table {column.vocabulary}, or give a number of rows"
             )
+
+
+def _takes_any(table: TableConfig, typed: Tree) -> bool:
+    """Whether any number is an id of a table, or may be one, because what was typed as `ids` is wrong."""
+    return table.ids.takes_any or ("ids" in typed and "ids" not in table.model_fields_set)
 
 
 def _pooling_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:

@@ -142,6 +142,8 @@ def test_ids_without_a_vocabulary_want_a_table_that_takes_any(tiny_data: Path) -
     )
     for ids in ("hash", "managed_collision"):
         assert problems(*other, f"+tables.other.ids={ids}", f"data={tiny_data}", files=True) == []
+    (problem,) = problems(*other, "+tables.other.ids=hashed", f"data={tiny_data}", files=True)
+    assert problem.startswith("tables.other.ids: want one of rows, hash, "), "and nothing about the column"
     (problem,) = problems(
         *other, "+tables.other.ids=hash", "+features.other.unknown=drop", f"data={tiny_data}", files=True
     )
