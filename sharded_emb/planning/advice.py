@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.planning.cluster import Cluster
@@ -10,6 +11,7 @@ from sharded_emb.planning.sizes import state_bytes, weight_bytes
 from sharded_emb.planning.units import shown_bytes
 from sharded_emb.tables import Table
 
+_MOST_CHANGES = 2
 _MOST_HOSTS = 1 << 10
 _TRIED = f"other sharding of that table, fp16, row-wise Adagrad, {_MOST_HOSTS:,} hosts"
 
@@ -26,8 +28,8 @@ def misfit(tables: Sequence[Table], cluster: Cluster, outcome: Outcome | None, a
     if outcome is not None:
         full = float(outcome.bytes_W[outcome.fullest_rank])
         fullest = f"; rank {outcome.fullest_rank} would have {shown_bytes(full)}"
-    change = next(_changes(tables, cluster, largest, attempt), None)
-    what = f"would fit: {change}" if change else f"nothing that was tried fits ({_TRIED})"
+    changes = [*islice(_changes(tables, cluster, largest, attempt), _MOST_CHANGES)]
+    what = f"would fit: {', or '.join(changes)}" if changes else f"nothing that was tried fits ({_TRIED})"
     needs = (
         f"{shown_bytes(weight_bytes(largest))} of weights and {shown_bytes(state_bytes(largest))} of optimizer state"
     )
@@ -49,15 +51,17 @@ def _changes(tables: Sequence[Table], cluster: Cluster, largest: Table, attempt:
     trained = [table for table in tables if not table.freeze]
     if state_bytes_of(small := _with_rowwise(tables, trained)) < state_bytes_of(tables):
         if attempt(small, cluster):
-            yield "embedding_optimizer=rowwise_adagrad, whose state is a number a row"
+            yield "row-wise Adagrad for all tables, whose state is a number a row (embedding_optimizer=rowwise_adagrad)"
     else:
         small = [*tables]
-    for which, what in ((parts, f"tables.{name}.dtype=fp16"), (tables, "dtype=fp16 of all tables")):
+    halves = [table for table in tables if table.optimizer.weight_decay_mode != "all_decoupled"]
+    of_largest = [table for table in halves if table in parts]
+    for which, what in ((of_largest, f"tables.{name}.dtype=fp16"), (halves, "dtype=fp16 of all tables")):
         if any(table.dtype == "fp32" for table in which):
             if attempt(_changed(tables, which, dtype="fp16"), cluster):
                 yield what
             if attempt(_changed(small, which, dtype="fp16"), cluster):
-                yield f"{what} with embedding_optimizer=rowwise_adagrad"
+                yield f"{what} and row-wise Adagrad for all (embedding_optimizer=rowwise_adagrad)"
     hosts = _hosts(tables, cluster, attempt)
     if hosts is not None:
         more = hosts - cluster.hosts

@@ -70,7 +70,7 @@ class Costs:
     def __init__(self, cluster: Cluster, workload: Workload) -> None:
         self.cluster, self.workload = cluster, workload
         self._known: dict[tuple[Hashable, ...], Cost] = {}
-        self._likeness: dict[str, Hashable] = {}
+        self._likeness: dict[int, tuple[Table, Hashable]] = {}
 
     def reads(self, table: Table) -> Reads:
         """What a step reads of the table."""
@@ -78,11 +78,13 @@ class Costs:
 
     def likeness(self, table: Table) -> Hashable:
         """What two tables have in common that cost the same wherever they are."""
-        if table.name not in self._likeness:
+        known = self._likeness.get(id(table))
+        if known is None or known[0] is not table:
             own = (table.rows, table.dim, table.dtype, table.state_dtype, table.output_dtype, table.update)
             optimizer = (*table.optimizer.states().values(), table.optimizer.weight_decay_mode)
-            self._likeness[table.name] = (*own, table.freeze, table.pooled, *optimizer, self.reads(table))
-        return self._likeness[table.name]
+            known = table, (*own, table.freeze, table.pooled, *optimizer, self.reads(table))
+            self._likeness[id(table)] = known
+        return known[1]
 
     def of(self, table: Table, kind: ShardingType, rows: int, columns: int) -> Cost:
         """Of a shard with so many rows and columns; of a data-parallel table on each rank."""

@@ -155,7 +155,7 @@ class PlanFile:
                 f"tables.{table.name.partition(':')[0]}.sharding=auto, or {_ANEW}"
             )
         if not differing and planned.sharding != "data_parallel":
-            text = _wrong_shards(self._placement(table.name), table, ranks)
+            text = wrong_shards(self._placement(table.name), table, ranks)
             if text is not None:
                 yield f"{text} in {self.path}; {_ANEW}"
 
@@ -186,7 +186,7 @@ def _shown(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def _wrong_shards(placement: Placement, table: Table, ranks: Ranks) -> str | None:
+def wrong_shards(placement: Placement, table: Table, ranks: Ranks) -> str | None:
     """What is wrong with the shards of a table, as `want ..., got ...`; None if TorchRec serves them."""
     for shard in placement.shards:
         if shard.rank >= ranks.world_size:

@@ -63,7 +63,7 @@ def search(
 
     fixed: those of the other tables. legal: whether a table may have the type that it names. Deterministic.
     """
-    choices = _choices(tables, costs, legal)
+    choices = choices_of(tables, costs, legal)
     start = start_loads([*tables, *(table for table, _ in fixed.values())], fixed, costs)
     exchanged = {(collection_of(t), p.kind) for t, p in fixed.values() if p.kind != "data_parallel"}
 
@@ -102,7 +102,7 @@ def _find(choices: Sequence[Choice], start: Loads, cap: float) -> Found | None:
     """The best over all kinds, whatever exchanges cost."""
     if not choices:
         return Found([], start.copy()) if start.bytes.max() <= cap else None
-    lowest = _least_seconds(choices, start)
+    lowest = least_seconds(choices, start)
     best = _greedy(choices, start, Limits(cap, np.inf, lowest)) or _most_even(choices, start, cap)
     if best is None:
         return None
@@ -120,7 +120,7 @@ def _find(choices: Sequence[Choice], start: Loads, cap: float) -> Found | None:
     return best
 
 
-def _least_seconds(choices: Sequence[Choice], start: Loads) -> float:
+def least_seconds(choices: Sequence[Choice], start: Loads) -> float:
     """No plan is faster: the mean over ranks, and the fastest that each table can be."""
     mean = (start.seconds.sum() + sum(choice.options[0].total_seconds for choice in choices)) / len(start.seconds)
     each = max(min(float(option.seconds.max()) for option in choice.options) for choice in choices)
@@ -161,7 +161,8 @@ def _in_order(choices: Sequence[Choice], order: Ints, start: Loads, limits: Limi
     return Found([taken[index] for index in range(len(choices))], loads)
 
 
-def _choices(tables: Sequence[Table], costs: Costs, legal: Legal) -> list[Choice]:
+def choices_of(tables: Sequence[Table], costs: Costs, legal: Legal) -> list[Choice]:
+    """What there is to choose from, for each of these tables."""
     known: dict[Hashable, tuple[Option, ...]] = {}
     found = []
     for table in tables:
