@@ -14,7 +14,7 @@ from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import from_first_rank, together
-from sharded_emb.distributed.plan import Asked, Plan, make_plan
+from sharded_emb.distributed.plan import Asked, Plan, make_plan, present
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, load_pretrained, shard, unsharded
 from sharded_emb.embeddings.lookup import Embeddings, candidate_feature
@@ -22,6 +22,7 @@ from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
 from sharded_emb.models.base import NextItemConfig
+from sharded_emb.planning.cluster import unlike_the_device
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled, WeightsFile
 from sharded_emb.tables import Table, held, resolve
@@ -148,6 +149,18 @@ class Built:
                     f"table {table.name}: {filled.from_file:,} rows from {table.weights.path}; {filled.missing:,} ids "
                     f"are not in it{missing}; {filled.unused:,} of its ids are not used"
                 )
+
+    def planning_notes(self) -> Iterator[str]:
+        """What the cluster of the config says otherwise than this machine does."""
+        machine, cluster = present(self.place), self.config.cluster
+        if (text := unlike_the_device(cluster, machine)) is not None:
+            yield text
+        hosts, per_host = cluster.hosts or machine.hosts, cluster.gpus_per_host or machine.per_host
+        if (hosts, per_host) != (machine.hosts, machine.per_host):
+            yield (
+                f"cluster: {hosts} x {per_host} ranks are described, but {machine.hosts} x {machine.per_host} were "
+                "launched; the plan is for these"
+            )
 
     def plan_report(self) -> Mapping[str, Any]:
         """What plan.json holds."""

@@ -220,8 +220,8 @@ def _wrong_rows(placement: Placement, stripe: Sequence[Shard], table: Table, ran
     got = [(shard.row, shard.rows) for shard in stripe]
     if got != wanted:
         rows = ", ".join(f"{first}-{first + count - 1}" for first, count in got)
-        what = "all rows" if over == 1 else f"{over} blocks of {wanted[0][1]} rows while they last"
-        return f"want {what} of its {table.rows} in each column shard of {placement.kind}, got {rows}"
+        how = "" if over == 1 else f", {wanted[0][1]} a rank while they last"
+        return f"want all of its {table.rows} rows in each column shard of {placement.kind}{how}, got {rows}"
     first = stripe[0].rank
     expected = [*range(ranks.world_size)] if placement.kind == "row_wise" else [*range(first, first + over)]
     if [shard.rank for shard in stripe] != expected:
