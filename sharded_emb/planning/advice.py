@@ -65,7 +65,8 @@ def _changes(tables: Sequence[Table], cluster: Cluster, largest: Table, attempt:
     hosts = _hosts(tables, cluster, attempt)
     if hosts is not None:
         more = hosts - cluster.hosts
-        yield f"cluster.hosts={hosts}, {more} more host{'s' * (more > 1)} of {cluster.per_host} ranks"
+        each = f"{cluster.per_host} rank{'s' * (cluster.per_host > 1)}"
+        yield f"cluster.hosts={hosts}, {more} more host{'s' * (more > 1)} of {each}"
 
 
 def _hosts(tables: Sequence[Table], cluster: Cluster, attempt: Try) -> int | None:

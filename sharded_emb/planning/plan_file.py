@@ -1,13 +1,14 @@
 """`plan.json`: a plan as it is written, and read again with everything refused that it does not fit."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
+from sharded_emb.batch import CANDIDATES
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.planning.outcome import Outcome
 from sharded_emb.planning.shapes import Placement, Ranks, Shard, blocks, whole_on_all
@@ -144,11 +145,12 @@ class PlanFile:
             "rows": table.rows,
             "dim": table.dim,
             "dtype": table.dtype,
-            "features": [feature.name for feature in table.features],
+            "features": _of_data(feature.name for feature in table.features),
         }
-        differing = [name for name, value in wanted.items() if getattr(planned, name) != value]
+        found = {**dict(planned), "features": _of_data(planned.features)}
+        differing = [name for name, value in wanted.items() if found[name] != value]
         for name in differing:
-            yield f"want {name} {_shown(wanted[name])}, got {_shown(getattr(planned, name))} in {self.path}; {_ANEW}"
+            yield f"want {name} {_shown(wanted[name])}, got {_shown(found[name])} in {self.path}; {_ANEW}"
         if table.sharding not in ("auto", planned.sharding):
             yield (
                 f"want {table.sharding}, which the config asks for, got {planned.sharding} in {self.path}; set "
@@ -176,6 +178,11 @@ def _read(path: Path) -> _PlanOfFile:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise InputError(f"{key}: want a plan in {path}, got: {place}: {first['msg']}; {_ANEW}") from error
+
+
+def _of_data(features: Iterable[str]) -> list[str]:
+    """Without the one through which a loss reads: it comes and goes with the loss."""
+    return [name for name in features if name.partition(":")[0] != CANDIDATES]
 
 
 def _ranks(number: int) -> str:

@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_named_with_a_change_that_does() -> None:
     [
         (0.3, "row-wise Adagrad for all tables, whose state is a number a row (embedding_optimizer=rowwise_adagrad)"),
         (0.2, "tables.big.dtype=fp16 and row-wise Adagrad for all (embedding_optimizer=rowwise_adagrad), or"),
-        (0.05, "cluster.hosts=11, 10 more hosts of 1 ranks"),
+        (0.05, "cluster.hosts=11, 10 more hosts of 1 rank"),
     ],
 )
 def test_every_change_was_tried(gigabytes: float, change: str) -> None:
