@@ -6,6 +6,7 @@ In a notebook or a script (see `sharded_emb.api`):
 
     config = sharded_emb.compose("experiment=quickstart", "data=data/tiny", "dataset.users=500", "steps=100")
     sharded_emb.prepare(config)            # raw log -> dataset folder, a Dataset
+    print(sharded_emb.plan(config).text)   # where its tables would go, and what that comes to
     outcome = sharded_emb.train(config)    # dataset folder -> run folder, an Outcome: path, status, metrics
     sharded_emb.evaluate(outcome.path, "split=valid")
     sharded_emb.Dataset.open("data/tiny")  # columns, splits, vocabularies
@@ -18,11 +19,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharded_emb.api import compose, evaluate, prepare, train
+    from sharded_emb.api import compose, evaluate, plan, prepare, train
     from sharded_emb.data.dataset import Dataset
     from sharded_emb.errors import InputError
 
-__all__ = ["Dataset", "InputError", "compose", "evaluate", "prepare", "train"]
+__all__ = ["Dataset", "InputError", "compose", "evaluate", "plan", "prepare", "train"]
 
 _HOMES = {"Dataset": "sharded_emb.data.dataset", "InputError": "sharded_emb.errors"}
 

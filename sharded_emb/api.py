@@ -10,7 +10,7 @@
 Every function raises InputError, with all problems in one list, for what a user can mend.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from sharded_emb import cli
 from sharded_emb.errors import InputError
 
 if TYPE_CHECKING:  # nothing of these is imported before the versions of what they need are checked
+    from sharded_emb.config.planned import Planned
     from sharded_emb.config.run import RunConfig
     from sharded_emb.config.session import Outcome
     from sharded_emb.data.dataset import Dataset
@@ -51,6 +52,22 @@ def prepare(config: "RunConfig", *, overwrite: bool = False) -> "Dataset":
     assert checked.data is not None
     write(checked.dataset, checked.data, seed=checked.seed, overwrite=overwrite)
     return Dataset.open(checked.data)
+
+
+def plan(
+    config: "RunConfig", *, out: str | Path | None = None, ids_per_sample: Mapping[str, float] | None = None
+) -> "Planned":
+    """Where the tables of a config would go on the cluster that it describes: `print(plan(config).text)`.
+
+    out: a folder for plan.json and plan.svg. ids_per_sample: of features, on average.
+    """
+    cli.check_versions()
+    from sharded_emb.config.planned import plan as planned
+    from sharded_emb.config.run import PlanConfig
+    from sharded_emb.config.validate import validate
+
+    own = {"out": out, "ids_per_sample": dict(ids_per_sample or {})}
+    return planned(validate(PlanConfig, {**config.model_dump(), **own}))
 
 
 def train(config: "RunConfig") -> "Outcome":

@@ -8,12 +8,13 @@ from torch.optim import Optimizer
 
 from sharded_emb.config.file_rules import raw_columns, wanted_weights
 from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.config.workload import lengths, workload
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import from_first_rank, together
-from sharded_emb.distributed.plan import Plan, make_plan
+from sharded_emb.distributed.plan import Asked, Plan, make_plan, present
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, load_pretrained, shard, unsharded
 from sharded_emb.embeddings.lookup import Embeddings, candidate_feature
@@ -21,6 +22,8 @@ from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
 from sharded_emb.models.base import NextItemConfig
+from sharded_emb.planning.cluster import unlike_the_device
+from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled, WeightsFile
 from sharded_emb.tables import Table, held, resolve
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
@@ -42,9 +45,8 @@ class Built:
                 self.dataset.split(split)
         self.tables = resolve_tables(config, self.dataset)
         self.reading = make_reading(config, self.tables)
-        batch_per_rank = -(-config.global_batch // place.world_size)
-        self.held, communication = held(self.tables), config.sharding.communication
-        self.plan: Plan = from_first_rank(lambda: make_plan(self.held, place, batch_per_rank, communication), place)
+        self.held = held(self.tables)
+        self.plan: Plan = from_first_rank(self._plan, place)
         embeddings = Embeddings(self.tables, self.plan.replicated, place.device)
         poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
         trainee = Trainee(embeddings, poolings, model, config.loss.build(self._item_rows()))
@@ -54,6 +56,13 @@ class Built:
         # dropout may differ by rank; a common stream would drop the same places of different rows
         torch.manual_seed(config.seed * 1_000_003 + place.rank)
         self.dense: Optimizer = config.dense_optimizer.build(self.sharded.dense_parameters(), place.device)
+
+    def _plan(self) -> Plan:
+        """The plan that is given, or one for what the data read. Raises InputError where none fits."""
+        known = lengths(self.config, self.tables, self.dataset, {})
+        work, given = workload(self.config, self.tables, known), given_plan(self.config)
+        asked = Asked(self.config.cluster, None if given is None else given.placements())
+        return make_plan(self.held, self.place, work, self.config.sharding.communication, asked)
 
     def _item_rows(self) -> int | None:
         return next((t.rows for t in self.tables if t.name == _item_table(self.config)), None)
@@ -141,20 +150,39 @@ class Built:
                     f"are not in it{missing}; {filled.unused:,} of its ids are not used"
                 )
 
+    def planning_notes(self) -> Iterator[str]:
+        """What the cluster of the config says otherwise than this machine does."""
+        machine, cluster = present(self.place), self.config.cluster
+        if (text := unlike_the_device(cluster, machine)) is not None:
+            yield text
+        hosts, per_host = cluster.hosts or machine.hosts, cluster.gpus_per_host or machine.per_host
+        if (hosts, per_host) != (machine.hosts, machine.per_host):
+            yield (
+                f"cluster: {hosts} x {per_host} ranks are described, but {machine.hosts} x {machine.per_host} were "
+                "launched; the plan is for these"
+            )
+
     def plan_report(self) -> Mapping[str, Any]:
         """What plan.json holds."""
-        report = self.plan.report(self.held)
-        return {"world_size": self.place.world_size, "device": self.place.device.type, **report}
+        return self.plan.report(self.held)
 
 
-def resolve_tables(config: RunConfig, dataset: Dataset) -> list[Table]:
-    """All tables with their rows known, and with the feature through which the loss reads candidates."""
-    rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
-    defaults = config.sharding.defaults(config.embedding_optimizer)
-    tables = with_updates(
-        resolve(config.tables, config.features, rows, defaults, raw_columns(dataset)),
-        step_of(config.device, config.accumulation, config.clip_norm),
-    )
+def given_plan(config: RunConfig) -> PlanFile | None:
+    """The plan that the config names. Raises InputError for a file that holds none."""
+    return None if config.sharding.plan is None else PlanFile(config.sharding.plan)
+
+
+def resolve_tables(config: RunConfig, dataset: Dataset | None, device: str | None = None) -> list[Table]:
+    """All tables with their rows known, and with the feature through which the loss reads candidates.
+
+    device: that tables are for, null for that of the config.
+    """
+    rows = {} if dataset is None else {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
+    raw = frozenset() if dataset is None else raw_columns(dataset)
+    tables = resolve(config.tables, config.features, rows, config.sharding.defaults(config.embedding_optimizer), raw)
+    if (plan := given_plan(config)) is not None:
+        tables = plan.applied(tables)
+    tables = with_updates(tables, step_of(device or config.device, config.accumulation, config.clip_norm))
     item_table = _item_table(config)
     return [table.reading(candidate_feature(table.name)) if table.name == item_table else table for table in tables]
 

@@ -5,8 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sharded_emb.config.plan_rules import (
+    known_features,
+    misfits_of_plan,
+    place_for_plan,
+    plan_of_file,
+    planned_ranks,
+    without_data,
+)
 from sharded_emb.config.rules import Tree, whole
-from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig, ShardingConfig
+from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig, ShardingConfig
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.folder import require_free
 from sharded_emb.embeddings.updates import problems as update_problems
@@ -25,9 +33,11 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         return [*_raw(sound), *_place_for_data(sound)]
     if not issubclass(kind, RunConfig):
         return []
-    found = [*(_place_for_predictions(sound) if issubclass(kind, EvaluateConfig) else _place_for_run(sound))]
+    found = [*_own_places(kind, sound)]
     if "data" not in sound:
         return found
+    if sound["data"] is None and issubclass(kind, PlanConfig):
+        return [*found, *without_data(sound), *_plan(kind, tree, sound, None)]
     if sound["data"] is None:
         return [*found, "data: missing; want a dataset folder, made by prepare data=FOLDER"]
     try:
@@ -60,6 +70,16 @@ def _place_for_data(sound: Tree) -> list[str]:
     except InputError as error:
         return error.problems
     return []
+
+
+def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
+    """What the command writes needs a place, and what it alone reads has to be there."""
+    if issubclass(kind, PlanConfig):
+        yield from (*place_for_plan(sound), *known_features(sound))
+    elif issubclass(kind, EvaluateConfig):
+        yield from _place_for_predictions(sound)
+    else:
+        yield from _place_for_run(sound)
 
 
 def _place_for_run(sound: Tree) -> Iterator[str]:
@@ -207,21 +227,25 @@ def _weights(tables: Sequence[Table], dataset: Dataset) -> Iterator[str]:
                 yield from error.problems
 
 
-def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset) -> list[str]:
+def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> list[str]:
     """Every table has to be one that can be sharded as asked, over the ranks that are there."""
-    from sharded_emb.distributed.cuts import Ranks, problems
-    from sharded_emb.distributed.process_group import launched_ranks, launched_ranks_per_host
+    from sharded_emb.distributed.cuts import problems
 
     names = ("tables", "features", "sharding", "embedding_optimizer")
     if not all(whole(name, tree, sound) for name in names[:2]) or not all(name in sound for name in names):
         return []
     configs: Mapping[str, TableConfig] = sound["tables"]
-    rows = {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
+    rows = {} if dataset is None else {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
     known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
     sharding: ShardingConfig = sound["sharding"]
     tables = resolve(known, sound["features"], rows, sharding.defaults(sound["embedding_optimizer"]))
-    found = [*problems(held(tables), Ranks(launched_ranks(), launched_ranks_per_host())), *_updates(sound, tables)]
-    if not issubclass(kind, EvaluateConfig):  # whose weights are in its checkpoint
+    ranks = planned_ranks(kind, sound)
+    plan, found = plan_of_file(sound)
+    if plan is not None:
+        found += misfits_of_plan(plan, tables, ranks) if len(known) == len(configs) else []
+        tables = plan.applied(tables)
+    found += [*problems(held(tables), ranks), *_updates(sound, tables)]
+    if dataset is not None and not issubclass(kind, EvaluateConfig | PlanConfig):  # whose weights are not filled so
         found += _weights(tables, dataset)
     return [_by_typed_key(problem, configs, sharding) for problem in found]
 

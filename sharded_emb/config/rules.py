@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sharded_emb.config.phrases import shown
-from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
+from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig
 from sharded_emb.embeddings.updates import step_of
 from sharded_emb.errors import closest, nearest
 from sharded_emb.metrics import binary, ranking
@@ -36,7 +36,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_sharding_patterns(tree, sound),
     ]
     if not issubclass(kind, PrepareConfig):
-        found += [*_end(sound), *_metric(sound), *_communication(sound)]
+        found += [*_end(sound), *_metric(sound), *_communication(kind, sound)]
     if issubclass(kind, EvaluateConfig):
         found += _predictions(sound)
     return found
@@ -132,10 +132,11 @@ def _sharding_patterns(tree: Tree, sound: Tree) -> Iterator[str]:
                 yield f"sharding.tables.{pattern}: want the name or a pattern of tables{nearest(pattern, names)}"
 
 
-def _communication(sound: Tree) -> Iterator[str]:
+def _communication(kind: type[Any], sound: Tree) -> Iterator[str]:
     """The device has to be able to send what ranks exchange."""
     if "sharding" in sound and "device" in sound:
-        device_type = step_of(sound["device"], 1, None).device_type
+        planned = sound["cluster"].device if issubclass(kind, PlanConfig) and "cluster" in sound else None
+        device_type = step_of(planned or sound["device"], 1, None).device_type
         yield from sound["sharding"].communication.problems(device_type)
 
 

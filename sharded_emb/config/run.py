@@ -14,6 +14,7 @@ from sharded_emb.losses.base import LossConfig
 from sharded_emb.models.base import ModelConfig
 from sharded_emb.optim.base import DenseOptimizer, EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
+from sharded_emb.planning.cluster import ClusterConfig
 from sharded_emb.sharding import ShardingType, TableSharding
 from sharded_emb.tables import Defaults, FeatureConfig, TableConfig
 from sharded_emb.training.early_stopping import EarlyStoppingConfig
@@ -23,11 +24,13 @@ UserPath = Annotated[Path, AfterValidator(from_home)]
 
 
 class ShardingConfig(Frozen):
-    """The key `sharding`. type: of every table that names none itself; auto asks TorchRec's planner. tables: by name or
-    pattern (`user_*`) of tables, before `type`. communication: in which dtype vectors and gradients travel.
+    """The key `sharding`. type: of every table that names none itself; auto asks the planner. plan: the plan.json of
+    the command `plan` or of a run, whose plan is taken as it is. tables: by name or pattern (`user_*`) of tables,
+    before `type`. communication: in which dtype vectors and gradients travel.
     """
 
     type: ShardingType | Literal["auto"] = "auto"
+    plan: UserPath | None = None
     tables: dict[str, TableSharding] = Field(default_factory=dict)
     communication: Communication = EXACT
 
@@ -55,7 +58,8 @@ class RunConfig(Frozen):
     clip_norm: the 2-norm that gradients of tables and dense weights are scaled down to, together; null for no limit.
     verify: in place of a run, train 20 steps sharded and unsharded and compare. verify_tolerance: the largest
     difference of a weight that is taken; null for what rounding in the dtypes of a table accounts for.
-    threads_per_rank: of the CPU; where cores are busy, waiting threads make a step many times slower.
+    cluster: what the planner takes the machine for. threads_per_rank: of the CPU; where cores are busy, waiting threads
+    make a step many times slower.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -87,12 +91,20 @@ class RunConfig(Frozen):
     dense_optimizer: Slot[DenseOptimizer]
     schedule: Slot[Schedule]
     sharding: ShardingConfig = ShardingConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 class PrepareConfig(RunConfig):
     """What `prepare` adds. overwrite: replace an existing dataset folder."""
 
     overwrite: bool = False
+
+
+class PlanConfig(RunConfig):
+    """What `plan` adds. out: a folder for plan.json and a picture. ids_per_sample: of features, on average."""
+
+    out: UserPath | None = None
+    ids_per_sample: dict[str, PositiveFloat] = Field(default_factory=dict)
 
 
 class EvaluateConfig(RunConfig):

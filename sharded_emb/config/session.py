@@ -74,6 +74,8 @@ def train(config: RunConfig) -> Outcome:
         log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
         for line in built.told():
             log.info("%s", line)
+        for line in built.planning_notes() if place.rank == 0 else []:
+            log.warning("%s", line)
         limits = Limits(config.steps, config.epochs, config.log_every_steps, config.evaluation.every_epochs)
         parts = Parts(
             sharded=built.sharded,

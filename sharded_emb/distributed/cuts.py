@@ -4,7 +4,6 @@ TorchRec's own generators cut columns at 128 and more, and name no kernel for tw
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from torch.distributed._shard.metadata import ShardMetadata
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
@@ -12,6 +11,7 @@ from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding, ShardingType
 
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.planning.shapes import Placement, Ranks, Shard, blocks, column_shards
 from sharded_emb.tables import Table
 
 FUSED = EmbeddingComputeKernel.FUSED.value
@@ -20,28 +20,6 @@ CUT_BY_COLUMNS = ("column_wise", "table_column_wise", "grid")
 ALONG_HOSTS = ("table_row_wise", "table_column_wise", "grid")  # TorchRec's unpooled collections have no such type
 
 _MOST_ROWS = 2**31 - 1  # TorchRec keeps the number in an int32 where rows are cut along hosts
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """How many there are. per_host: on each host, which all have as many as the others."""
-
-    world_size: int
-    per_host: int
-
-    @property
-    def hosts(self) -> int:
-        """Those that have all their ranks."""
-        return self.world_size // self.per_host
-
-    def of_host(self, host: int) -> range:
-        """The ranks of a host."""
-        return range(host * self.per_host, (host + 1) * self.per_host)
-
-
-def column_shards(dim: int, most: int) -> int:
-    """Into how many column shards a table is cut: the most, up to `most`, with each a multiple of 4 wide."""
-    return max(n for n in range(1, most + 1) if dim % n == 0 and (dim // n) % 4 == 0)
 
 
 def columns_of(table: Table, ranks: int) -> int:
@@ -110,23 +88,18 @@ def rank_without_row(rows: int, over: int) -> int | None:
 class Cutter:
     """Cuts tables one after the other; a table that may be on any rank or host goes where the fewest elements are."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.ranks = Ranks(place.world_size, place.local_world_size)
-        self._elements = [0] * place.world_size
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._elements = [0] * ranks.world_size
 
-    def cut(self, table: Table) -> ParameterSharding:
-        """The sharding of a table whose type is named, and is not data-parallel."""
-        blocks = [*self._blocks(table)]
-        shards = [self._shard(*block) for block in blocks]
-        for shard, (_, _, rank) in zip(shards, blocks, strict=True):
-            self._elements[rank] += shard.shard_sizes[0] * shard.shard_sizes[1]
-        return ParameterSharding(
-            sharding_type=TORCHRECS_NAMES.get(table.sharding, table.sharding),
-            compute_kernel=FUSED,
-            ranks=[rank for _, _, rank in blocks],
-            sharding_spec=EnumerableShardingSpec(shards),
-        )
+    def cut(self, table: Table) -> Placement:
+        """Where the parts of a table go whose type is named, and is not data-parallel."""
+        assert table.sharding != "auto"
+        assert table.sharding != "data_parallel"
+        shards = [Shard(r, rows.start, cols.start, len(rows), len(cols)) for rows, cols, r in self._blocks(table)]
+        for shard in shards:
+            self._elements[shard.rank] += shard.rows * shard.columns
+        return Placement(table.sharding, tuple(shards))
 
     def _blocks(self, table: Table) -> Iterator[tuple[range, range, int]]:
         """Rows, columns and rank of each shard, in the order in which TorchRec expects them."""
@@ -136,34 +109,42 @@ class Cutter:
             alone = self._emptiest([range(rank, rank + 1) for rank in range(ranks.world_size)])
             yield rows, columns, (table.ranks or alone)[0]
         elif kind == "row_wise":
-            yield from ((part, columns, rank) for rank, part in enumerate(_parts(rows, ranks.world_size)))
+            yield from ((part, columns, rank) for rank, part in enumerate(blocks(rows, ranks.world_size)))
         elif kind == "column_wise":
             among = table.ranks or range(ranks.world_size)
-            parts = _parts(columns, columns_of(table, len(among)))
+            parts = blocks(columns, columns_of(table, len(among)))
             yield from ((rows, part, rank) for part, rank in zip(parts, among, strict=False))
         elif kind == "table_row_wise":
             among = self._emptiest([ranks.of_host(host) for host in range(ranks.hosts)])
-            yield from ((part, columns, rank) for part, rank in zip(_parts(rows, len(among)), among, strict=True))
+            yield from ((part, columns, rank) for part, rank in zip(blocks(rows, len(among)), among, strict=True))
         elif kind == "table_column_wise":
             among = self._emptiest([ranks.of_host(host) for host in range(ranks.hosts)])
-            parts = _parts(columns, column_shards(table.dim, len(among)))
+            parts = blocks(columns, column_shards(table.dim, len(among)))
             yield from ((rows, part, rank) for part, rank in zip(parts, among, strict=False))
         else:
             assert kind == "grid"
-            for host, wide in enumerate(_parts(columns, column_shards(table.dim, ranks.hosts))):
-                parts = _parts(rows, ranks.per_host)
+            for host, wide in enumerate(blocks(columns, column_shards(table.dim, ranks.hosts))):
+                parts = blocks(rows, ranks.per_host)
                 yield from ((tall, wide, rank) for tall, rank in zip(parts, ranks.of_host(host), strict=True))
 
     def _emptiest(self, choices: Sequence[range]) -> range:
         """The ranks, of these sets of them, that hold the fewest elements so far."""
         return min(choices, key=lambda ranks: sum(self._elements[rank] for rank in ranks))
 
-    def _shard(self, rows: range, columns: range, rank: int) -> ShardMetadata:
-        where = placement(self.place.device.type, rank, self.place.local_world_size)
-        return ShardMetadata([rows.start, columns.start], [len(rows), len(columns)], where)
 
-
-def _parts(whole: range, number: int) -> list[range]:
-    """As many blocks, each as long as the first while there is something left."""
-    block = -(-len(whole) // number)
-    return [whole[start : start + block] for start in range(0, number * block, block)]
+def assembled(table: Placement, place: Place) -> ParameterSharding:
+    """TorchRec's sharding of a table that is there and not data-parallel, in the order of its shards."""
+    shards = [
+        ShardMetadata(
+            [shard.row, shard.column],
+            [shard.rows, shard.columns],
+            placement(place.device.type, shard.rank, place.local_world_size),
+        )
+        for shard in table.shards
+    ]
+    return ParameterSharding(
+        sharding_type=TORCHRECS_NAMES.get(table.kind, table.kind),
+        compute_kernel=FUSED,
+        ranks=table.ranks,
+        sharding_spec=EnumerableShardingSpec(shards),
+    )

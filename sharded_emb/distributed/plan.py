@@ -1,30 +1,45 @@
-"""Which table goes where: `cuts` for the types that a user names, TorchRec's planner for `auto`.
+"""Which table goes where: `cuts` for the types that a user names, our own search for `auto`, or a plan that is given.
 
 A plan is made from tables alone, before any module exists, because a data-parallel table is no part of the
 collections that TorchRec shards.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharded_emb.distributed.communication import EXACT, Communication
-from sharded_emb.distributed.cuts import FUSED, Cutter, Ranks, columns_of, problems
-from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.sharders import sharders
+from sharded_emb.distributed.cuts import FUSED, Cutter, assembled, problems
+from sharded_emb.distributed.process_group import Place, launched_ranks, launched_ranks_per_host
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.errors import InputError
-from sharded_emb.sharding import ShardingType
+from sharded_emb.planning.advice import misfit
+from sharded_emb.planning.cluster import Cluster, ClusterConfig, Present, described
+from sharded_emb.planning.estimates import Costs
+from sharded_emb.planning.outcome import Outcome
+from sharded_emb.planning.plan_file import written
+from sharded_emb.planning.search import search
+from sharded_emb.planning.shapes import Placement, Ranks, whole_on_all
+from sharded_emb.planning.sizes import Workload
 from sharded_emb.tables import Table
 
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan has to go by besides the tables. cluster: what is described of the machine. placements: a plan that
+    is given, null to make one.
+    """
+
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    placements: Mapping[str, Placement] | None = None
+
+
+MACHINE = Asked()
 
 
 @dataclass(frozen=True)
@@ -32,12 +47,14 @@ class Plan:
     """Where every table lives.
 
     types: sharding type by table. replicated: the data-parallel ones. sharded: TorchRec's sharding of the others.
-    communication: how all of them exchange vectors.
+    communication: how all of them exchange vectors. placements, costs: what it was made of.
     """
 
     types: dict[str, str]
     sharded: dict[str, ParameterSharding]
-    communication: Communication = EXACT
+    communication: Communication
+    placements: Mapping[str, Placement]
+    costs: Costs
 
     @property
     def replicated(self) -> frozenset[str]:
@@ -55,48 +72,15 @@ class Plan:
             }
         )
 
+    def outcome(self, tables: Sequence[Table]) -> Outcome:
+        """What it is predicted to come to."""
+        return Outcome(tables, self.placements, self.costs)
+
     def report(self, tables: Sequence[Table]) -> dict[str, Any]:
-        """What `plan.json` holds: the dtypes that travel; by table its type, ranks, shards, update and bytes."""
-        return {
-            "communication": self.communication.model_dump(),
-            "tables": {
-                table.name: {
-                    "rows": table.rows,
-                    "dim": table.dim,
-                    "features": [feature.name for feature in table.features],
-                    "collection": "pooled" if table.pooled else "unpooled",
-                    "sharding": self.types[table.name],
-                    "shards": self._shards(table.name),
-                    "dtype": table.dtype,
-                    "update": "none" if table.freeze else table.update,
-                    "optimizer": table.optimizer.told(),
-                    "weight_bytes": weight_bytes(table),
-                    "optimizer_state_bytes": state_bytes(table),
-                }
-                for table in tables
-            },
-        }
-
-    def _shards(self, table: str) -> list[dict[str, Any]]:
-        if table in self.replicated:
-            return []
-        spec: Any = self.sharded[table].sharding_spec
-        return [
-            {"rank": shard.placement.rank(), "offsets": list(shard.shard_offsets), "sizes": list(shard.shard_sizes)}
-            for shard in spec.shards
-        ]
-
-
-def weight_bytes(table: Table) -> int:
-    """Of all its rows."""
-    return table.rows * table.dim * _BYTES[table.dtype]
-
-
-def state_bytes(table: Table) -> int:
-    """Of the optimizer state of all rows."""
-    numbers = {"element": table.rows * table.dim, "row": table.rows}
-    per = () if table.freeze else table.optimizer.states().values()
-    return sum(numbers[each] for each in per) * _BYTES[table.state_dtype]
+        """What `plan.json` holds: the dtypes that travel; by table its type, ranks, shards, update and bytes; what is
+        predicted of tables and ranks.
+        """
+        return {"communication": self.communication.model_dump(), **written(self.outcome(tables))}
 
 
 def _table_names(module: EmbeddingBagCollection | EmbeddingCollection) -> list[str]:
@@ -104,69 +88,98 @@ def _table_names(module: EmbeddingBagCollection | EmbeddingCollection) -> list[s
     return [config.name for config in (module.embedding_bag_configs() if bags else module.embedding_configs())]
 
 
-def make_plan(tables: Sequence[Table], place: Place, batch_per_rank: int, communication: Communication = EXACT) -> Plan:
+def make_plan(
+    tables: Sequence[Table],
+    place: Place,
+    work: Workload | int,
+    communication: Communication = EXACT,
+    asked: Asked = MACHINE,
+) -> Plan:
     """The plan of all tables. Deterministic, so that every rank makes the same one.
 
-    Raises InputError with every table that cannot be sharded as asked, or when no plan fits the device.
+    work: what a step is; a mere number is of samples a rank, with one id of each feature. Raises InputError with every
+    table that cannot be sharded as asked, or when no plan fits the device.
     """
-    if wrong := problems(tables, Ranks(place.world_size, place.local_world_size)):
-        raise InputError(*wrong)
-    cutter = Cutter(place)
-    sharded = {t.name: cutter.cut(t) for t in tables if t.sharding not in ("auto", "data_parallel")}
-    types: dict[str, str] = {t.name: t.sharding for t in tables if t.sharding != "auto"}
-    if searched := [t for t in tables if t.sharding == "auto"]:
-        found = _search(searched, place, batch_per_rank, communication)
-        for table in searched:
-            if len(set(ranks := found[table.name].ranks or [])) < len(ranks):
-                # the planner puts several column shards of a table on one rank, of which nothing here knows
-                found[table.name] = cutter.cut(replace(table, sharding="column_wise"))
-        sharded |= found
-        types |= {name: sharding.sharding_type for name, sharding in found.items()}
-    by_name = {table.name: table for table in tables}
-    for name, sharding in sharded.items():
-        assert sharding.compute_kernel == FUSED, (name, sharding)
-        sharding.stochastic_rounding = False  # random numbers of a kernel would differ between plans
-        sharding.output_dtype = DATA_TYPES[by_name[name].output_dtype]
-    return Plan({t.name: types[t.name] for t in tables}, sharded, communication)
-
-
-def _search(
-    tables: Sequence[Table], place: Place, batch_per_rank: int, communication: Communication
-) -> dict[str, ParameterSharding]:
-    """TorchRec's planner over what `problems` would not refuse."""
-    constraints, ranks = {}, Ranks(place.world_size, place.local_world_size)
+    if isinstance(work, int):
+        work = Workload(work * place.world_size, {f.name: 1.0 for table in tables for f in table.features})
+    work = replace(work, forward=communication.forward, backward=communication.backward)
+    # the ranks are those that there are, whatever the plan was made with before
+    cluster = asked.cluster.model_copy(update={"device": None, "hosts": None, "gpus_per_host": None})
+    costs = Costs(described(cluster, present(place)), work)
+    placements = place_tables(tables, costs) if asked.placements is None else asked.placements
+    sharded = {}
     for table in tables:
-        kinds: list[ShardingType] = ["table_wise", "row_wise", "column_wise"]
-        if ranks.hosts > 1:  # on one host it is row_wise
-            kinds.append("table_row_wise")
-        allowed = [kind for kind in kinds if not problems([replace(table, sharding=kind)], ranks)]
-        # the planner's own smallest column shard is 128 wide
-        width = table.dim // columns_of(table, place.world_size)
-        constraints[table.name] = ParameterConstraints(
-            sharding_types=allowed, compute_kernels=[FUSED], min_partition=width
-        )
-    planner = EmbeddingShardingPlanner(topology=_topology(place), batch_size=batch_per_rank, constraints=constraints)
-    try:
-        meta = Embeddings(tables, frozenset(), torch.device("meta"))
-        planned = planner.plan(meta, sharders(communication, place.device))
-    except PlannerError as error:
-        largest = max(tables, key=weight_bytes)
-        raise InputError(
-            f"sharding: no plan fits the device; the largest table is {largest.name} with "
-            f"{weight_bytes(largest) / 2**30:.1f} GiB of weights ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); use more ranks, or a smaller dim"
-        ) from error
-    return {name: sharding for module in planned.plan.values() for name, sharding in module.items()}
+        if (placement := placements[table.name]).kind != "data_parallel":
+            sharded[table.name] = sharding = assembled(placement, place)
+            assert sharding.compute_kernel == FUSED
+            sharding.stochastic_rounding = False  # random numbers of a kernel would differ between plans
+            sharding.output_dtype = DATA_TYPES[table.output_dtype]
+    types: dict[str, str] = {table.name: placements[table.name].kind for table in tables}
+    return Plan(types, sharded, communication, placements, costs)
 
 
-def _topology(place: Place) -> Topology:
-    """The machine as it is: the planner's own caps are 32 GB of device and 128 GB of host memory everywhere."""
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // place.local_world_size
-    device = torch.cuda.get_device_properties(place.device).total_memory if place.device.type == "cuda" else 0
-    return Topology(
-        world_size=place.world_size,
-        local_world_size=place.local_world_size,
-        compute_device=place.device.type,
-        hbm_cap=device,
-        ddr_cap=host,
-    )
+def place_tables(tables: Sequence[Table], costs: Costs) -> dict[str, Placement]:
+    """Where each table goes in the cluster of these costs; needs no group and no device.
+
+    Raises InputError with every table that cannot be sharded as asked; or, if no plan fits, with a change that would.
+    """
+    cluster = costs.cluster
+    if wrong := problems(tables, Ranks(cluster.world_size, cluster.per_host)):
+        raise InputError(*wrong)
+    found = _placed(tables, costs)
+    outcome = None if found is None else Outcome(tables, found, costs)
+    if found is None or outcome is None or not outcome.fits:
+
+        def attempt(changed: Sequence[Table], other: Cluster) -> bool:
+            if problems(changed, Ranks(other.world_size, other.per_host)):
+                return False
+            of_other = Costs(other, costs.workload)
+            placed = _placed(changed, of_other)
+            return placed is not None and Outcome(changed, placed, of_other).fits
+
+        raise InputError(misfit(tables, costs.cluster, outcome, attempt))
+    return found
+
+
+def _placed(tables: Sequence[Table], costs: Costs) -> dict[str, Placement] | None:
+    cluster = costs.cluster
+    ranks = Ranks(cluster.world_size, cluster.per_host)
+    cutter = Cutter(ranks)
+    fixed: dict[str, tuple[Table, Placement]] = {}
+    for table in tables:
+        if table.sharding == "data_parallel":
+            fixed[table.name] = table, whole_on_all(table.rows, table.dim, ranks.world_size)
+        elif table.sharding != "auto":
+            fixed[table.name] = table, cutter.cut(table)
+    free = [table for table in tables if table.sharding == "auto"]
+    found = search(free, costs, lambda table: not problems([table], ranks), fixed) if free else {}
+    if found is None:
+        return None
+    return found | {name: placement for name, (_, placement) in fixed.items()}
+
+
+def present(place: Place) -> Present:
+    """The machine as it is: TorchRec's own caps are 32 GB of device and 128 GB of host memory everywhere."""
+    if place.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(place.device).total_memory
+    else:
+        memory = host_bytes() // place.local_world_size
+    device: Literal["cpu", "cuda"] = "cuda" if place.device.type == "cuda" else "cpu"
+    if place.world_size % place.local_world_size:  # hosts of different sizes: as if each rank were alone
+        return Present(device, place.world_size, 1, memory)
+    return Present(device, place.world_size // place.local_world_size, place.local_world_size, memory)
+
+
+def present_machine(device: Literal["auto", "cpu", "cuda"]) -> Present:
+    """The machine of a command that joins no group: its GPUs, else as many CPU ranks as were launched on it."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        if gpus:
+            return Present("cuda", 1, len(gpus), min(gpu.total_memory for gpu in gpus))
+    ranks = launched_ranks_per_host()
+    return Present("cpu", max(1, launched_ranks() // ranks), ranks, host_bytes() // ranks)
+
+
+def host_bytes() -> int:
+    """Memory of this host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

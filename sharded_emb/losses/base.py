@@ -38,6 +38,10 @@ class NextItemLossConfig(LossConfig):
         """Ids (K) of the item table, which has `rows` rows, to score against in this step: for all ranks alike."""
         raise NotImplementedError
 
+    def candidate_count(self, rows: int) -> int:
+        """How many they are, in every step."""
+        return self.candidates(rows, 0, 0).numel()
+
 
 class BinaryLossConfig(LossConfig):
     """A loss that compares a logit with a label of 0 or 1. label: the column with the labels."""

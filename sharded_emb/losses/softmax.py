@@ -24,6 +24,10 @@ class Softmax(NextItemLossConfig):
         """All rows but padding and out-of-vocabulary."""
         return torch.arange(FIRST_ROW, rows)
 
+    def candidate_count(self, rows: int) -> int:
+        """All rows but the first two; not drawn up to be counted."""
+        return rows - FIRST_ROW
+
     def build(self, item_rows: int | None) -> Loss:  # noqa: ARG002
         """The module."""
         return SoftmaxLoss(self.label_smoothing)

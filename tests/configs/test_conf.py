@@ -8,7 +8,7 @@ import yaml
 
 from sharded_emb.cli import compose_tree
 from sharded_emb.component import Component, Frozen, component_class
-from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
+from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig
 from sharded_emb.config.where import conf_folder
 from tests.configs.problems import problems
 
@@ -55,6 +55,7 @@ def test_the_files_of_the_commands_name_every_key() -> None:
     base = {*read(CONF / "base.yaml")} - {"defaults"}
     assert base | (groups - {"experiment"}) == {*RunConfig.model_fields}
     assert {*read(CONF / "prepare.yaml")} - {"defaults"} == {*PrepareConfig.model_fields} - {*RunConfig.model_fields}
+    assert {*read(CONF / "plan.yaml")} - {"defaults"} == {*PlanConfig.model_fields} - {*RunConfig.model_fields}
     assert {*read(CONF / "evaluate.yaml")} == {*EvaluateConfig.model_fields} - {*RunConfig.model_fields}
 
 

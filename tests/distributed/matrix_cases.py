@@ -17,7 +17,7 @@ from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
 from sharded_emb.distributed.communication import Communication
-from sharded_emb.distributed.cuts import ALONG_HOSTS, Ranks
+from sharded_emb.distributed.cuts import ALONG_HOSTS
 from sharded_emb.distributed.cuts import problems as plan_problems
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
@@ -31,6 +31,7 @@ from sharded_emb.layers.jagged import sums
 from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropyLoss
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
+from sharded_emb.planning.shapes import Ranks
 from sharded_emb.sharding import ShardingType
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, held, resolve
 from sharded_emb.training.step import Stepping

@@ -16,7 +16,7 @@ from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
 from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.distributed.cuts import ALONG_HOSTS, CUT_BY_COLUMNS
-from sharded_emb.distributed.plan import make_plan
+from sharded_emb.distributed.plan import MACHINE, Asked, make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
 from sharded_emb.embeddings.lookup import Embeddings
@@ -141,10 +141,10 @@ class Clicks(nn.Module):
 
 
 def build(
-    place: Place, sharding: str, optimizer: EmbeddingOptimizer, exchange: Exchange = PLAIN
+    place: Place, sharding: str, optimizer: EmbeddingOptimizer, exchange: Exchange = PLAIN, asked: Asked = MACHINE
 ) -> tuple[Sharded, torch.optim.Optimizer]:
     tables = resolved(sharding, optimizer, exchange)
-    plan = make_plan(tables, place, GLOBAL_BATCH, exchange.communication)
+    plan = make_plan(tables, place, GLOBAL_BATCH, exchange.communication, asked)
     embeddings = Embeddings(tables, plan.replicated, place.device)
     torch.manual_seed(SEED)
     trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())
@@ -154,10 +154,10 @@ def build(
 
 
 def train_sharded(
-    place: Place, sharding: str, name: str, exchange: Exchange = PLAIN
+    place: Place, sharding: str, name: str, exchange: Exchange = PLAIN, asked: Asked = MACHINE
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of the global batches and the whole tables afterwards."""
-    sharded, dense = build(place, sharding, OPTIMIZERS[name], exchange)
+    sharded, dense = build(place, sharding, OPTIMIZERS[name], exchange, asked)
     reading = Reading(task="binary", tables=resolved(sharding, OPTIMIZERS[name]), label="label")
     collate = Collate(split(), reading, place.rank)
     losses = drive(SimpleNamespace(sharded=sharded, dense=dense), Decaying(), collate, source(), STEPS)

@@ -16,7 +16,6 @@ from sharded_emb.batch import Batch, Embedded
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.source import BatchesConfig, Source
 from sharded_emb.distributed.communication import EXACT, Communication
-from sharded_emb.distributed.cuts import Ranks
 from sharded_emb.distributed.cuts import problems as plan_problems
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
@@ -27,6 +26,7 @@ from sharded_emb.embeddings.updates import Step, with_updates
 from sharded_emb.initializers import Normal, hashed_uniform, stream_key
 from sharded_emb.losses.base import Loss
 from sharded_emb.optim.sgd import SGD
+from sharded_emb.planning.shapes import Ranks
 from sharded_emb.tables import Defaults, FeatureConfig, ShardingType, Table, TableConfig, held, resolve
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.plain_composed import COMBINED, quotient_of, remainder_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sharded_emb.config.run import ShardingConfig
-from sharded_emb.distributed.cuts import Ranks, column_shards, problems
+from sharded_emb.distributed.cuts import problems
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import require_same_hosts
@@ -15,6 +15,7 @@ from sharded_emb.optim.adagrad import Adagrad
 from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
+from sharded_emb.planning.shapes import Ranks, column_shards
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from tests.distributed import parity_cases
 from tests.distributed.ranks import on_one_rank

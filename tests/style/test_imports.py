@@ -28,6 +28,7 @@ FLOORS = [
         "versions",
     },
     {"embeddings", "models", "losses", "metrics", "data"},
+    {"planning"},
     {"distributed"},
     {"training", "serving"},
     {"config"},
@@ -36,7 +37,7 @@ FLOORS = [
 ]
 FLOOR_OF = {part: level for level, floor in enumerate(FLOORS) for part in floor}
 # what a model author writes knows no parallelism
-INNOCENT = ("models", "layers", "losses", "metrics", "embeddings", "data")
+INNOCENT = ("models", "layers", "losses", "metrics", "embeddings", "data", "planning")
 
 
 @dataclass(frozen=True)

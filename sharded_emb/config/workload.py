@@ -1,0 +1,70 @@
+"""What a step of a config reads, as far as that is known before it: what plans are made for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sharded_emb.batch import CANDIDATES
+from sharded_emb.config.run import RunConfig
+from sharded_emb.data.columns import RaggedColumn
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.losses.base import NextItemLossConfig
+from sharded_emb.models.base import NextItemConfig
+from sharded_emb.planning.sizes import Workload
+from sharded_emb.tables import Feature, Table
+
+_MEASURED_ROWS = 100_000  # of the data, from the first on
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many ids of a feature a sample has on average, and where that is known from."""
+
+    ids: float
+    why: str
+
+    def __str__(self) -> str:
+        """`2.3 (in the data)`."""
+        return f"{self.ids:.3g} ({self.why})"
+
+
+def lengths(
+    config: RunConfig, tables: Iterable[Table], dataset: Dataset | None, given: Mapping[str, float]
+) -> dict[str, Length]:
+    """By feature. given: what a user says."""
+    features = [feature for table in tables for feature in table.features if feature.name != CANDIDATES]
+    return {feature.name: _length(config, feature, dataset, given) for feature in features}
+
+
+def _length(config: RunConfig, feature: Feature, dataset: Dataset | None, given: Mapping[str, float]) -> Length:
+    if feature.name in given:
+        return Length(given[feature.name], "given")
+    model = config.model
+    limit = feature.max_length
+    if limit is not None and isinstance(model, NextItemConfig) and model.history == feature.name:
+        limit += 1  # the event that is predicted
+    if dataset is not None:
+        column = dataset.split("train")[feature.column].slice(0, _MEASURED_ROWS)
+        counts = RaggedColumn.from_arrow(column).lengths()
+        mean = float(np.minimum(counts, limit).mean() if limit is not None else counts.mean()) if len(counts) else 0.0
+        return Length(mean, "in the data")
+    if limit is not None:
+        return Length(float(limit), "max_length")
+    return Length(1.0, f"assumed; say ids_per_sample.{feature.name}=NUMBER")
+
+
+def workload(config: RunConfig, tables: Iterable[Table], known: Mapping[str, Length]) -> Workload:
+    """Of a step. tables: with those that are composed as one."""
+    model, loss, candidates = config.model, config.loss, {}
+    if isinstance(model, NextItemConfig) and isinstance(loss, NextItemLossConfig):
+        item = config.features[model.history].table
+        candidates = {table.name: loss.candidate_count(table.rows) for table in tables if table.name == item}
+    return Workload(
+        batch=config.global_batch,
+        ids={name: length.ids for name, length in known.items()},
+        candidates=candidates,
+        pieces=config.accumulation,
+        forward=config.sharding.communication.forward,
+        backward=config.sharding.communication.backward,
+    )

@@ -1,0 +1,135 @@
+"""How much of everything a table is: what a step reads of it, and the bytes of a shard.
+
+All numbers are expectations over a global batch: ids are taken to fall on all rows alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sharded_emb.tables import Table
+
+ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+ID_BYTES = 8
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step is. batch: samples of a global batch. pieces: that it is computed in, one after the other.
+
+    ids: of a sample, on average, by feature. candidates: by table, ids that every rank reads besides, once a piece.
+    forward, backward: dtypes of vectors and gradients between ranks; fp32 for what tables give.
+    """
+
+    batch: int
+    ids: Mapping[str, float]
+    candidates: Mapping[str, int] = field(default_factory=dict)
+    pieces: int = 1
+    forward: str = "fp32"
+    backward: str = "fp32"
+
+
+class Bytes(NamedTuple):
+    """Of a shard. input: ids on the device. output: vectors, and their gradients."""
+
+    weights: float
+    state: float
+    input: float
+    output: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return sum(self)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a step reads of a table, over all ranks. ids: that are looked up. bags: samples times features, each with a
+    length. vectors: that a lookup of the whole table gives: bags of a pooled table, else ids.
+    """
+
+    ids: float
+    bags: float
+    vectors: float
+    pieces: int
+    vector_bytes: int
+    gradient_bytes: int
+
+
+def reads(table: Table, workload: Workload, world_size: int) -> Reads:
+    """Those of a table under a workload."""
+    names = [feature.name.partition(":")[0] for feature in table.features]
+    ids = workload.batch * sum(workload.ids[name] for name in names if name in workload.ids)
+    ids += workload.candidates.get(table.name.partition(":")[0], 0) * world_size * workload.pieces
+    bags = float(workload.batch * len(names))
+    own = ELEMENT_BYTES[table.output_dtype]
+    return Reads(
+        ids=ids,
+        bags=bags,
+        vectors=bags if table.pooled else ids,
+        pieces=workload.pieces,
+        vector_bytes=min(own, ELEMENT_BYTES[workload.forward]),
+        gradient_bytes=min(own, ELEMENT_BYTES[workload.backward]),
+    )
+
+
+def weight_bytes(table: Table) -> int:
+    """Of all its rows."""
+    return table.rows * table.dim * ELEMENT_BYTES[table.dtype]
+
+
+def state_bytes(table: Table) -> int:
+    """Of the optimizer state of all rows."""
+    return _state(table, table.rows, table.dim)
+
+
+def state_bytes_a_row(table: Table, columns: int) -> int:
+    """Of the optimizer state of a row of a shard with so many columns."""
+    return _state(table, 1, columns)
+
+
+def _state(table: Table, rows: int, columns: int) -> int:
+    numbers = {"element": rows * columns, "row": rows}
+    per: Sequence[str] = () if table.freeze else [*table.optimizer.states().values()]
+    return sum(numbers[each] for each in per) * ELEMENT_BYTES[table.state_dtype]
+
+
+def shard_bytes(table: Table, read: Reads, rows: int, columns: int) -> Bytes:
+    """Of a shard with so many rows and columns."""
+    share = rows / table.rows
+    ids, vectors, bags = read.ids * share, vectors_of(table, read, share), read.bags
+    return Bytes(
+        weights=rows * columns * ELEMENT_BYTES[table.dtype],
+        state=_state(table, rows, columns),
+        input=(ids * ID_BYTES + bags * _LENGTH_BYTES) / read.pieces,
+        output=2 * vectors * columns * read.vector_bytes / read.pieces,
+    )
+
+
+def replica_bytes(table: Table, read: Reads, world_size: int) -> Bytes:
+    """Of a data-parallel table on one rank, which reads for its own samples; the gradients of all ranks meet there."""
+    mine = 1 / world_size / read.pieces
+    touched = min(read.ids, float(table.rows))
+    return Bytes(
+        weights=weight_bytes(table),
+        state=state_bytes(table),
+        input=(read.ids * ID_BYTES + read.bags * _LENGTH_BYTES) * mine,
+        output=2 * read.vectors * table.dim * 4 * mine + touched * (table.dim * 4 + ID_BYTES),
+    )
+
+
+def received_bytes(table: Table, read: Reads, world_size: int) -> float:
+    """Of the vectors and gradients that every rank has for its own samples, wherever the table is."""
+    return 2 * read.vectors * table.dim * read.vector_bytes / world_size / read.pieces
+
+
+def vectors_of(table: Table, read: Reads, share: float) -> float:
+    """That a lookup of a share of the rows gives: a partial sum of every bag, or only the vectors of its own rows."""
+    return read.bags if table.pooled else read.ids * share
+
+
+def length_bytes(read: Reads) -> float:
+    """Of the lengths that go along with ids."""
+    return read.bags * _LENGTH_BYTES

@@ -1,0 +1,168 @@
+"""Bytes and times by hand, and what follows from them: cutting a table costs nothing more of memory, and so on."""
+
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from sharded_emb.optim.adam import Adam
+from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
+from sharded_emb.optim.sgd import SGD
+from sharded_emb.planning.cluster import USUAL, ClusterConfig, Present, Rates, described, unlike_the_device
+from sharded_emb.planning.estimates import Costs
+from sharded_emb.planning.sizes import Workload, state_bytes, weight_bytes
+from sharded_emb.planning.units import parse_bytes, parse_rate, parse_seconds, shown_bytes, shown_seconds
+from tests.unit.planning import cluster, costs, tables
+
+LAPTOP = Present("cpu", 1, 2, 8 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("80GB", 80 * 10**9), ("80GiB", 80 * 2**30), ("1.5 TB", 1_500_000_000_000), ("512", 512)]
+)
+def test_sizes_are_read(text: str, number: int) -> None:
+    assert parse_bytes(text) == number
+
+
+def test_rates_and_durations_are_read() -> None:
+    assert parse_rate("450GB/s") == parse_rate(450) == parse_rate("450") == 450e9
+    assert parse_rate("12.5MB/s") == 12.5e6
+    assert (parse_seconds("30us"), parse_seconds("2ms"), parse_seconds("1")) == (pytest.approx(3e-5), 2e-3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("gpu_memory", "80XB", "want a size such as 80GB, got '80XB'"),
+        ("gpu_memory", "GB", "want a size such as 80GB, got 'GB'"),
+        ("intra_bandwidth", "fast", "want a rate such as 450GB/s, got 'fast'"),
+        ("latency", "10 minutes", "want a duration such as 10us, got '10 minutes'"),
+    ],
+)
+def test_what_is_no_size_is_refused(key: str, value: str, message: str) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        ClusterConfig.model_validate({key: value})
+    assert wrong.value.errors()[0]["msg"] == message
+
+
+def test_a_cluster_survives_a_run_yaml() -> None:
+    config = ClusterConfig.model_validate({"gpu_memory": "80GiB", "intra_bandwidth": "1e3MB/s", "latency": "5us"})
+    assert ClusterConfig.model_validate(config.model_dump(mode="json")) == config
+    assert ClusterConfig.model_validate(config.model_dump()) == config
+
+
+def test_numbers_are_shown_with_three_digits() -> None:
+    assert [shown_bytes(n) for n in (0, 999, 1000, 1.5e9, 999_999, 2.56e11)] == [
+        "0 B",
+        "999 B",
+        "1 kB",
+        "1.5 GB",
+        "1 MB",
+        "256 GB",
+    ]
+    assert [shown_seconds(n) for n in (2.0, 1.5e-3, 2e-6, 0.9999e-3)] == ["2 s", "1.5 ms", "2 us", "1 ms"]
+
+
+def test_what_a_cluster_leaves_out_is_the_machines() -> None:
+    found = described(ClusterConfig(hosts=3, reserved=0.25), LAPTOP)
+    assert (found.device, found.hosts, found.per_host, found.world_size) == ("cpu", 3, 2, 6)
+    assert (found.memory, found.cap, found.rates) == (8 * 10**9, 6 * 10**9, USUAL["cpu"])
+
+
+def test_memory_that_is_not_the_devices_is_said() -> None:
+    assert unlike_the_device(ClusterConfig.model_validate({"gpu_memory": "15GB"}), LAPTOP) is None
+    assert unlike_the_device(ClusterConfig.model_validate({"gpu_memory": "5GB"}), LAPTOP) is None
+    assert unlike_the_device(ClusterConfig(), LAPTOP) is None
+    other = ClusterConfig.model_validate({"gpu_memory": "80GB", "device": "cuda"})
+    assert unlike_the_device(other, LAPTOP) is None
+    for size in ("17GB", "3GB"):
+        text = unlike_the_device(ClusterConfig.model_validate({"gpu_memory": size}), LAPTOP)
+        assert text == (
+            f"cluster.gpu_memory: {size[:-2]} GB are described, but a rank of this machine has 8 GB; the plan is for "
+            "what is described"
+        )
+
+
+def test_bytes_of_weights_and_state() -> None:
+    for optimizer, state in ((SGD(lr=1), 0), (Adam(lr=1), 8000 * 8), (RowWiseAdagrad(lr=1), 1000 * 4)):
+        (table,) = tables({"t": {"rows": 1000, "dim": 8}}, optimizer)
+        assert (weight_bytes(table), state_bytes(table)) == (32_000, state)
+    (half,) = tables({"t": {"rows": 1000, "dim": 8, "dtype": "fp16", "state_dtype": "fp16"}}, Adam(lr=1))
+    assert (weight_bytes(half), state_bytes(half)) == (16_000, 32_000)
+    (frozen,) = tables({"t": {"rows": 1000, "dim": 8, "freeze": True}})
+    assert state_bytes(frozen) == 0
+
+
+def test_a_whole_pooled_table_by_hand() -> None:
+    """1,024 samples of 3 ids on 2 ranks of a host; rows of 64 x 4 bytes, elementwise Adagrad."""
+    made = tables({"t": {"rows": 100_000, "dim": 64}})
+    cost = costs(made, cluster(1, 2), batch=1024, ids=3).of(made[0], "table_wise", 100_000, 64)
+    weights, state, ids, vectors = 100_000 * 64 * 4, 100_000 * 64 * 4, 3072 * 8 + 1024 * 8, 2 * 1024 * 64 * 4
+    assert cost.bytes == (weights, state, ids, vectors)
+    read, given = 3072 * (256 + 8), 1024 * 256
+    written = 2 * 3072 * (256 + 256)
+    assert cost.times.lookup == pytest.approx((read + 2 * given + written) / 1e12)
+    assert cost.times.communication == pytest.approx((3072 * 8 + 1024 * 8 + 2 * 1024 * 256) * (1 / 2) / 100e9)
+
+
+def test_rows_share_ids_but_not_bags() -> None:
+    """Every rank has a partial sum of every bag, or the vectors of its own rows."""
+    for pooling, vectors in (("sum", 1024), ("none", 1024 * 3 / 4)):
+        made = tables({"t": {"rows": 100_000, "dim": 64}}, pooling=pooling)
+        cost = costs(made, cluster(1, 4), batch=1024, ids=3).of(made[0], "row_wise", 25_000, 64)
+        assert cost.bytes.weights == 25_000 * 256
+        assert cost.bytes.input == 1024 * 3 / 4 * 8 + 1024 * 8
+        assert cost.bytes.output == pytest.approx(2 * vectors * 256)
+
+
+def test_between_hosts_only_sums_travel_where_rows_are_cut_within_one() -> None:
+    made = tables({"t": {"rows": 100_000, "dim": 64}})
+    of = costs(made, cluster(4, 8), batch=1024, ids=1)
+    sent = (1024 / 8 * 8 + 1024 * 8) * of.cluster.seconds_a_byte
+    vectors = 2 * 1024 * 256 * (7 / 8 / 100e9 + 3 / 4 / 8 / 10e9)
+    assert of.of(made[0], "table_row_wise", 12_500, 64).times.communication == pytest.approx(sent + vectors)
+    rows = of.of(made[0], "row_wise", 3_125, 64).times.communication
+    assert rows > of.of(made[0], "table_row_wise", 12_500, 64).times.communication
+
+
+def test_a_replica_is_whole_and_its_gradients_go_everywhere() -> None:
+    made = [replace(t, sharding="data_parallel", update="sparse") for t in tables({"t": {"rows": 100, "dim": 8}})]
+    cost = costs(made, cluster(1, 4), batch=4, ids=2).of(made[0], "data_parallel", 100, 8)
+    assert cost.bytes.weights == 100 * 8 * 4
+    assert cost.times.communication == pytest.approx(8 * (8 * 4 + 16) * 3 / 4 / 100e9)
+
+
+def test_what_is_updated_whole_is_read_and_written_whole_in_every_step() -> None:
+    (table,) = tables({"t": {"rows": 1_000_000, "dim": 16}})
+    of = costs([table], cluster(1, 2), batch=16)
+    some = of.of(table, "table_wise", 1_000_000, 16).times.lookup
+    every = of.of(replace(table, update="dense"), "table_wise", 1_000_000, 16).times.lookup
+    assert every == pytest.approx(some - 2 * 16 * (64 + 64) / 1e12 + 2 * 1_000_000 * (64 + 64) / 1e12)
+
+
+def test_half_as_wide_vectors_travel_in_half_the_time() -> None:
+    made = tables({"t": {"rows": 1000, "dim": 64}})
+    exact = Workload(1024, {"f_t": 1.0})
+    half = replace(exact, forward="fp16", backward="fp16")
+    where = cluster(2, 1)
+    full, less = (Costs(where, w).of(made[0], "table_wise", 1000, 64).times.communication for w in (exact, half))
+    ids = 1024 * 16 * where.seconds_a_byte
+    assert less - ids == pytest.approx((full - ids) / 2)
+
+
+def test_nothing_travels_and_nobody_waits_on_one_rank() -> None:
+    made = tables({"t": {"rows": 1000, "dim": 64}})
+    of = costs(made, cluster(1, 1, rates=Rates(1e12, 1e9, 1e9, 1.0)))
+    assert of.of(made[0], "table_wise", 1000, 64).times.communication == 0
+    assert of.latency(5) == 0
+
+
+def test_candidates_are_read_by_every_rank_and_pieces_bound_memory() -> None:
+    made = tables({"t": {"rows": 1000, "dim": 64}}, pooling="none")
+    work = Workload(64, {"f_t": 1.0}, candidates={"t": 100})
+    of = Costs(cluster(1, 4), work)
+    assert of.reads(made[0]).ids == 64 + 400
+    pieces = Costs(cluster(1, 4), replace(work, pieces=4))
+    assert pieces.reads(made[0]).ids == 64 + 1600
+    whole, less = (c.of(made[0], "table_wise", 1000, 64).bytes.output for c in (of, pieces))
+    assert less == pytest.approx(whole * 1664 / 464 / 4)

@@ -1,0 +1,113 @@
+"""What a person is shown of a plan: the report, the picture, and advice where nothing fits."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+
+import pytest
+
+from sharded_emb.distributed.plan import place_tables
+from sharded_emb.errors import InputError
+from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
+from sharded_emb.planning.cluster import Cluster
+from sharded_emb.planning.outcome import Outcome
+from sharded_emb.planning.picture import picture
+from sharded_emb.planning.report import report
+from sharded_emb.tables import Table, held
+from tests.unit.planning import ADAGRAD, cluster, costs, tables
+
+
+def outcome(made: Sequence[Table], where: Cluster) -> Outcome:
+    of = costs([*made], where)
+    return Outcome(made, place_tables(made, of), of)
+
+
+def test_a_report_says_all_that_is_predicted() -> None:
+    made = tables({"item": {"rows": 1_000_000, "dim": 64, "sharding": "row_wise"}, "user": {"rows": 50, "dim": 8}})
+    found = outcome(made, cluster(1, 2))
+    lines = report(found, {"f_item": "1 (assumed)", "f_user": "1 (assumed)"}).splitlines()
+    assert lines[0] == "2 tables on 1 host x 2 GPUs: 80 GB of the 80 GB of a rank are for tables; global batch 1,024"
+    assert lines[1] == "ids a sample: f_item 1 (assumed), f_user 1 (assumed)"
+    assert lines[3].split() == [
+        *("table", "rows", "dim", "dtype", "sharding", "kernel", "ranks"),
+        *("weights", "state", "input", "output", "lookup", "communication"),
+    ]
+    assert " ".join(lines[4].split()).startswith("item 1,000,000 64 fp32 row_wise fused 0, 1 256 MB 256 MB ")
+    assert lines[7].split() == ["rank", "memory", "of", "cap", "lookup", "communication", "step"]
+    assert [line.split()[0] for line in lines[8:10]] == ["0", "1"]
+    assert lines[11].startswith("a step takes ")
+    assert lines[12].startswith(f"slowest: rank {found.slowest_rank} with ")
+    assert "of it table item (row_wise)" in lines[12]
+    assert lines[13].startswith(f"fullest: rank {found.fullest_rank} with 25")
+
+
+def test_of_many_ranks_the_extreme_ones_are_listed() -> None:
+    made = tables({f"t{i}": {"rows": 1000 * (i + 1), "dim": 64} for i in range(100)})
+    lines = report(outcome(made, cluster(8, 8)), {}).splitlines()
+    (rest,) = [line for line in lines if line.startswith("and ")]
+    listed = [line for line in lines if line.split(" ")[0].isdigit() and "%" in line]
+    assert int(rest.split()[1]) + len(listed) == 64
+
+
+@pytest.mark.parametrize(("count", "hosts"), [(3, 1), (30, 2), (40, 64)])
+def test_a_picture_is_svg_whose_bars_are_memory_and_time(count: int, hosts: int) -> None:
+    made = tables({f"t<{i}>": {"rows": 1000 * (i + 1), "dim": 64} for i in range(count)})
+    found = outcome(made, cluster(hosts, 8))
+    root = ElementTree.fromstring(picture(found))
+    titles = [each.text or "" for each in root.iter("{http://www.w3.org/2000/svg}title")]
+    texts = [each.text or "" for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"memory by rank", "time of a step by rank", "cap 80 GB"} <= {*texts}
+    assert {title.split(",")[0] for title in titles} <= {f"rank {rank}" for rank in range(8 * hosts)}
+    assert any("t<" in title for title in titles)
+    heights = [
+        float(rect.get("height") or 0)
+        for rect in root.iter("{http://www.w3.org/2000/svg}rect")
+        if rect.find("{http://www.w3.org/2000/svg}title") is not None
+    ]
+    assert min(heights) >= 0
+    assert max(heights) <= 200
+
+
+def advice(made: list[Table], where: Cluster) -> str:
+    with pytest.raises(InputError) as wrong:
+        place_tables(held(made), costs(made, where))
+    (line,) = wrong.value.problems
+    return line
+
+
+def test_what_does_not_fit_is_named_with_a_change_that_does() -> None:
+    made = tables({"big": {"rows": 1_000_000, "dim": 64, "sharding": "table_wise"}, "small": {"rows": 10, "dim": 4}})
+    line = advice(made, cluster(1, 4, 200e6))
+    assert line.startswith(
+        "cluster: want a plan that fits 4 ranks with 200 MB for tables each, got none: the largest table, big "
+        "(table_wise), needs 256 MB of weights and 256 MB of optimizer state, all tables together 512 MB; rank 0 would "
+        "have 513 MB; would fit: tables.big.sharding=auto, or tables.big.sharding=row_wise"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "change"),
+    [
+        (0.3, "row-wise Adagrad for all tables, whose state is a number a row (embedding_optimizer=rowwise_adagrad)"),
+        (0.2, "tables.big.dtype=fp16 and row-wise Adagrad for all (embedding_optimizer=rowwise_adagrad), or"),
+        (0.05, "cluster.hosts=11, 10 more hosts of 1 rank"),
+    ],
+)
+def test_every_change_was_tried(gigabytes: float, change: str) -> None:
+    line = advice(tables({"big": {"rows": 1_000_000, "dim": 64}}), cluster(1, 1, gigabytes * 1e9))
+    assert f"; would fit: {change}" in line
+
+
+def test_a_proposal_fits_and_the_next_smaller_one_does_not() -> None:
+    made = tables({"big": {"rows": 1_000_000, "dim": 64}}, RowWiseAdagrad(lr=0.1))
+    line = advice(made, cluster(1, 2, 30e6))
+    hosts = int(line.partition("cluster.hosts=")[2].partition(",")[0])
+    assert outcome(made, cluster(hosts, 2, 30e6)).fits
+    assert f"cluster.hosts={hosts - 1}" not in line
+    advice(made, cluster(hosts - 1, 2, 30e6))
+
+
+def test_where_nothing_helps_that_is_said() -> None:
+    made = tables({"big": {"rows": 5, "dim": 4}}, ADAGRAD)
+    assert advice(made, cluster(1, 1, 100)).endswith(
+        "; nothing that was tried fits (other sharding of that table, fp16, row-wise Adagrad, 1,024 hosts)"
+    )
