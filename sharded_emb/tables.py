@@ -19,7 +19,7 @@ from sharded_emb.pooling.base import Pooling
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.pooling.sum import Sum
 from sharded_emb.pretrained import PretrainedWeights
-from sharded_emb.sharding import ShardingType, TableSharding, pattern_of
+from sharded_emb.sharding import ANY_KERNEL, Kernel, KernelChoice, ShardingType, TableSharding, pattern_of
 from sharded_emb.vocabulary_rows import PADDING_ROW
 
 DType = Literal["fp32", "fp16", "bf16"]
@@ -117,24 +117,31 @@ class Feature:
 @dataclass(frozen=True)
 class Defaults:
     """What a table takes where it says nothing itself. shardings: by pattern; what speaks for a table there counts, and
-    sharding where nothing does.
+    sharding where nothing does. kernel: of tables for which nothing names one.
     """
 
     optimizer: EmbeddingOptimizer
     sharding: ShardingType | Literal["auto"] = "auto"
     shardings: Mapping[str, TableSharding] = field(default_factory=dict)
+    kernel: KernelChoice = ANY_KERNEL
 
     def sharding_of(self, table: str, own: ShardingType | Literal["auto"] | None) -> TableSharding:
-        """That of a table with or without a type of its own."""
+        """That of a table with or without a type of its own, which is no constraint on its kernel."""
         pattern = pattern_of(table, self.shardings)
-        if own is not None or pattern is None:
-            return TableSharding(type=own or self.sharding)
-        return self.shardings[pattern]
+        said = TableSharding() if pattern is None else self.shardings[pattern]
+        chosen = self.kernel if said.kernel is None else said
+        kernel = {"kernel": chosen.kernel, "cache_load_factor": chosen.cache_load_factor}
+        if own is not None:
+            return TableSharding(type=own, **kernel)
+        kind = said.type or (self.sharding if said.min_partition is None else "auto")
+        return said.model_copy(update={"type": kind, **kernel})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with its number of rows known. ranks, min_partition: constraints on its sharding."""
+    """A table with its number of rows known. ranks, min_partition, kernel, cache_load_factor: constraints on its
+    sharding.
+    """
 
     name: str
     rows: int
@@ -155,6 +162,8 @@ class Table:
     sharding: ShardingType | Literal["auto"]
     ranks: tuple[int, ...] | None = None
     min_partition: int | None = None
+    kernel: Kernel | None = None
+    cache_load_factor: float | None = None
     features: tuple[Feature, ...]
 
     @property
@@ -228,4 +237,5 @@ def resolve(
 
 
 def _constrained(sharding: TableSharding) -> dict[str, Any]:
-    return {"sharding": sharding.type, "ranks": sharding.ranks, "min_partition": sharding.min_partition}
+    constraints = ("ranks", "min_partition", "kernel", "cache_load_factor")
+    return {"sharding": sharding.type, **{name: getattr(sharding, name) for name in constraints}}

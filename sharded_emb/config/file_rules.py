@@ -273,7 +273,10 @@ def _by_typed_key(problem: str, tables: Mapping[str, TableConfig], sharding: Sha
     name, _, inside = key.removeprefix("tables.").partition(".")
     table, _, part = name.partition(":")
     text = f"its {part}s: {text}" if part else text
+    pattern = pattern_of(table, sharding.tables)
+    if inside == "kernel":
+        named = pattern is not None and sharding.tables[pattern].kernel is not None
+        return f"sharding{f'.tables.{pattern}' if named else ''}.kernel: table {table}: {text}"
     if inside != "sharding" or table not in tables or tables[table].sharding is not None:
         return f"tables.{table}.{inside}: {text}"
-    pattern = pattern_of(table, sharding.tables)
     return f"sharding{'' if pattern is None else f'.tables.{pattern}'}: table {table}: {text}"

@@ -15,7 +15,7 @@ from sharded_emb.models.base import ModelConfig
 from sharded_emb.optim.base import DenseOptimizer, EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.planning.cluster import ClusterConfig
-from sharded_emb.sharding import ShardingType, TableSharding
+from sharded_emb.sharding import KernelChoice, ShardingType, TableSharding
 from sharded_emb.tables import Defaults, FeatureConfig, TableConfig
 from sharded_emb.training.early_stopping import EarlyStoppingConfig
 
@@ -23,10 +23,10 @@ UserPath = Annotated[Path, AfterValidator(from_home)]
 """A path as a user types it; ~ is the home folder, which a shell does not put into `data=~/x`."""
 
 
-class ShardingConfig(Frozen):
+class ShardingConfig(KernelChoice):
     """The key `sharding`. type: of every table that names none itself; auto asks the planner. plan: the plan.json of
     the command `plan` or of a run, whose plan is taken as it is. tables: by name or pattern (`user_*`) of tables,
-    before `type`. communication: in which dtype vectors and gradients travel.
+    before `type`. kernel: likewise. communication: in which dtype vectors and gradients travel.
     """
 
     type: ShardingType | Literal["auto"] = "auto"
@@ -36,7 +36,7 @@ class ShardingConfig(Frozen):
 
     def defaults(self, optimizer: EmbeddingOptimizer) -> Defaults:
         """What tables take that say nothing themselves."""
-        return Defaults(optimizer, self.type, self.tables)
+        return Defaults(optimizer, self.type, self.tables, self)
 
 
 class EvaluationConfig(Frozen):

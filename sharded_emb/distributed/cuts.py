@@ -8,18 +8,31 @@ from collections.abc import Iterator, Sequence
 from torch.distributed._shard.metadata import ShardMetadata
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.sharding_plan import placement
-from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding, ShardingType
+from torchrec.distributed.types import CacheParams, EnumerableShardingSpec, ParameterSharding, ShardingType
 
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.planning.shapes import Placement, Ranks, Shard, blocks, column_shards
 from sharded_emb.tables import Table
 
-FUSED = EmbeddingComputeKernel.FUSED.value
+_KERNELS = {
+    "uvm": EmbeddingComputeKernel.FUSED_UVM.value,
+    "uvm_caching": EmbeddingComputeKernel.FUSED_UVM_CACHING.value,
+}
 TORCHRECS_NAMES = {"grid": ShardingType.GRID_SHARD.value}  # of the others ours are TorchRec's
 CUT_BY_COLUMNS = ("column_wise", "table_column_wise", "grid")
 ALONG_HOSTS = ("table_row_wise", "table_column_wise", "grid")  # TorchRec's unpooled collections have no such type
 
 _MOST_ROWS = 2**31 - 1  # TorchRec keeps the number in an int32 where rows are cut along hosts
+
+
+def kernel_of(table: Table) -> str:
+    """TorchRec's name of the kernel that a sharded table is given; of one without a kernel, of its memory."""
+    return _KERNELS.get(table.kernel or "", EmbeddingComputeKernel.FUSED.value)
+
+
+def cache_of(table: Table) -> CacheParams | None:
+    """What a kernel with a cache is told of it."""
+    return None if table.cache_load_factor is None else CacheParams(load_factor=table.cache_load_factor)
 
 
 def columns_of(table: Table, ranks: int) -> int:
@@ -132,7 +145,7 @@ class Cutter:
         return min(choices, key=lambda ranks: sum(self._elements[rank] for rank in ranks))
 
 
-def assembled(table: Placement, place: Place) -> ParameterSharding:
+def assembled(table: Placement, place: Place, kernel: str) -> ParameterSharding:
     """TorchRec's sharding of a table that is there and not data-parallel, in the order of its shards."""
     shards = [
         ShardMetadata(
@@ -144,7 +157,7 @@ def assembled(table: Placement, place: Place) -> ParameterSharding:
     ]
     return ParameterSharding(
         sharding_type=TORCHRECS_NAMES.get(table.kind, table.kind),
-        compute_kernel=FUSED,
+        compute_kernel=kernel,
         ranks=table.ranks,
         sharding_spec=EnumerableShardingSpec(shards),
     )

@@ -14,7 +14,7 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSha
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharded_emb.distributed.communication import EXACT, Communication
-from sharded_emb.distributed.cuts import FUSED, Cutter, assembled, problems
+from sharded_emb.distributed.cuts import Cutter, assembled, cache_of, kernel_of, problems
 from sharded_emb.distributed.process_group import Place, launched_ranks, launched_ranks_per_host
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.errors import InputError
@@ -110,8 +110,8 @@ def make_plan(
     sharded = {}
     for table in tables:
         if (placement := placements[table.name]).kind != "data_parallel":
-            sharded[table.name] = sharding = assembled(placement, place)
-            assert sharding.compute_kernel == FUSED
+            sharded[table.name] = sharding = assembled(placement, place, kernel_of(table))
+            sharding.cache_params = cache_of(table)
             sharding.stochastic_rounding = False  # random numbers of a kernel would differ between plans
             sharding.output_dtype = DATA_TYPES[table.output_dtype]
     types: dict[str, str] = {table.name: placements[table.name].kind for table in tables}

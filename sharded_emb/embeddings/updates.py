@@ -4,12 +4,12 @@ The kernel is asked only for what it does right: FBGEMM's CPU kernels ignore wei
 kernel sees the gradient of the whole step (clipping, accumulation, frequencies), and bf16 has no CPU kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from sharded_emb.tables import Table
+from sharded_emb.tables import Table, Update
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,42 @@ def why_not_fused(table: Table, step: Step) -> str | None:
 
 def with_updates(tables: Sequence[Table], step: Step) -> list[Table]:
     """The same tables with `update: auto` answered."""
-    return [
-        replace(table, update="fused" if why_not_fused(table, step) is None else "sparse")
-        if table.update == "auto"
-        else table
-        for table in tables
-    ]
+    return [replace(table, update=_update(table, step)) if table.update == "auto" else table for table in tables]
+
+
+def _update(table: Table, step: Step) -> Update:
+    if table.kernel is not None:
+        return "dense" if table.kernel == "dense" else "fused"
+    return "fused" if why_not_fused(table, step) is None else "sparse"
 
 
 def problems(tables: Sequence[Table], step: Step) -> list[str]:
-    """Where `update: fused` cannot be had, one line each beginning with the key."""
-    return [
-        f"tables.{table.name}.update: want auto or sparse, since {reason}, got fused"
-        for table in tables
-        if table.update == "fused" and (reason := why_not_fused(table, step)) is not None
-    ] + [
-        f"tables.{table.name}.dtype: want fp32 with weight_decay_mode=all_decoupled, whose factor of nearly 1 would be "
-        f"rounded away, got {table.dtype}"
-        for table in tables
-        if table.dtype != "fp32" and table.optimizer.weight_decay_mode == "all_decoupled"
-    ]
+    """Where `update: fused` or a kernel cannot be had, one line each beginning with the key."""
+    return [line for table in tables for line in (*_kernel_problems(table, step), *_update_problems(table, step))]
+
+
+def _update_problems(table: Table, step: Step) -> Iterator[str]:
+    if table.update == "fused" and (reason := why_not_fused(table, step)) is not None:
+        yield f"tables.{table.name}.update: want auto or sparse, since {reason}, got fused"
+    if table.dtype != "fp32" and table.optimizer.weight_decay_mode == "all_decoupled":
+        yield (
+            f"tables.{table.name}.dtype: want fp32 with weight_decay_mode=all_decoupled, whose factor of nearly 1 "
+            f"would be rounded away, got {table.dtype}"
+        )
+
+
+def _kernel_problems(table: Table, step: Step) -> Iterator[str]:
+    kernel, key = table.kernel, f"tables.{table.name}.kernel"
+    if kernel is None:
+        return
+    wanted = "dense" if kernel == "dense" else "fused"
+    if step.device_type == "cpu" and kernel not in ("fused", "dense"):
+        yield f"{key}: want fused or dense on a CPU, which has its tables in the host's memory, got {kernel}; use fused"
+    elif kernel == "key_value":
+        yield f"{key}: want fused, uvm or uvm_caching, whose rows can be filled and saved, got key_value"
+    elif table.update not in ("auto", wanted):
+        yield f"{key}: want null with tables.{table.name}.update={table.update}, got {kernel}; leave one of them out"
+    elif wanted == "fused" and table.update == "auto" and (reason := why_not_fused(table, step)) is not None:
+        yield f"{key}: want null or dense, since {reason}, got {kernel}"
+    elif kernel == "uvm_caching" and table.ids.assigned:
+        yield f"{key}: want fused or uvm with ids that are given rows anew, behind a cache's back, got uvm_caching"

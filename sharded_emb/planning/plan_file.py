@@ -34,6 +34,7 @@ def written(outcome: Outcome) -> dict[str, Any]:
                 "sharding": each.placement.kind,
                 "shards": [] if each.placement.kind == "data_parallel" else _shards(each.placement),
                 "dtype": each.table.dtype,
+                "kernel": each.table.kernel or ("fused" if each.table.update == "fused" else "none"),
                 "update": "none" if each.table.freeze else each.table.update,
                 "optimizer": each.table.optimizer.told(),
                 "weight_bytes": weight_bytes(each.table),

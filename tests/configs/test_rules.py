@@ -250,6 +250,57 @@ def test_what_a_pattern_cannot_have_is_said_under_the_pattern(tiny_data: Path) -
     assert problems(*words, "tables.item.sharding=row_wise", files=True) == []
 
 
+CPU = "want fused or dense on a CPU, which has its tables in the host's memory, got"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["sharding.kernel=uvm"], f"kernel: table item: {CPU} uvm; use fused"),
+        (
+            ["sharding.tables={it*: {kernel: uvm_caching}}"],
+            f"tables.it*.kernel: table item: {CPU} uvm_caching; use fused",
+        ),
+        (
+            ["sharding.kernel=key_value", "sharding.tables={item: row_wise}"],
+            f"kernel: table item: {CPU} key_value; use fused",
+        ),
+        (
+            ["sharding.kernel=key_value", "device=cuda"],
+            "kernel: table item: want fused, uvm or uvm_caching, whose rows can be filled and saved, got key_value",
+        ),
+        (
+            ["sharding.kernel=fused", "embedding_optimizer=adam"],
+            "kernel: table item: want null or dense, since FBGEMM has no kernel of Adam on cpu, got fused",
+        ),
+        (
+            ["sharding.kernel=uvm", "device=cuda", "tables.item.sharding=data_parallel"],
+            "kernel: table item: want null or dense, since a data-parallel table is whole on every rank, and no kernel "
+            "exchanges its gradients, got uvm",
+        ),
+        (
+            ["sharding.kernel=dense", "tables.item.update=sparse"],
+            "kernel: table item: want null with tables.item.update=sparse, got dense; leave one of them out",
+        ),
+    ],
+)
+def test_a_kernel_that_cannot_be_had_is_refused(words: list[str], problem: str, tiny_data: Path) -> None:
+    device = [] if "device=cuda" in words else ["device=cpu"]
+    assert problems(*words, *device, f"data={tiny_data}", files=True) == [f"sharding.{problem}"]
+
+
+def test_a_cache_is_of_the_kernel_that_has_one() -> None:
+    assert problems("sharding.kernel=uvm", "sharding.cache_load_factor=0.2") == [
+        "sharding.cache_load_factor: want null with kernel=uvm, got 0.2; use kernel=uvm_caching"
+    ]
+    assert problems("sharding.kernel=uvm_caching", "sharding.cache_load_factor=2") == [
+        "sharding.cache_load_factor: want a number of at most 1, got 2"
+    ]
+    assert problems("sharding.kernel=uvn") == [
+        "sharding.kernel: want fused, dense, uvm, uvm_caching or key_value, got 'uvn'; did you mean uvm?"
+    ]
+
+
 def test_a_cpu_does_not_send_bf16() -> None:
     words = ["sharding.communication.forward=bf16", "sharding.communication.backward=fp16"]
     assert problems("device=cpu", *words) == [

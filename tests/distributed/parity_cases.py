@@ -30,6 +30,7 @@ from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.optim.sgd import SGD
+from sharded_emb.sharding import ANY_KERNEL, KernelChoice
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.next_item_cases import drive
@@ -103,10 +104,13 @@ def source() -> Source:
 
 @dataclass(frozen=True)
 class Exchange:
-    """How vectors travel. communication: of the run. output_dtypes: by table; fp32 where none is given."""
+    """From where vectors come, and how they travel. communication, kernel: of the run. output_dtypes: by table; fp32
+    where none is given.
+    """
 
     communication: Communication = EXACT
     output_dtypes: Mapping[str, str] = field(default_factory=dict)
+    kernel: KernelChoice = ANY_KERNEL
 
 
 PLAIN = Exchange()
@@ -123,7 +127,8 @@ def resolved(sharding: str, optimizer: EmbeddingOptimizer, exchange: Exchange = 
         )
         for name in ROWS
     }
-    return with_updates(resolve(configs, FEATURES, {}, Defaults(optimizer)), Step("cpu"))
+    resolved = resolve(configs, FEATURES, {}, Defaults(optimizer, kernel=exchange.kernel))
+    return with_updates(resolved, Step("cpu"))
 
 
 class Clicks(nn.Module):

@@ -1,5 +1,6 @@
 """What cannot be sharded as asked is refused with its key; what can is planned the same on every rank."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,16 @@ from sharded_emb.distributed.cuts import problems
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import require_same_hosts
+from sharded_emb.embeddings.updates import Step, with_updates
+from sharded_emb.embeddings.updates import problems as update_problems
 from sharded_emb.errors import InputError
 from sharded_emb.optim.adagrad import Adagrad
 from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
+from sharded_emb.planning.cluster import Present
 from sharded_emb.planning.shapes import Ranks, column_shards
+from sharded_emb.sharding import KernelChoice
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from tests.distributed import parity_cases
 from tests.distributed.ranks import on_one_rank
@@ -203,6 +208,49 @@ def test_the_planner_cuts_no_narrower_than_asked_and_puts_each_shard_on_a_rank_o
         for table in make_plan(planned, place(4, 2), 1024).report(planned)["tables"].values():
             assert all(shard["sizes"][1] >= min(least, 256) for shard in table["shards"])
             assert len({shard["rank"] for shard in table["shards"]}) == len(table["shards"])
+
+
+def kernels(shardings: dict[str, Any], device: str, **all_tables: Any) -> dict[str, tuple[str, Any, str]]:
+    """By table TorchRec's kernel, the load factor of its cache, and how it is updated."""
+    sharding = ShardingConfig(type="row_wise", tables=shardings, **all_tables)
+    configs = {name: TableConfig(rows=100, dim=16) for name in ("a", "b", "c")}
+    features = {name: FeatureConfig(table=name, column=name, pooling="sum") for name in configs}
+    planned = with_updates(resolve(configs, features, {}, sharding.defaults(ADAGRAD)), Step(device))
+    assert not update_problems(planned, Step(device))
+    sharded = make_plan(planned, replace(place(4), device=torch.device(device)), 8).sharded
+    factors = {n: each.cache_params.load_factor if each.cache_params else None for n, each in sharded.items()}
+    return {t.name: (sharded[t.name].compute_kernel, factors[t.name], t.update) for t in planned}
+
+
+def test_tables_get_the_kernels_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharded_emb.distributed.plan.present", lambda here: Present(here.device.type, 1, 4, 2**34))
+    cached = {"kernel": "uvm_caching", "cache_load_factor": 0.25}
+    assert kernels({"b": {"kernel": "uvm"}, "c": {"type": "table_wise", **cached}}, "cuda") == {
+        "a": ("fused", None, "fused"),
+        "b": ("fused_uvm", None, "fused"),
+        "c": ("fused_uvm_caching", 0.25, "fused"),
+    }
+    assert kernels({"b": {"kernel": "fused"}, "c": "table_wise"}, "cuda", **cached) == {
+        "a": ("fused_uvm_caching", 0.25, "fused"),
+        "b": ("fused", None, "fused"),
+        "c": ("fused_uvm_caching", 0.25, "fused"),
+    }
+    # what updates every row is no kernel of TorchRec's, whose dense one corrupts memory
+    assert kernels({"b": {"kernel": "fused"}}, "cpu", kernel="dense") == {
+        "a": ("fused", None, "dense"),
+        "b": ("fused", None, "fused"),
+        "c": ("fused", None, "dense"),
+    }
+
+
+@pytest.mark.parametrize("name", ["fused", "dense"])
+def test_a_kernel_that_was_asked_for_trains_to_the_numbers_of_plain_pytorch(name: Any) -> None:
+    """Adagrad does not move a row without a gradient, so that every row or those touched is the same to it."""
+    want = parity_cases.train_plain("adagrad")[1]
+    asked = parity_cases.Exchange(kernel=KernelChoice(kernel=name))
+    _, found = on_one_rank(lambda here: parity_cases.train_sharded(here, "row_wise", "adagrad", asked))
+    for table, values in found.items():
+        torch.testing.assert_close(values, want[table], rtol=0, atol=1e-6)
 
 
 def test_hosts_that_torchrec_finds_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

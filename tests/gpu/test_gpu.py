@@ -1,9 +1,12 @@
 """The same numbers on a GPU as on the CPU: initial tables bitwise, training to rounding."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from sharded_emb.distributed.process_group import process_group
+from sharded_emb.sharding import KernelChoice
 from tests.distributed import parity_cases
 
 pytestmark = pytest.mark.gpu
@@ -16,6 +19,17 @@ def test_a_gpu_trains_to_the_numbers_of_plain_pytorch(sharding: str, optimizer: 
     with process_group("cuda", wait_seconds=60) as place:
         assert place.device.type == "cuda"
         losses, tables = parity_cases.train_sharded(place, sharding, optimizer)
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
+    for name, table in tables.items():
+        torch.testing.assert_close(table, want_tables[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [{"kernel": "uvm"}, {"kernel": "uvm_caching", "cache_load_factor": 0.3}], ids=str)
+def test_tables_in_the_memory_of_the_host_train_to_the_numbers_of_plain_pytorch(kernel: dict[str, Any]) -> None:
+    want_losses, want_tables = parity_cases.train_plain("rowwise_adagrad")
+    with process_group("cuda", wait_seconds=60) as place:
+        where = parity_cases.Exchange(kernel=KernelChoice(**kernel))
+        losses, tables = parity_cases.train_sharded(place, "row_wise", "rowwise_adagrad", where)
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
     for name, table in tables.items():
         torch.testing.assert_close(table, want_tables[name], rtol=0, atol=1e-5)
