@@ -16,7 +16,8 @@ Saved = Mapping[str, STORAGE_TYPES]
 
 def misfits(wanted: entries.Entries, saved: Saved, sharded: Sharded, checkpoint: Path) -> list[str]:
     """What is missing in the checkpoint, what it has too much, and what it has in another shape."""
-    return [*_tables(wanted, saved, sharded, checkpoint), *_dense(wanted, saved, checkpoint)]
+    # dense weights that do not fit follow from tables that do not
+    return [*_tables(wanted, saved, sharded, checkpoint)] or [*_dense(wanted, saved, checkpoint)]
 
 
 def _tables(wanted: entries.Entries, saved: Saved, sharded: Sharded, checkpoint: Path) -> Iterator[str]:
