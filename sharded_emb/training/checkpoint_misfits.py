@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torch.distributed.checkpoint.metadata import STORAGE_TYPES
+from torch.distributed.checkpoint.metadata import STORAGE_TYPES, TensorStorageMetadata
 
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import nearest
@@ -60,8 +61,9 @@ def _dense(wanted: entries.Entries, saved: Saved, checkpoint: Path) -> Iterator[
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """Of a tensor, of a sharded one, or of what a checkpoint says of one."""
-    size = value.metadata().size if isinstance(value, ShardedTensor) else getattr(value, "size", None)
-    if size is None:
-        return None
-    return tuple(size() if callable(size) else size)
+    """Of a tensor, of a sharded one, or of what a checkpoint says of one; None of anything else."""
+    if isinstance(value, ShardedTensor):
+        return tuple(value.metadata().size)
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return tuple(value.size) if isinstance(value, TensorStorageMetadata) else None
