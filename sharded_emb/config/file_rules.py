@@ -25,6 +25,7 @@ from sharded_emb.models.base import NextItemConfig
 from sharded_emb.pretrained import Wanted, WeightsFile
 from sharded_emb.sharding import pattern_of
 from sharded_emb.tables import FeatureConfig, Table, TableConfig, held, resolve
+from sharded_emb.training.run_folder import RUN, taken
 
 
 def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
@@ -83,12 +84,14 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
 
 
 def _place_for_run(sound: Tree) -> Iterator[str]:
-    """A new run needs a folder of its own."""
+    """A new run needs a folder of its own, and one that goes on has one."""
     folder: Path | None = sound.get("run")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        yield f"run: want a new folder, got {folder}, which is a file; choose another run="
-    elif folder is not None and folder.is_dir() and any(folder.iterdir()):
-        yield f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
+    if sound.get("resume") and folder is None:
+        yield "resume: want the folder of the run to go on with, as run=FOLDER, got none"
+    if folder is None or (sound.get("resume", True) and (folder / RUN).is_file()):
+        return
+    if wrong := taken(folder):
+        yield wrong
 
 
 def _place_for_predictions(sound: Tree) -> Iterator[str]:

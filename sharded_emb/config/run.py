@@ -17,6 +17,7 @@ from sharded_emb.optim.schedule import Schedule
 from sharded_emb.planning.cluster import ClusterConfig
 from sharded_emb.sharding import KernelChoice, ShardingType, TableSharding
 from sharded_emb.tables import Defaults, FeatureConfig, TableConfig
+from sharded_emb.training.checkpoint_config import CheckpointConfig
 from sharded_emb.training.early_stopping import EarlyStoppingConfig
 
 UserPath = Annotated[Path, AfterValidator(from_home)]
@@ -52,8 +53,10 @@ class EvaluationConfig(Frozen):
 class RunConfig(Frozen):
     """One run. `run.yaml` in a run folder holds it, and repeats the run.
 
-    name: the first part of a run folder's name. run: the run folder, null for a new one under runs/. data: the dataset
-    folder. steps and epochs: limits, the first one reached ends the run. global_batch: samples a step, over all ranks.
+    name: the first part of a run folder's name. run: the run folder, null for a new one under runs/. resume: go on with
+    an unfinished run in that folder, start it where there is none yet, and do nothing with a finished one. data: the
+    dataset folder. steps and epochs: limits, the first one reached ends the run. global_batch: samples a step, over all
+    ranks.
     accumulation: pieces that a global batch is computed in, one after the other: less memory, the same numbers.
     clip_norm: the 2-norm that gradients of tables and dense weights are scaled down to, together; null for no limit.
     verify: in place of a run, train 20 steps sharded and unsharded and compare. verify_tolerance: the largest
@@ -64,6 +67,7 @@ class RunConfig(Frozen):
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
     run: UserPath | None = None
+    resume: bool = False
     data: UserPath | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -82,6 +86,7 @@ class RunConfig(Frozen):
     batches: BatchesConfig = BatchesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
     dataset: Slot[DatasetConfig]
     tables: dict[str, TableConfig]
     features: dict[str, FeatureConfig]

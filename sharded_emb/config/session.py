@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from sharded_emb import versions
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.distributed.agree import all_values, from_first_rank
@@ -24,6 +25,7 @@ from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
 from sharded_emb.training.loop import Limits, Parts, Trainer
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import RunFolder, log_to, peak_memory_bytes, without_nan
+from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.step import Learner, Stepping
 from sharded_emb.training.verify import Difference, differences, without_dropout
 from sharded_emb.training.verify import train as train_some
@@ -64,33 +66,85 @@ class Outcome:
 
 
 def train(config: RunConfig) -> Outcome:
-    """Trains and evaluates, into a new run folder. Raises InputError on every rank for what is wrong with the input."""
+    """Trains and evaluates, into a new run folder, or goes on in that of a run that was not finished.
+
+    Raises InputError on every rank for what is wrong with the input.
+    """
     with joined(config) as place:
-        built = Built(config, place)
-        source, collate, evaluator = built.source(), built.collate(), built.evaluator()
-        folder = RunFolder.create(config.run, config.name, config.model_dump(mode="json"), place)
-        log_to(folder.path, place.rank)
-        folder.write_json("plan.json", built.plan_report())
-        log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
-        for line in built.told():
-            log.info("%s", line)
-        for line in built.planning_notes() if place.rank == 0 else []:
-            log.warning("%s", line)
-        limits = Limits(config.steps, config.epochs, config.log_every_steps, config.evaluation.every_epochs)
-        parts = Parts(
-            sharded=built.sharded,
-            dense=built.dense,
-            schedule=config.schedule,
-            source=source,
-            collate=collate,
-            evaluator=evaluator,
-            folder=folder,
-            checkpoints=Checkpoints(folder.path, place, built.vocabularies()),
-        )
-        stepping = Stepping(config.accumulation, config.clip_norm)
-        trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping)
-        with _listening(trainer):
-            return _to_the_end(trainer, folder, built)
+        tree = config.model_dump(mode="json", exclude={"resume"})
+        with _folder_of(config, tree, place) as folder:
+            if folder is not None and (done := folder.finished()) is not None:
+                if place.rank == 0:
+                    print(f"run {folder.path} was finished after step {done['steps']}; there is nothing left to do")
+                return Outcome(folder.path, done["metrics"])
+            built = Built(config, place)
+            trainer = make_trainer(built, folder or RunFolder.create(config.run, config.name, tree, place))
+            with _listening(trainer):
+                return _to_the_end(trainer, built)
+
+
+@contextmanager
+def _folder_of(config: RunConfig, tree: dict[str, Any], place: Place) -> Iterator[RunFolder | None]:
+    """The run folder to go on with, if that is what is asked for and there is one; given free at the end."""
+    folder = RunFolder.reopen(config.run, tree, place) if config.resume and config.run is not None else None
+    try:
+        yield folder
+    finally:
+        if folder is not None:
+            folder.close()
+
+
+def make_trainer(built: Built, folder: RunFolder) -> Trainer:
+    """What trains, as far as the run in its folder was. Raises InputError on every rank."""
+    config, place = built.config, built.place
+    log_to(folder.path, place.rank)
+    checkpoints = Checkpoints(folder.path, place, built.vocabularies(), config.checkpoint, _facts(built, folder))
+    parts = Parts(
+        sharded=built.sharded,
+        dense=built.dense,
+        schedule=config.schedule,
+        source=built.source(),
+        collate=built.collate(),
+        evaluator=built.evaluator(),
+        folder=folder,
+        checkpoints=checkpoints,
+    )
+    saving = config.checkpoint
+    limits = Limits(
+        steps=config.steps,
+        epochs=config.epochs,
+        log_every_steps=config.log_every_steps,
+        evaluate_every_epochs=config.evaluation.every_epochs,
+        save_every_steps=saving.every_steps,
+        save_every_minutes=saving.every_minutes,
+    )
+    stepping = Stepping(config.accumulation, config.clip_norm)
+    trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping)
+    latest = from_first_rank(checkpoints.latest, place)
+    if latest is not None:
+        trainer.resume(latest)
+    else:
+        folder.rewind(0, 0.0, 0)
+    folder.write_config()
+    folder.write_json("plan.json", built.plan_report())
+    log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
+    for line in built.told():
+        log.info("%s", line)
+    for line in built.planning_notes() if place.rank == 0 else []:
+        log.warning("%s", line)
+    if latest is not None:
+        log.info("resumed after step %d", trainer.progress.step)
+    return trainer
+
+
+def _facts(built: Built, folder: RunFolder) -> dict[str, Any]:
+    """What a checkpoint says of its run besides the numbers."""
+    return {
+        "config": folder.config,
+        "config_hash": config_hash(folder.config),
+        "plan": built.plan_report(),
+        "versions": {name: version for name, version in versions.found().items() if version is not None},
+    }
 
 
 @contextmanager
@@ -105,9 +159,9 @@ def _listening(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _to_the_end(trainer: Trainer, folder: RunFolder, built: Built) -> Outcome:
+def _to_the_end(trainer: Trainer, built: Built) -> Outcome:
     """Trains; whatever happens, result.json says how it ended."""
-    status, metrics = "failed", {}
+    folder, status, metrics = trainer.parts.folder, "failed", {}
     more: dict[str, Any] = {}
     started = time.monotonic()
     try:

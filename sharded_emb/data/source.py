@@ -73,10 +73,13 @@ class Source:
         """This rank's part of every global batch of an epoch: the same number on every rank, some perhaps empty."""
         return (piece for (piece,) in self.pieces(epoch, rank, world_size, 1))
 
-    def pieces(self, epoch: int, rank: int, world_size: int, number: int) -> Iterator[list[Part]]:
-        """As `parts`, each global batch in so many pieces that are computed one after the other."""
+    def pieces(self, epoch: int, rank: int, world_size: int, number: int, used: int = 0) -> Iterator[list[Part]]:
+        """As `parts`, each global batch in so many pieces that are computed one after the other.
+
+        used: samples of the epoch that were trained on before, over all ranks: whole global batches.
+        """
         order = self.order(epoch)
-        for start in range(0, len(order), self.global_batch):
+        for start in range(used, len(order), self.global_batch):
             found = []
             for piece in np.array_split(order[start : start + self.global_batch], number):
                 parts = np.array_split(piece, world_size)

@@ -22,6 +22,15 @@ class UnknownCount:
     out_of_vocabulary: int = 0
     first: int | None = None
 
+    def plus(self, other: "UnknownCount") -> "UnknownCount":
+        """Both together; the first is that of this one, if it has any."""
+        return UnknownCount(
+            self.ids + other.ids,
+            self.out_of_range + other.out_of_range,
+            self.out_of_vocabulary + other.out_of_vocabulary,
+            other.first if self.first is None else self.first,
+        )
+
     def add(self, ids: Int64s, out_of_range: npt.NDArray[np.bool_] | None) -> None:
         """Counts the ids of a batch; out_of_range is None where all are rows."""
         self.ids += len(ids)

@@ -45,6 +45,7 @@ class Bucket(MCHManagedCollisionModule):
     """The rows [first, end) of a table, the last of which all ids share that have none of their own.
 
     waiting: the distinct ids of the steps since rows changed hands, how often each was met, and when: int64 (3, U).
+    given: how often a row was given to an id so far, a scalar on the host.
     """
 
     def __init__(self, config: ManagedCollision, first: int, end: int, device: torch.device) -> None:
@@ -57,6 +58,7 @@ class Bucket(MCHManagedCollisionModule):
         )
         self.last = end - 1
         self.waiting: list[Tensor] = []
+        self.given = torch.tensor(0)
 
     def meet(self, ids_U: Tensor, counts_U: Tensor, step: int) -> None:
         """Remembers what a step has met."""
@@ -76,6 +78,7 @@ class Bucket(MCHManagedCollisionModule):
         self._update_and_evict(ids_U, counts_U, {"last_access_iter": steps_U})
         changed = self.evict()
         assert changed is not None
+        self.given += changed.numel()
         return changed
 
     def rows(self, ids_N: Tensor) -> Tensor:
@@ -93,7 +96,8 @@ class Bucket(MCHManagedCollisionModule):
         """Who has which row, and what the eviction policy knows of them."""
         names = [name for name, _, _ in self._eviction_policy.metadata_info]
         named = {name: self._mch_metadata[name] for name in names if name in self._mch_metadata}
-        return {"ids": self._mch_sorted_raw_ids, "rows": self._mch_remapped_ids_mapping, **named}
+        rows = {"ids": self._mch_sorted_raw_ids, "rows": self._mch_remapped_ids_mapping}
+        return {**rows, "given": self.given, **named}
 
 
 class ManagedTable:
@@ -108,7 +112,6 @@ class ManagedTable:
             for number in range(self.config.buckets)
             if self._owner(number) == place.rank
         }
-        self.changed = 0  # rows of this rank that were given to an id so far
 
     def _owner(self, bucket: int) -> int:
         return bucket * self.place.world_size // self.config.buckets
@@ -167,9 +170,7 @@ class ManagedTable:
                 if self.due(step):
                     changed.append(bucket.change_hands(step))
             rows_R[mine] = bucket.rows(ids_R[mine])
-        rows = torch.cat(changed)
-        self.changed += rows.numel()
-        return rows_R, rows
+        return rows_R, torch.cat(changed)
 
 
 class Collisions:
@@ -222,7 +223,8 @@ class Collisions:
         found = {}
         for managed in self.tables:
             owned = sum(int(bucket.owned) for bucket in managed.buckets.values())
-            by_rank = all_values((owned, managed.changed), self.place)
+            given_here = sum(int(bucket.given) for bucket in managed.buckets.values())
+            by_rank = all_values((owned, given_here), self.place)
             given = managed.table.rows - FIRST_ROW - managed.config.buckets
             found[managed.table.name] = {
                 "owned": sum(owned for owned, _ in by_rank),

@@ -3,17 +3,12 @@
 R  touched rows    D  columns of a part    W  ranks
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._shard.metadata import ShardMetadata
-from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
-from torch.distributed._shard.sharded_tensor.shard import Shard
 
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.process_group import Place
@@ -83,39 +78,6 @@ class TableUpdates:
         same = [*squares[len(self.sharded) :], *(gradient.square().sum() for gradient in dense)]
         norm = torch.stack([owned, *same]).sum().sqrt()
         return (clip_norm / (norm + 1e-6)).clamp(max=1.0)
-
-    def state_dict(self, weights: Mapping[str, ShardedTensor]) -> dict[str, Any]:
-        """The state of all optimizers here, by table and name, and the number of steps.
-
-        weights: the sharded tables by name; the state of a table is sharded as its weights are.
-        """
-        found: dict[str, Any] = {"steps": torch.tensor(self.steps)}
-        for part in self.replicated:
-            found |= {f"{part.table.name}.{name}": values for name, values in part.state.items()}
-        by_table = {part.table.name: part for part in self.sharded}
-        for table, weight in weights.items():
-            if table in by_table:
-                states = by_table[table].state.items()
-                found |= {f"{table}.{name}": _sharded_like(weight, values) for name, values in states}
-        return found
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The tensors were read in place; what is left is the number of steps."""
-        self.steps = int(state["steps"])
-
-
-def _sharded_like(weight: ShardedTensor, values: Tensor) -> ShardedTensor:
-    """This rank's values as the part of a tensor that is sharded as `weight` is; by rows alone where they are 1-D."""
-    whole = weight.metadata()
-    dims = values.dim()
-
-    def cut(shard: ShardMetadata) -> ShardMetadata:
-        return ShardMetadata(shard.shard_offsets[:dims], shard.shard_sizes[:dims], shard.placement)
-
-    properties = replace(whole.tensor_properties, dtype=values.dtype)
-    metadata = ShardedTensorMetadata([cut(s) for s in whole.shards_metadata], whole.size[:dims], properties)
-    shards = [Shard(values, cut(shard.metadata)) for shard in weight.local_shards()]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata)
 
 
 def _exchanged(mine: Sequence[RowGradients], place: Place, communication: Communication) -> list[RowGradients]:

@@ -1,112 +1,217 @@
-"""Checkpoints: tables, dense weights and all optimizer states, complete or absent.
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, complete or absent.
 
-checkpoints/step-N/    one checkpoint, in the format of torch.distributed.checkpoint, and vocabularies.json
+checkpoints/step-N/    one checkpoint: the model in the format of torch.distributed.checkpoint, the rest in state.json,
+                       checksums in manifest.json
 checkpoints/last       a link to the newest one
 checkpoints/best       a link to the one with the best validation metric, if there is one
 """
 
 import json
-import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torch.distributed.checkpoint._nested_dict import flatten_state_dict, unflatten_state_dict
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
+from sharded_emb.distributed.agree import all_values, from_first_rank, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError
+from sharded_emb.training import checkpoint_entries as entries
+from sharded_emb.training import checkpoint_files as files
+from sharded_emb.training.checkpoint_config import CheckpointConfig
+from sharded_emb.training.checkpoint_misfits import misfits
+from sharded_emb.training.state import RunState
 
-_VOCABULARIES = "vocabularies.json"
-_IDS = "ids.json"
+T = TypeVar("T")
+
+_STATE = "state.json"
+
+
+class NotSavedError(Exception):
+    """A checkpoint could not be written; those before it are as they were. Raised on every rank."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder. Every method but `newest` is called by all ranks together.
+    """The checkpoints of one run folder. Every method but `newest` and `latest` is called by all ranks together.
 
-    vocabularies: the hash of the vocabulary of each table that has one; a checkpoint is of no use with another.
+    vocabularies: the hash of the vocabulary of each table that has one; a checkpoint is of no use with another. facts:
+    what else each checkpoint should say of its run (config, plan, versions).
     """
 
-    def __init__(self, run: Path, place: Place, vocabularies: dict[str, str]) -> None:
+    def __init__(
+        self,
+        run: Path,
+        place: Place,
+        vocabularies: dict[str, str],
+        config: CheckpointConfig | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = run / "checkpoints"
         self.place = place
         self.vocabularies = vocabularies
+        self.config = config or CheckpointConfig()
+        self.facts = facts or {}
 
-    def save(self, sharded: Sharded, dense: Optimizer, step: int, best: bool) -> None:
-        """Writes aside, renames, then moves `last` (and `best`), and drops what neither names."""
-        target = self.folder / f"step-{step}"
-        if not target.exists():
-            aside = self.folder / f".step-{step}.part"
-            if self.place.rank == 0:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir(parents=True)
-            self._barrier()
-            save(_entries(_state(sharded, dense))[0], checkpoint_id=aside)
-            self._barrier()
-            if self.place.rank == 0:
-                (aside / _IDS).write_text(json.dumps(_ids(sharded)), encoding="utf-8")
-                (aside / _VOCABULARIES).write_text(json.dumps(self.vocabularies), encoding="utf-8")
-                aside.rename(target)
-        if self.place.rank == 0:
-            for name in ("last", "best") if best else ("last",):
-                _point(self.folder / name, target.name)
-            self._drop_unnamed()
-        self._barrier()
+    def save(self, sharded: Sharded, dense: Optimizer, step: int, best: bool, state: RunState | None = None) -> None:
+        """Writes aside, renames, then moves `last` (and `best`), and drops what is not to be kept.
+
+        Raises NotSavedError on every rank where the disk does not take it.
+        """
+        target = files.of_step(self.folder, step)
+        aside = self._on_first_rank(lambda: None if target in files.steps(self.folder) else files.begin(target))
+        if aside is not None:
+            held = entries.weights(sharded) | entries.table_states(sharded) | entries.dense_states(sharded, dense)
+            held |= entries.random_states(self.place)
+            said = self._said(sharded, step, state or RunState())
+            pieces = self._everywhere(lambda: self._written(aside, held))
+            self._on_first_rank(lambda: self._finish(aside, target, said, [p for of_rank in pieces for p in of_rank]))
+        self._on_first_rank(lambda: self._name(target, best))
+
+    def _written(self, aside: Path, held: entries.Entries) -> list[files.Piece]:
+        group = self.place.control
+        metadata = save(held, storage_writer=FileSystemWriter(aside), process_group=group)
+        assert isinstance(metadata, Metadata)
+        return files.pieces_of_rank(aside, metadata, self.place.rank)
+
+    def _said(self, sharded: Sharded, step: int, state: RunState) -> dict[str, Any]:
+        return {
+            **self.facts,
+            "step": step,
+            "table_steps": sharded.updates.steps,
+            "world_size": self.place.world_size,
+            "ids": _ids(sharded),
+            "vocabularies": self.vocabularies,
+            "run": state.to_json(),
+        }
+
+    def _finish(self, aside: Path, target: Path, said: dict[str, Any], pieces: list[files.Piece]) -> None:
+        files.write_json(aside / _STATE, said)
+        files.finish(aside, target, [*pieces, *(files.whole_file(aside / name) for name in (".metadata", _STATE))])
+
+    def _name(self, target: Path, best: bool) -> None:
+        for name in ("last", "best") if best else ("last",):
+            files.point(self.folder / name, target.name)
+        kept = {*files.steps(self.folder)[: self.config.keep], *files.named(self.folder, ("last", "best")).values()}
+        files.drop([old for old in files.steps(self.folder) if old.resolve() not in {k.resolve() for k in kept}])
+
+    def _on_first_rank(self, work: Callable[[], T]) -> T:
+        def attempt() -> T:
+            try:
+                return work()
+            except OSError as error:
+                raise _not_saved(error) from error
+
+        return from_first_rank(attempt, self.place)
+
+    def _everywhere(self, work: Callable[[], T]) -> list[T]:
+        """What each rank made of it. A rank whose disk is full must not leave the others waiting."""
+        made: T | NotSavedError
+        try:
+            made = work()
+        except (OSError, CheckpointException) as error:
+            made = _not_saved(error)
+        found = []
+        for each in all_values(made, self.place):
+            if isinstance(each, NotSavedError):
+                raise each
+            found.append(each)
+        return found
 
     def newest(self) -> Path:
         """The best checkpoint, else the last. Raises InputError if there is none."""
-        for name in ("best", "last"):
-            if (self.folder / name).exists():
-                return (self.folder / name).resolve()
+        found = files.named(self.folder, ("best", "last"))
+        if checkpoint := found.get("best") or found.get("last") or self.latest():
+            return checkpoint
         raise InputError(f"run: want a run with a checkpoint, got {self.folder.parent} without one; train it first")
 
-    def load(self, sharded: Sharded, dense: Optimizer | None, checkpoint: Path) -> None:
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint, which `last` names or was about to; None if there is none."""
+        return next(iter(files.steps(self.folder)), None)
+
+    def load(self, sharded: Sharded, dense: Optimizer | None, checkpoint: Path) -> RunState:
         """Reads weights, and states where there is an optimizer to take them, into a model of any plan.
 
-        Raises InputError if the checkpoint has other vocabularies, or lacks something or has it in another shape.
+        Raises InputError on every rank if a file is damaged, if the checkpoint has other vocabularies, or if it lacks
+        something or has it in another shape.
         """
-        state = _state(sharded, dense)
-        if wrong := _other_ids(sharded, checkpoint):  # what else differs follows from it
-            raise InputError(*wrong)
-        if wrong := [*self._other_vocabularies(checkpoint), *_misfits(state, checkpoint)]:
-            raise InputError(*wrong)
-        entries, places = _entries(state)
-        load(entries, checkpoint_id=checkpoint)
-        flat, _ = flatten_state_dict(state)
-        state = unflatten_state_dict({**flat, **entries}, places)
-        sharded.embeddings.load_state_dict(state["tables"])
-        nn.ModuleDict(sharded.dense()).load_state_dict(state["dense"])
-        sharded.collisions.load_state_dict(state.get("collisions", {}))
+        with together(self.place):
+            self._require_whole(checkpoint)
+        with together(self.place):
+            said = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+            saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+            wanted = entries.weights(sharded) | (entries.table_states(sharded) if dense is not None else {})
+            if wrong := _other_ids(sharded, said, checkpoint):  # what else differs follows from it
+                raise InputError(*wrong)
+            if wrong := [*self._other_vocabularies(said, checkpoint), *misfits(wanted, saved, sharded, checkpoint)]:
+                raise InputError(*wrong)
         if dense is not None:
-            # a rank without fused tables has nothing of them to read, and SGD has no state at all
-            sharded.fused.load_state_dict({**sharded.fused.state_dict(), **state.get("fused", {})})
-            dense.load_state_dict({**dense.state_dict(), **state["dense_optimizer"]})
-            sharded.updates.load_state_dict(state["updates"])
+            wanted |= entries.empty(entries.DENSE_OPTIMIZER, saved)
+        # flat already: the library reads nested states in an older way where ranks have different entries
+        load(wanted, checkpoint_id=checkpoint, process_group=self.place.control)
+        sharded.collisions.load_state_dict(entries.without_prefix(entries.COLLISIONS, wanted))
+        if dense is not None:
+            sharded.updates.steps = said["table_steps"]
+            entries.load_dense_states(sharded, dense, wanted)
+        return RunState.from_json(said["run"])
 
-    def _other_vocabularies(self, checkpoint: Path) -> list[str]:
-        trained = json.loads((checkpoint / _VOCABULARIES).read_text(encoding="utf-8"))
+    def resume(self, sharded: Sharded, dense: Optimizer, checkpoint: Path) -> RunState:
+        """As `load`, and what was written after this checkpoint is forgotten; random draws go on where they were."""
+        state = self.load(sharded, dense, checkpoint)
+        self._on_first_rank(lambda: self._rewind(checkpoint, state))
+        said = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+        mine = entries.empty(f"{entries.RANDOM}.{self.place.rank}", saved)
+        if said["world_size"] == self.place.world_size:
+            load(mine, checkpoint_id=checkpoint, process_group=self.place.control)
+            entries.load_random_states(self.place, mine)
+        else:  # no rank may draw again what it drew in its first steps
+            torch.manual_seed(torch.initial_seed() ^ said["step"] << 32)
+        return state
+
+    def _rewind(self, checkpoint: Path, state: RunState) -> None:
+        best = files.of_step(self.folder, state.progress.best_step)
+        files.drop([p for p in files.steps(self.folder) if files.step_of(p) > files.step_of(checkpoint)])
+        files.point(self.folder / "last", checkpoint.name)
+        if state.progress.best_step and best.exists():
+            files.point(self.folder / "best", best.name)
+        else:
+            (self.folder / "best").unlink(missing_ok=True)
+
+    def _require_whole(self, checkpoint: Path) -> None:
+        wrong = files.damage(checkpoint, self.place.rank, self.place.world_size)
+        if not wrong:
+            return
+        earlier = [p for p in files.steps(self.folder) if files.step_of(p) < files.step_of(checkpoint)]
+        before = next((path for path in earlier if not files.damage(path)), None)
+        offer = "no earlier one is whole"
+        if before is not None:
+            offer = f"{before.name} is whole, and is the one to go on from once {checkpoint} is removed"
+        raise InputError(f"run: want a whole checkpoint, got {checkpoint} with a damaged {', '.join(wrong)}; {offer}")
+
+    def _other_vocabularies(self, said: Mapping[str, Any], checkpoint: Path) -> list[str]:
         return [
             f"data: want the vocabulary of {table} that {checkpoint} was trained on, got another; its rows would be "
             "somebody else's; give the dataset folder of the run, or train again"
             for table, sha256 in self.vocabularies.items()
-            if trained.get(table, sha256) != sha256
+            if said["vocabularies"].get(table, sha256) != sha256
         ]
 
-    def _drop_unnamed(self) -> None:
-        kept = {(self.folder / name).resolve().name for name in ("last", "best") if (self.folder / name).exists()}
-        for old in self.folder.glob("step-*"):
-            if old.name not in kept:
-                shutil.rmtree(old)
 
-    def _barrier(self) -> None:
-        dist.all_reduce(torch.zeros(1), group=self.place.control)
+def _not_saved(error: BaseException) -> NotSavedError:
+    """The reason that the system gives, wherever the library put it."""
+    causes = [error, *(getattr(error, "failures", None) or {}).values()]
+    found = [each[0] if isinstance(each, tuple) else each for each in causes]
+    said = next(
+        (f"{each.strerror}: {each.filename or ''}".rstrip(": ") for each in found if isinstance(each, OSError)), None
+    )
+    return NotSavedError(said or str(error).splitlines()[0])
 
 
 def _ids(sharded: Sharded) -> dict[str, str]:
@@ -114,60 +219,11 @@ def _ids(sharded: Sharded) -> dict[str, str]:
     return {table.name: repr(table.ids) for _, table in sharded.embeddings.features.values()}
 
 
-def _other_ids(sharded: Sharded, checkpoint: Path) -> list[str]:
+def _other_ids(sharded: Sharded, said: Mapping[str, Any], checkpoint: Path) -> list[str]:
     """Tables of which ids read other rows than in the run that left the checkpoint."""
-    trained = json.loads((checkpoint / _IDS).read_text(encoding="utf-8"))
+    trained = said["ids"]
     return [
         f"tables.{name}.ids: want {trained[name]}, with which {checkpoint} was trained, got {ids}; leave ids as it was"
         for name, ids in _ids(sharded).items()
         if trained.get(name, ids) != ids
     ]
-
-
-def _state(sharded: Sharded, dense: Optimizer | None) -> dict[str, Any]:
-    state: dict[str, Any] = {
-        "tables": sharded.embeddings.state_dict(),
-        # flat: an empty mapping is no entry, and one that only some ranks find again
-        "dense": nn.ModuleDict(sharded.dense()).state_dict(),
-        "collisions": sharded.collisions.state_dict(),
-    }
-    if dense is not None:
-        state |= {
-            "fused": sharded.fused.state_dict(),
-            "updates": sharded.updates.state_dict(sharded.weights()),
-            "dense_optimizer": dense.state_dict(),
-        }
-    return state
-
-
-def _entries(state: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """The values of a nested state by dotted name, without empty mappings, and their places in it.
-
-    Flat already where it meets the library, which reads nested states in two ways and takes the older one when a rank
-    lacks entries that others have.
-    """
-    flat, places = flatten_state_dict(state)
-    return {name: value for name, value in flat.items() if not (isinstance(value, dict | list) and not value)}, places
-
-
-def _misfits(state: dict[str, Any], checkpoint: Path) -> list[str]:
-    """What this model has and the checkpoint has not, or not in this shape."""
-    saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    wanted, _ = _entries(state)
-    found = []
-    for name, value in wanted.items():
-        shape = value.metadata().size if isinstance(value, ShardedTensor) else getattr(value, "shape", None)
-        kept = getattr(saved.get(name), "size", None)
-        if name not in saved:
-            found.append(f"run: want {name} in {checkpoint}, got none; leave out overrides that change model or plan")
-        elif shape is not None and kept is not None and tuple(shape) != tuple(kept):
-            found.append(f"run: want {name} of shape {tuple(shape)}, got {tuple(kept)} in {checkpoint}")
-    return found
-
-
-def _point(link: Path, name: str) -> None:
-    """Makes a link name another checkpoint, in one step."""
-    aside = link.with_name(f".{link.name}.part")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(name)
-    aside.replace(link)

@@ -1,14 +1,13 @@
 """The training loop."""
 
 import logging
-import math
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from sharded_emb.batch import Batch
@@ -18,11 +17,12 @@ from sharded_emb.distributed.agree import all_sums, all_values
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError
 from sharded_emb.optim.schedule import Schedule
-from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.checkpoint import Checkpoints, NotSavedError
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Evaluator, Metrics
 from sharded_emb.training.progress import Display
 from sharded_emb.training.run_folder import RunFolder
+from sharded_emb.training.state import Progress, RunState
 from sharded_emb.training.step import ONE_PIECE, Learner, Stepping
 
 log = logging.getLogger("sharded_emb")
@@ -30,22 +30,14 @@ log = logging.getLogger("sharded_emb")
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run ends, and how often it says something. steps and epochs: None for no limit."""
+    """When a run ends, and how often it says or saves something. None for no limit, and for not by that."""
 
     steps: int | None
     epochs: int | None
     log_every_steps: int
     evaluate_every_epochs: int
-
-
-@dataclass
-class Progress:
-    """How far a run is: completed steps and epochs, samples over all ranks, seconds spent in steps."""
-
-    step: int = 0
-    epoch: int = 0
-    samples: int = 0
-    training_seconds: float = 0.0
+    save_every_steps: int | None = None
+    save_every_minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,73 +72,87 @@ class Trainer:
         self.place = self.parts.sharded.place
         self.learner = Learner(self.parts.sharded, self.parts.dense, self.parts.schedule, self.stepping)
         self.display = Display(self._total_steps(), self.place.rank)
+        self.saved = time.monotonic()
+
+    def resume(self, checkpoint: Path) -> None:
+        """Goes on from a checkpoint of this run. Raises InputError on every rank if it does not fit or is damaged."""
+        state = self.parts.checkpoints.resume(self.parts.sharded, self.parts.dense, checkpoint)
+        self.progress = state.progress
+        self.stopping.best, self.stopping.since_best = state.best, state.since_best
+        self.parts.collate.unknown.update(state.unknown_ids_of(self.place.rank, self.place.world_size))
+        self.parts.folder.rewind(state.progress.step, state.seconds, state.metrics_bytes)
+        self.display.begin(state.progress.samples)
 
     def train(self) -> Metrics:
         """Runs to the end; returns the metrics of valid and test with the weights that the run keeps."""
         try:
-            while not self._finished():
-                self._epoch()
-                due = self._finished() or self.progress.epoch % self.limits.evaluate_every_epochs == 0
-                if due and not self._stopped():
+            while not self._stopped():
+                if self._evaluation_due():
                     self._evaluate()
+                elif self._finished():
+                    break
+                else:
+                    self._epoch()
         finally:
             self.display.close()
-        self._save(best=False)
+        self._save()
         if self._stopped():
             return {}
         return self._final_metrics()
 
     def _epoch(self) -> None:
-        loss = torch.zeros(1)
-        for pieces, global_samples, global_weight in self._batches():
+        """Trains to the end of an epoch, from wherever in it the run is."""
+        for pieces, global_samples, global_weight, minutes_over in self._batches():
             started = time.monotonic()
             self.progress.step += 1
-            loss = self.learner.step(pieces, global_weight, self.progress.step) / global_weight
+            loss = self.learner.step(pieces, global_weight, self.progress.step)
             self.progress.samples += global_samples
+            self.progress.epoch = self.progress.samples // len(self.parts.source.lengths)
             self.progress.training_seconds += time.monotonic() - started
             self.display.step(self.progress.step)
             if self.progress.step % self.limits.log_every_steps == 0:
                 self._log(loss)
+            if (minutes_over or self._steps_over()) and not self._evaluation_due():
+                self._save_if_possible()
             if self._out_of_steps():
                 break
-        self._global_loss(loss)  # before anything is evaluated or saved
-        self.progress.epoch = self.progress.samples // len(self.parts.source.lengths)
 
-    def _batches(self) -> Iterator[tuple[list[Batch], int, float]]:
-        """This rank's batches of an epoch in their pieces, with the samples and the loss weight of the global batch.
+    def _evaluation_due(self) -> bool:
+        """Once at the end of an epoch and of the run."""
+        epoch_over = self.progress.samples % len(self.parts.source.lengths) == 0
+        due = epoch_over and self.progress.epoch % self.limits.evaluate_every_epochs == 0
+        return self.progress.step > self.progress.evaluated_step and (due or self._out_of_limits())
+
+    def _batches(self) -> Iterator[tuple[list[Batch], int, float, bool]]:
+        """This rank's batches of what is left of an epoch in their pieces, with the samples and the loss weight of the
+        global batch, and whether it is time for a checkpoint.
 
         Every rank learns here, before any id is exchanged, of a bad id on one of them, and of a signal to stop.
         """
         place, pieces = self.place, self.stepping.accumulation
-        for parts in self.parts.source.pieces(self.progress.epoch, place.rank, place.world_size, pieces):
+        used = self.progress.samples % len(self.parts.source.lengths)
+        for parts in self.parts.source.pieces(self.progress.epoch, place.rank, place.world_size, pieces, used):
             batches, error = [], None
             try:
                 batches = [self.parts.collate(part.rows, part.size, self.progress.step + 1) for part in parts]
             except InputError as wrong:
                 error = wrong
             weight = sum(batch.loss_weight for batch in batches)
-            errors, signals, global_weight = all_sums([float(error is not None), float(self.heard), weight], self.place)
+            told = [float(error is not None), float(self.heard), weight, float(self._minutes_over())]
+            errors, signals, global_weight, minutes_over = all_sums(told, self.place)
             if errors:
                 raise next(e for e in all_values(error, self.place) if e is not None)
             if signals:
                 self.stop_signal = max(all_values(self.heard, self.place))
                 return
             on_device = [batch.to(place.device, non_blocking=True) for batch in batches]
-            yield on_device, sum(part.global_samples for part in parts), max(global_weight, 1.0)
+            yield on_device, sum(part.global_samples for part in parts), max(global_weight, 1.0), bool(minutes_over)
 
-    def _global_loss(self, loss: torch.Tensor) -> float:
-        """The mean over the global batch. Raises FloatingPointError on every rank if it is not a number."""
-        global_loss = all_sums([loss.item()], self.place)[0]
-        if not math.isfinite(global_loss):
-            raise FloatingPointError(f"loss is {global_loss} at step {self.progress.step}; lower the learning rates")
-        return global_loss
-
-    def _log(self, loss: torch.Tensor) -> None:
-        global_loss = self._global_loss(loss)
+    def _log(self, loss: float) -> None:
         factor = self.parts.schedule.factor(self.progress.step)
         epoch = self.progress.samples / len(self.parts.source.lengths)
-        rate = self.display.report(self.progress.step, epoch, global_loss, factor, self.progress.samples)
-        values = {"loss": global_loss, "lr_factor": factor, "samples_per_second": rate}
+        rate = self.display.report(self.progress.step, epoch, loss, factor, self.progress.samples)
+        values = {"loss": loss, "lr_factor": factor, "samples_per_second": rate}
         self.parts.folder.write_metrics(self.progress.step, "train", values)
 
     def _evaluate(self) -> None:
@@ -154,16 +160,50 @@ class Trainer:
         found = self.parts.evaluator("valid")
         for name, metrics in found.items():
             self.parts.folder.write_metrics(self.progress.step, name, metrics)
-        best = self.stopping.improved(found["valid"])
-        if best:
+        self.progress.evaluated_step = self.progress.step
+        if best := self.stopping.improved(found["valid"]):
+            self.progress.best_step = self.progress.step
             self._save(best=True)
+        elif self._steps_over():
+            self._save_if_possible()
         shown = "  ".join(f"{name} {value:.4f}" for name, value in found["valid"].items() if "@5" not in name)
         mark = "  (best so far)" if best else ""
         log.info("epoch %d  step %d  valid  %s%s", self.progress.epoch, self.progress.step, shown, mark)
         self.display.exclude(time.monotonic() - started)
 
-    def _save(self, best: bool) -> None:
-        self.parts.checkpoints.save(self.parts.sharded, self.parts.dense, self.progress.step, best)
+    def _save(self, best: bool = False) -> None:
+        started = time.monotonic()
+        step, state = self.progress.step, self._state()
+        self.parts.checkpoints.save(self.parts.sharded, self.parts.dense, step, best, state)
+        self.saved = time.monotonic()
+        self.display.exclude(self.saved - started)
+
+    def _save_if_possible(self) -> None:
+        """A disk that is full for now costs a checkpoint and not the run; only the last save has to succeed."""
+        try:
+            self._save()
+        except NotSavedError as error:
+            log.error("no checkpoint of step %d: %s; the one before is whole", self.progress.step, error)
+            self.saved = time.monotonic()
+
+    def _state(self) -> RunState:
+        return RunState(
+            progress=self.progress,
+            best=self.stopping.best,
+            since_best=self.stopping.since_best,
+            seconds=self.parts.folder.seconds,
+            metrics_bytes=self.parts.folder.metrics_bytes,
+            unknown_ids=all_values(self.parts.collate.unknown, self.place),
+        )
+
+    def _steps_over(self) -> bool:
+        every = self.limits.save_every_steps
+        return every is not None and self.progress.step % every == 0
+
+    def _minutes_over(self) -> bool:
+        """By the clock of the first rank, which tells the others."""
+        every = self.limits.save_every_minutes
+        return self.place.rank == 0 and every is not None and time.monotonic() - self.saved > 60 * every
 
     def _count_unknown(self) -> None:
         """Over all ranks, by split and feature, for those that do not refuse unknown ids; said once, at the end."""
@@ -220,9 +260,12 @@ class Trainer:
     def _stopped(self) -> bool:
         return self.stop_signal is not None
 
-    def _finished(self) -> bool:
+    def _out_of_limits(self) -> bool:
         out_of_epochs = self.limits.epochs is not None and self.progress.epoch >= self.limits.epochs
-        return self._out_of_steps() or out_of_epochs or self.stopping.over or self._stopped()
+        return self._out_of_steps() or out_of_epochs
+
+    def _finished(self) -> bool:
+        return self._out_of_limits() or self.stopping.over or self._stopped()
 
     def listen(self) -> None:
         """From now on SIGTERM and SIGINT end the run after the step that is under way."""

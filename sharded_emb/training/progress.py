@@ -25,6 +25,10 @@ class Display:
             self._task = self._bar.add_task("", total=total_steps)
             self._bar.start()
 
+    def begin(self, samples: int) -> None:
+        """So many samples were consumed in another process."""
+        self._mark = (time.monotonic(), samples)
+
     def step(self, step: int) -> None:
         """A step has ended."""
         if self._bar is not None:

@@ -4,7 +4,6 @@ run.yaml  plan.json  metrics.jsonl  result.json  log/rank-N.log  tensorboard/  c
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import math
@@ -24,8 +23,12 @@ from sharded_emb import versions
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
+from sharded_emb.training.same_run import config_hash, differences
 
 log = logging.getLogger("sharded_emb")
+
+RUN = "run.yaml"
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -39,7 +42,8 @@ class RunFolder:
         self._start = time.monotonic()
         self._writes = place.rank == 0
         self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8") if self._writes else None
-        self._board = SummaryWriter(str(path / "tensorboard")) if self._writes else None
+        self._board: SummaryWriter | None = None
+        self._first_step: int | None = None  # of those that TensorBoard is to forget
 
     @classmethod
     def create(cls, wanted: Path | None, name: str, config: dict[str, Any], place: Place) -> "RunFolder":
@@ -55,9 +59,63 @@ class RunFolder:
         path = from_first_rank(make, place)
         return cls(path, place, {**config, "run": str(path)}, lock)
 
+    @classmethod
+    def reopen(cls, path: Path, config: dict[str, Any], place: Place) -> "RunFolder | None":
+        """The folder of a run that was started before; None, on every rank, if there is none yet.
+
+        Raises InputError on every rank if another job uses it, or if the run was started with another config.
+        """
+        lock = None
+
+        def claim() -> bool:
+            nonlocal lock
+            if not (path / RUN).is_file():
+                return False
+            lock = _locked(path)
+            before = yaml.safe_load((path / RUN).read_text(encoding="utf-8"))
+            if wrong := differences(before, config, path):
+                raise InputError(*wrong)
+            return True
+
+        return cls(path, place, {**config, "run": str(path)}, lock) if from_first_rank(claim, place) else None
+
+    def finished(self) -> dict[str, Any] | None:
+        """result.json of a run that has nothing left to do under the limits of this config; None of any other."""
+
+        def read() -> dict[str, Any] | None:
+            try:
+                found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return None
+            done = found.get("status") == "finished" and found.get("config_hash") == config_hash(self.config)
+            return found if done else None
+
+        return from_first_rank(read, self.place)
+
+    def rewind(self, step: int, seconds: float, metrics_bytes: int) -> None:
+        """Forgets what came after a step, when metrics.jsonl had so many bytes, and goes on from its time."""
+        self._start = time.monotonic() - seconds
+        if self._metrics is not None:
+            file = self.path / "metrics.jsonl"
+            if (there := file.stat().st_size) < metrics_bytes:
+                log.warning("metrics.jsonl: want %d bytes from before the checkpoint, got %d", metrics_bytes, there)
+            self._metrics.truncate(min(there, metrics_bytes))
+            self._first_step = step + 1
+            (self.path / "result.json").unlink(missing_ok=True)
+
+    def write_config(self) -> None:
+        """run.yaml, as the run goes on."""
+        if self._writes:
+            _write_config(self.path, self.config)
+
+    @property
+    def metrics_bytes(self) -> int:
+        """Written to metrics.jsonl so far; 0 on all ranks but the first."""
+        return 0 if self._metrics is None else self._metrics.tell()
+
     @property
     def seconds(self) -> float:
-        """Since the folder was opened."""
+        """Since the run was first started, without the time in between."""
         return time.monotonic() - self._start
 
     def write_json(self, name: str, value: Any) -> None:
@@ -69,8 +127,10 @@ class RunFolder:
 
     def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, flushed, and the same for TensorBoard."""
-        if self._metrics is None or self._board is None:
+        if self._metrics is None:
             return
+        if self._board is None:
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._first_step)
         line = {"step": step, "split": split, "seconds": round(self.seconds, 3), **metrics}
         self._metrics.write(json.dumps(without_nan(line)) + "\n")
         self._metrics.flush()
@@ -98,12 +158,6 @@ class RunFolder:
                 file.close()
 
 
-def config_hash(config: dict[str, Any]) -> str:
-    """A hash of what a run depends on: everything but where it writes."""
-    known = {key: value for key, value in config.items() if key != "run"}
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory this rank had: of the device where it is CUDA, else of the process."""
     if device.type == "cuda":
@@ -112,19 +166,52 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def _create(folder: Path, config: dict[str, Any]) -> IO[str]:
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it")
+    if wrong := taken(folder):
+        raise InputError(wrong)
     try:
-        (folder / "log").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run: want a folder that can be made, got {folder} ({error.strerror})") from error
-    lock = (folder / ".lock").open("w", encoding="utf-8")
+    lock = _locked(folder)
+    if wrong := taken(folder):  # by a job that was faster
+        raise InputError(wrong)
+    (folder / "log").mkdir(exist_ok=True)
+    _write_config(folder, config)
+    return lock
+
+
+def taken(folder: Path) -> str | None:
+    """Why a folder is no place for a new run; None if it is one."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        return f"run: want a new folder, got {folder}, which is a file; choose another run="
+    if (folder / RUN).exists():
+        return (
+            f"run: want a new folder, got {folder}, which exists; choose another run=, or go on with it by resume=true"
+        )
+    if {path.name for path in folder.iterdir()} - {_LOCK, "log"}:  # these two are left by a job that was killed at once
+        return f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
+    return None
+
+
+def _locked(folder: Path) -> IO[str]:
+    """A lock that goes with the process, however it ends."""
+    lock = (folder / _LOCK).open("w", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise InputError(f"run: want a folder that no other job uses, got {folder}, which one has locked") from error
-    (folder / "run.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        lock.close()
+        raise InputError(
+            f"run: want a folder that no other job uses, got {folder}, which one has locked; wait for it, or stop it"
+        ) from error
     return lock
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    aside = folder / f".{RUN}.part"
+    aside.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    aside.replace(folder / RUN)
 
 
 def _free(folder: Path) -> Path:

@@ -1,13 +1,14 @@
 """One training step on a global batch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from sharded_emb.batch import Batch
+from sharded_emb.distributed.agree import all_sums
 from sharded_emb.distributed.shard import Sharded, set_learning_rates
 from sharded_emb.optim.schedule import Schedule
 
@@ -27,6 +28,17 @@ class Stepping:
 ONE_PIECE = Stepping()
 
 
+class NotFiniteLossError(FloatingPointError):
+    """The loss of a global batch is no number. Raised on every rank, before the step has moved a weight.
+
+    pieces: this rank's part of the batch.
+    """
+
+    def __init__(self, loss: float, number: int, pieces: Sequence[Batch]) -> None:
+        super().__init__(f"loss is {loss} at step {number}; lower the learning rates")
+        self.pieces = pieces
+
+
 @dataclass(frozen=True)
 class Learner:
     """What a step moves, and how."""
@@ -36,21 +48,28 @@ class Learner:
     schedule: Schedule
     stepping: Stepping = ONE_PIECE
 
-    def step(self, pieces: Sequence[Batch], global_weight: float, number: int) -> Tensor:
-        """Moves all weights by the mean over the global batch; returns this rank's sum of losses.
+    def step(self, pieces: Sequence[Batch], global_weight: float, number: int) -> float:
+        """Moves all weights by the mean over the global batch; returns that mean.
 
-        pieces: of this rank's part. global_weight: what the mean divides by. number: of the step, from 1.
+        pieces: of this rank's part. global_weight: what the mean divides by. number: of the step, from 1. Raises
+        NotFiniteLossError on every rank. To know, all ranks read one number back before the last backward pass, and
+        sum it on the host: kernels of that pass are not launched ahead of the forward pass.
         """
         set_learning_rates(self.sharded, self.dense, self.schedule.factor(number))
         place = self.sharded.place
-        total = torch.zeros((), device=place.device)
-        for batch in self.sharded.assign_rows(pieces, number):
+        total, mean = torch.zeros((), device=place.device), 0.0
+        batches = self.sharded.assign_rows(pieces, number)
+        for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
             loss_sum = self.sharded.parallel(batch)
+            total += loss_sum.detach()
+            if not left:  # pieces before the last one have moved nothing: no kernel updates tables of several
+                mean = all_sums([total.item()], place)[0] / global_weight
+                if not math.isfinite(mean):
+                    raise NotFiniteLossError(mean, number, pieces)
             # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
             (loss_sum * (place.world_size / global_weight)).backward()
-            total += loss_sum.detach()
         weights = [weight for group in self.dense.param_groups for weight in group["params"]]
         self.sharded.updates.step([w.grad for w in weights if w.grad is not None], self.stepping.clip_norm)
         self.dense.step()
         self.dense.zero_grad()
-        return total
+        return mean

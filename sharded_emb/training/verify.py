@@ -64,8 +64,7 @@ def train(learner: Learner, source: Source, collate: Collate, steps: int) -> lis
     for number, pieces in enumerate(_batches(learner, source, collate, steps), start=1):
         place = learner.sharded.place
         (weight,) = all_sums([sum(batch.loss_weight for batch in pieces)], place)
-        loss = learner.step([batch.to(place.device) for batch in pieces], max(weight, 1.0), number)
-        losses.append(all_sums([loss.item()], place)[0] / max(weight, 1.0))
+        losses.append(learner.step([batch.to(place.device) for batch in pieces], max(weight, 1.0), number))
     return losses
 
 

@@ -76,5 +76,5 @@ def test_a_run_yaml_alone_repeats_the_run_and_takes_other_options(
     assert taken.code == 2
     assert taken.err.splitlines()[1:] == [
         "  seed: want an integer, got 'x'",
-        "  run: want a new folder, got third, which exists; choose another run=, or remove it",
+        "  run: want a new folder, got third, which exists; choose another run=, or go on with it by resume=true",
     ]

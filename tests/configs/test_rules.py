@@ -316,7 +316,7 @@ def test_a_cpu_does_not_send_bf16() -> None:
 def test_a_run_folder_that_is_taken_is_an_error_on_run(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").touch()
     assert problems(f"data={tiny_data}", f"run={tmp_path}", files=True) == [
-        f"run: want a new folder, got {tmp_path}, which exists; choose another run=, or remove it"
+        f"run: want a new folder, got {tmp_path}, which exists; choose another run=, or go on with it by resume=true"
     ]
 
 

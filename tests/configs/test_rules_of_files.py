@@ -123,7 +123,7 @@ def test_a_tilde_is_the_home_folder(
     assert (config.data, config.run) == (tmp_path / "data", tmp_path / "new")
     assert problems("data=~/data", "run=~/run", "seed=x", files=True) == [
         "seed: want an integer, got 'x'",
-        f"run: want a new folder, got {run_folder}, which exists; choose another run=, or remove it",
+        f"run: want a new folder, got {run_folder}, which exists; choose another run=, or go on with it by resume=true",
     ]
     assert problems("data=~/data", "dataset=quickstart", command="prepare", files=True) == [
         f"data: want a new folder, got {tmp_path}/data, which holds a dataset; overwrite=true replaces it"

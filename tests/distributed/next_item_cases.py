@@ -288,6 +288,7 @@ def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None,
             trainer.heard = 15
         return collate(rows, size, step)
 
+    collate_and_hear.unknown = collate.unknown  # type: ignore[attr-defined]
     parts = Parts(
         sharded=built.sharded,
         dense=built.dense,

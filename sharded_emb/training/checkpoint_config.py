@@ -1,0 +1,16 @@
+"""The key `checkpoint`: how often a run is saved, and how much of that is kept."""
+
+from pydantic import PositiveFloat, PositiveInt
+
+from sharded_emb.component import Frozen
+
+
+class CheckpointConfig(Frozen):
+    """every_steps, every_minutes: null for not by that; the end of a run, its best step and a signal are always saved.
+
+    keep: how many of the newest stay, besides the best one.
+    """
+
+    every_steps: PositiveInt | None = None
+    every_minutes: PositiveFloat | None = 15.0
+    keep: PositiveInt = 2

@@ -1,0 +1,64 @@
+"""Whether a config is that of a run: what may change when it goes on, and what may not."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# what changes where and how long a run runs, or what it writes, but not what it computes; each with all keys below it
+FREE = frozenset(
+    [
+        "run",
+        "steps",
+        "epochs",
+        "log_every_steps",
+        "checkpoint",
+        "sharding",
+        "device",
+        "threads_per_rank",
+        "wait_seconds",
+        "verify",
+    ]
+)
+_MISSING = object()
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """A hash of what a run depends on: everything but where it writes."""
+    known = {key: value for key, value in config.items() if key != "run"}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> list[str]:
+    """One line for each key by which a run would not go on as it began."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    found = []
+    for key in dict.fromkeys((*old, *new)):
+        was, is_now = old.get(key, _MISSING), new.get(key, _MISSING)
+        if was != is_now and not _free(key) and not (key == "data" and _same_path(was, is_now)):
+            found.append(
+                f"{key}: want {_said(was)}, with which {run} was started, got {_said(is_now)}; resume it as it is"
+            )
+    return found
+
+
+def _leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, tree
+
+
+def _free(key: str) -> bool:
+    parts = key.split(".")
+    return parts[0] in FREE or (parts[0] == "tables" and parts[-1] == "sharding")
+
+
+def _same_path(one: Any, other: Any) -> bool:
+    return all(isinstance(each, str) for each in (one, other)) and Path(one).resolve() == Path(other).resolve()
+
+
+def _said(value: Any) -> str:
+    return "no such key" if value is _MISSING else "null" if value is None else str(value)

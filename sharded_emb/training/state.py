@@ -1,0 +1,58 @@
+"""What there is to a run besides the numbers of its model: how far it is, and what it has found so far."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sharded_emb.data.unknown_ids import UnknownCount
+
+
+@dataclass
+class Progress:
+    """How far a run is: completed steps and epochs, samples over all ranks, seconds spent in steps.
+
+    evaluated_step, best_step: of the last evaluation and of the best one; 0 where there was none.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    samples: int = 0
+    training_seconds: float = 0.0
+    evaluated_step: int = 0
+    best_step: int = 0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a checkpoint says of its run, in JSON.
+
+    best, since_best: of early stopping. seconds: since the run was first started, without pauses. metrics_bytes: how
+    much of metrics.jsonl was written. unknown_ids: of the training split, by rank and feature.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    best: float | None = None
+    since_best: int = 0
+    seconds: float = 0.0
+    metrics_bytes: int = 0
+    unknown_ids: Sequence[Mapping[str, UnknownCount]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RunState":
+        """Of the same values."""
+        counts = [{name: UnknownCount(**count) for name, count in each.items()} for each in values["unknown_ids"]]
+        return cls(**{**values, "progress": Progress(**values["progress"]), "unknown_ids": counts})
+
+    def unknown_ids_of(self, rank: int, world_size: int) -> dict[str, UnknownCount]:
+        """What a rank goes on counting from: its own if there are as many ranks as before, else the first has all."""
+        if len(self.unknown_ids) == world_size:
+            return dict(self.unknown_ids[rank])
+        found: dict[str, UnknownCount] = {}
+        for counts in self.unknown_ids if rank == 0 else ():
+            for name, count in counts.items():
+                found[name] = found.get(name, UnknownCount()).plus(count)
+        return found

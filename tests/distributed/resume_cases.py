@@ -1,0 +1,162 @@
+"""What the tests of resuming run on every rank: runs that are cut off at some steps and go on, and straight ones."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sharded_emb.config.build import Built
+from sharded_emb.config.run import RunConfig
+from sharded_emb.config.session import make_trainer
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.training import checkpoint_entries as entries
+from sharded_emb.training.loop import Trainer
+from sharded_emb.training.run_folder import RunFolder
+from tests.distributed.next_item_cases import config
+from tests.distributed.plan_checkpoint_cases import numbers
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adagrad": {"_target_": "adagrad", "lr": 0.1},
+    "rowwise_adagrad": {"_target_": "rowwise_adagrad", "lr": 0.1},
+    "adam": {"_target_": "adam", "lr": 0.01},
+}
+MODEL = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.3}
+MANAGED = {
+    "item": {"dim": 8, "rows": 30, "ids": {"_target_": "managed_collision", "buckets": 4, "every_steps": 3}},
+}
+
+
+class CutOff(Exception):  # noqa: N818
+    """In place of a kill."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """cuts: each is where a process ends: before a step, or in the evaluation after one (as a negative number)."""
+
+    every_steps: int
+    cuts: tuple[int, ...]
+    optimizer: str = "adagrad"
+    sharding: str = "row_wise"
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, data: Path) -> RunConfig:
+        more = {"model": MODEL, "early_stopping": {"metric": "ndcg@10", "patience": 2}, "log_every_steps": 1}
+        optimizer = OPTIMIZERS[self.optimizer]
+        saving = {"every_steps": self.every_steps, "every_minutes": None}
+        tree = {**more, "embedding_optimizer": optimizer, "checkpoint": saving, **self.more}
+        return config(data, self.sharding, **tree)
+
+
+# seven steps an epoch, three epochs
+CASES = [
+    Case(1, (4,)),  # within an epoch
+    Case(1, (8,)),  # between two, after the evaluation
+    Case(3, (-7,)),  # between two, in the evaluation
+    Case(3, (5, 7, 9, 21, -21)),  # again and again, twice in an epoch
+    Case(2, (6,), "rowwise_adagrad", "table_wise"),
+    Case(2, (6, 13), "adam", "data_parallel", {"accumulation": 2, "clip_norm": 0.5}),
+    Case(2, (4, 9), "adam", "column_wise"),
+    Case(5, (2,)),  # before there is any checkpoint
+]
+
+
+def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) -> Trainer | None:
+    """As the command does, to the end or to where it is cut off; None then."""
+    tree = run_config.model_dump(mode="json", exclude={"resume"})
+    folder = RunFolder.reopen(run, tree, place)
+    built = Built(run_config, place)
+    folder = folder or RunFolder.create(run, "resume", tree, place)
+    trainer = make_trainer(built, folder)
+    collate, evaluator = trainer.parts.collate, trainer.parts.evaluator
+
+    class Cut:
+        unknown = collate.unknown
+
+        def __call__(self, rows: Any, size: int, step: int) -> Any:
+            if step == cut:
+                raise CutOff
+            return collate(rows, size, step)
+
+        def policy(self, feature: str) -> str:
+            return collate.policy(feature)
+
+    class CutEvaluator:
+        unknown, protocol = evaluator.unknown, evaluator.protocol
+
+        def __call__(self, split: str) -> Any:
+            if cut is not None and -trainer.progress.step == cut:
+                raise CutOff
+            return evaluator(split)
+
+    parts: Any = {"collate": Cut(), "evaluator": CutEvaluator()}
+    trainer.parts = replace(trainer.parts, **parts)
+    try:
+        folder.write_result("finished", trainer.result(trainer.train()))
+    except CutOff:
+        return None
+    finally:
+        folder.close()
+    return trainer
+
+
+def everything(trainer: Trainer) -> dict[str, Any]:
+    """All numbers of a run that has ended."""
+    sharded, dense = trainer.parts.sharded, trainer.parts.dense
+    whole = numbers(sharded)  # of all ranks, so that the first one has written its files by now
+    folder = trainer.parts.folder.path
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = {"seconds", "samples_per_second"}
+    result = json.loads((folder / "result.json").read_text())
+    return {
+        "tensors": {
+            **whole,
+            **{name: w.detach() for name, w in nn.ModuleDict(sharded.dense()).named_parameters()},
+            **entries.dense_states(sharded, dense),
+            "random": torch.get_rng_state(),
+        },
+        "lines": [{key: value for key, value in line.items() if key not in timed} for line in lines],
+        "result": {key: result.get(key) for key in ("steps", "epochs", "metrics", "unknown_ids", "managed_tables")},
+        "links": [(folder / "checkpoints" / name).resolve().name for name in ("last", "best")],
+    }
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What is not bitwise the same."""
+    tensors = [one["tensors"], other["tensors"]]
+    odd = sorted(tensors[0].keys() ^ tensors[1].keys())
+    odd += [name for name in tensors[0].keys() & tensors[1].keys() if not torch.equal(*(t[name] for t in tensors))]
+    return odd + [key for key in one if key != "tensors" and one[key] != other[key]]
+
+
+def cut_and_resumed(place: Place, data: Path, folder: Path, cases: Sequence[Case]) -> list[tuple[list[str], int]]:
+    """By case what differs from the straight run, and how many processes there were."""
+    found = []
+    for number, case in enumerate(cases):
+        straight = train_once(place, case.config(data), folder / f"{number}-straight", None)
+        assert straight is not None
+        want = everything(straight)
+        starts = 0
+        for cut in (*case.cuts, None):
+            starts += 1
+            trainer = train_once(place, case.config(data), folder / f"{number}-cut", cut)
+            assert (trainer is None) == (cut is not None), (number, cut)
+        assert trainer is not None
+        found.append((differing(want, everything(trainer)), starts))
+    return found
+
+
+def leave_a_run(place: Place, data: Path, run: Path, case: Case) -> None:
+    """Cut off where the case says."""
+    assert train_once(place, case.config(data), run, case.cuts[0]) is None
+
+
+def go_on(place: Place, data: Path, run: Path, case: Case) -> list[float]:
+    """The losses of a run that goes on to its end, maybe with other ranks and another plan."""
+    assert train_once(place, case.config(data), run, None) is not None
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["split"] == "train"]
