@@ -18,6 +18,7 @@ from sharded_emb.planning.sizes import (
     Reads,
     Workload,
     length_bytes,
+    on_device,
     reads,
     received_bytes,
     replica_bytes,
@@ -30,6 +31,8 @@ from sharded_emb.tables import Table
 
 # a row costs at least this much of memory's bandwidth, however narrow: a cache line, or two sectors of a GPU's
 LEAST_READ_BYTES = 64
+# between a GPU and its host: PCIe 4.0 x16 in one direction
+HOST_BYTES_A_SECOND = 32e9
 # lengths, ids, vectors, gradients
 _EXCHANGES_A_STEP = 4
 
@@ -82,7 +85,7 @@ class Costs:
         if known is None or known[0] is not table:
             own = (table.rows, table.dim, table.dtype, table.state_dtype, table.output_dtype, table.update)
             optimizer = (*table.optimizer.states().values(), table.optimizer.weight_decay_mode)
-            known = table, (*own, table.freeze, table.pooled, *optimizer, self.reads(table))
+            known = table, (*own, on_device(table), table.freeze, table.pooled, *optimizer, self.reads(table))
             self._likeness[id(table)] = known
         return known[1]
 
@@ -134,10 +137,11 @@ class Costs:
         """Seconds of what goes to and from memory in a step."""
         row = max(work.columns * ELEMENT_BYTES[table.dtype], LEAST_READ_BYTES)
         vectors = work.vectors * work.columns * ELEMENT_BYTES[table.output_dtype]
-        moved = work.ids * (row + ID_BYTES) + vectors
+        moved, rows = work.ids * ID_BYTES + vectors, work.ids * row
         if not table.freeze:
             state = state_bytes_a_row(table, work.columns)
             every = table.update == "dense" or table.optimizer.weight_decay_mode == "all_decoupled"
             touched = float(work.rows) if every else min(work.ids, float(work.rows))
-            moved += vectors + 2 * touched * (row + state)
-        return moved / self.cluster.rates.memory
+            moved, rows = moved + vectors, rows + 2 * touched * (row + state)
+        there = on_device(table)
+        return (moved + there * rows) / self.cluster.rates.memory + (1 - there) * rows / HOST_BYTES_A_SECOND

@@ -39,7 +39,7 @@ _RANK_HEAD = ("rank", "memory", "of cap", "lookup", "communication", "step")
 
 def kernel(table: Table) -> str:
     """How a table is looked up and updated."""
-    return "frozen" if table.freeze else table.update
+    return table.kernel or ("frozen" if table.freeze else table.update)
 
 
 def _table_row(each: TableOutcome) -> list[str]:

@@ -11,6 +11,7 @@ from sharded_emb.tables import Table
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 ID_BYTES = 8
+DEFAULT_CACHE_LOAD_FACTOR = 0.2  # TorchRec's
 _LENGTH_BYTES = 8
 
 
@@ -96,13 +97,19 @@ def _state(table: Table, rows: int, columns: int) -> int:
     return sum(numbers[each] for each in per) * ELEMENT_BYTES[table.state_dtype]
 
 
+def on_device(table: Table) -> float:
+    """The part of a table, and of its optimizer state, that is in a rank's memory, and not in that of its host."""
+    return {"uvm": 0.0, "uvm_caching": table.cache_load_factor or DEFAULT_CACHE_LOAD_FACTOR}.get(table.kernel or "", 1)
+
+
 def shard_bytes(table: Table, read: Reads, rows: int, columns: int) -> Bytes:
     """Of a shard with so many rows and columns."""
     share = rows / table.rows
     ids, vectors, bags = read.ids * share, vectors_of(table, read, share), read.bags
+    there = on_device(table)
     return Bytes(
-        weights=rows * columns * ELEMENT_BYTES[table.dtype],
-        state=_state(table, rows, columns),
+        weights=there * rows * columns * ELEMENT_BYTES[table.dtype],
+        state=there * _state(table, rows, columns),
         input=(ids * ID_BYTES + bags * _LENGTH_BYTES) / read.pieces,
         output=2 * vectors * columns * read.vector_bytes / read.pieces,
     )

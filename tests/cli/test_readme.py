@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from sharded_emb import cli
-from sharded_emb.config.run import PrepareConfig, RunConfig
+from sharded_emb.config.run import PlanConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import InputError
 from tests.cli.commands import ROOT
 
@@ -17,7 +17,7 @@ LINES = [line.partition("    #")[0].strip() for block in BLOCKS for line in bloc
 COMMANDS = [
     line
     for line in LINES
-    if re.match(r"(python|torchrun).* sharded_emb\.(prepare|train) |python -m .*\.(prepare|train) ", line)
+    if re.match(r"(python|torchrun).* sharded_emb\.(prepare|train|plan) |python -m .*\.(prepare|train|plan) ", line)
 ]
 SCRIPTS = {line.split()[1] for line in LINES if line.startswith("bash ")}
 
@@ -32,7 +32,7 @@ def test_a_command_composes_and_its_types_are_right(line: str) -> None:
     words = shlex.split(line)
     at = next(i for i, word in enumerate(words) if word.startswith("sharded_emb."))
     command = words[at].removeprefix("sharded_emb.")
-    config_class = PrepareConfig if command == "prepare" else RunConfig
+    config_class = {"prepare": PrepareConfig, "plan": PlanConfig}.get(command, RunConfig)
     cli.compose_all(command, words[at + 1 :]).validated(config_class, files=False)
 
 

@@ -140,6 +140,17 @@ def test_what_is_updated_whole_is_read_and_written_whole_in_every_step() -> None
     assert every == pytest.approx(some - 2 * 16 * (64 + 64) / 1e12 + 2 * 1_000_000 * (64 + 64) / 1e12)
 
 
+def test_what_is_in_the_hosts_memory_takes_none_of_the_device_and_more_time() -> None:
+    (table,) = tables({"t": {"rows": 1_000_000, "dim": 64}})
+    of = costs([table], cluster(1, 2))
+    fused = of.of(table, "table_wise", 1_000_000, 64)
+    for kernel, factor, there in (("uvm", None, 0.0), ("uvm_caching", 0.1, 0.1), ("uvm_caching", None, 0.2)):
+        cost = of.of(replace(table, kernel=kernel, cache_load_factor=factor), "table_wise", 1_000_000, 64)
+        assert (cost.bytes.weights, cost.bytes.state) == pytest.approx((there * 256e6, there * 256e6))
+        assert cost.bytes.output == fused.bytes.output
+        assert cost.times.lookup > fused.times.lookup
+
+
 def test_half_as_wide_vectors_travel_in_half_the_time() -> None:
     made = tables({"t": {"rows": 1000, "dim": 64}})
     exact = Workload(1024, {"f_t": 1.0})
