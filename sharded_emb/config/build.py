@@ -13,7 +13,7 @@ from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import Source
-from sharded_emb.distributed.agree import from_first_rank, together
+from sharded_emb.distributed.agree import all_values, from_first_rank, together
 from sharded_emb.distributed.plan import Asked, Plan, make_plan, present
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, load_pretrained, shard, unsharded
@@ -27,6 +27,7 @@ from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled, WeightsFile
 from sharded_emb.tables import Table, held, resolve
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
+from sharded_emb.training.run_folder import peak_memory_bytes
 from sharded_emb.training.trainee import Trainee
 from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, replicated
 
@@ -47,11 +48,13 @@ class Built:
         self.reading = make_reading(config, self.tables)
         self.held = held(self.tables)
         self.plan: Plan = from_first_rank(self._plan, place)
+        self._bytes_before_tables = peak_memory_bytes(place.device)
         embeddings = Embeddings(self.tables, self.plan.replicated, place.device)
         poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
         trainee = Trainee(embeddings, poolings, model, config.loss.build(self._item_rows()))
         self.sharded: Sharded = shard(trainee, embeddings, self.plan, place)
         fill(self.sharded, config.seed)
+        self._bytes_with_tables = peak_memory_bytes(place.device)
         self.pretrained = {} if isinstance(config, EvaluateConfig) else self._load_pretrained()
         # dropout may differ by rank; a common stream would drop the same places of different rows
         torch.manual_seed(config.seed * 1_000_003 + place.rank)
@@ -149,6 +152,18 @@ class Built:
                     f"table {table.name}: {filled.from_file:,} rows from {table.weights.path}; {filled.missing:,} ids "
                     f"are not in it{missing}; {filled.unused:,} of its ids are not used"
                 )
+
+    def memory(self) -> dict[str, list[int]]:
+        """What the plan predicted of each rank's memory, and the most that it was: before there were tables, once they
+        were filled, and in the end, with batches, dense weights and the copies that a checkpoint is written from.
+        """
+        predicted = self.plan.outcome(self.held).bytes_W
+        return {
+            "predicted_table_bytes_by_rank": [round(each) for each in predicted],
+            "bytes_before_tables_by_rank": all_values(self._bytes_before_tables, self.place),
+            "bytes_with_tables_by_rank": all_values(self._bytes_with_tables, self.place),
+            "peak_bytes_by_rank": all_values(peak_memory_bytes(self.place.device), self.place),
+        }
 
     def planning_notes(self) -> Iterator[str]:
         """What the cluster of the config says otherwise than this machine does."""

@@ -15,7 +15,7 @@ import torch
 from sharded_emb import versions
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig, RunConfig
-from sharded_emb.distributed.agree import all_values, from_first_rank
+from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.process_group import Place, process_group
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
@@ -24,7 +24,7 @@ from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
 from sharded_emb.training.loop import Limits, Parts, Trainer
 from sharded_emb.training.report import results_table
-from sharded_emb.training.run_folder import RunFolder, log_to, peak_memory_bytes, without_nan
+from sharded_emb.training.run_folder import RunFolder, log_to, without_nan
 from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.step import Learner, Stepping
 from sharded_emb.training.verify import Difference, differences, without_dropout
@@ -167,7 +167,8 @@ def _to_the_end(trainer: Trainer, built: Built) -> Outcome:
     try:
         metrics = trainer.train()
         status = "stopped" if trainer.stop_signal else "finished"
-        more = {"peak_memory_bytes": max(all_values(peak_memory_bytes(built.place.device), built.place))}
+        memory = built.memory()
+        more = {"peak_memory_bytes": max(memory["peak_bytes_by_rank"]), "memory": memory}
     except BaseException as error:
         known = isinstance(error, InputError)  # says all there is; anything else wants its traceback
         log.error("failed after step %d: %s", trainer.progress.step, error, exc_info=not known)

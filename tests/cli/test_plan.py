@@ -106,6 +106,12 @@ def test_a_run_takes_exactly_a_plan_and_so_does_the_next_from_its_folder(start: 
     (start.folder / "mine.json").write_text(json.dumps(planned))
     assert start("train", *words, "sharding.plan=mine.json", "run=first").code == 0
     first = plan_of(start.folder / "first")
+    memory = json.loads((start.folder / "first" / "result.json").read_text())["memory"]
+    assert memory["predicted_table_bytes_by_rank"] == first["predicted"]["bytes_by_rank"]
+    (before,), (filled,), (peak,) = (
+        memory[f"{when}_by_rank"] for when in ("bytes_before_tables", "bytes_with_tables", "peak_bytes")
+    )
+    assert 0 < before <= filled <= peak
     assert (first["tables"]["item"]["sharding"], first["tables"]["item"]["update"]) == ("data_parallel", "sparse")
     assert start("train", *words, "sharding.plan=first/plan.json", "run=second").code == 0
     assert plan_of(start.folder / "second")["tables"] == first["tables"]
