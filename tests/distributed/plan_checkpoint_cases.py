@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.distributed.agree import all_values
@@ -13,11 +14,12 @@ from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill
 from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.checkpoint import Checkpoints
 from tests.distributed import parity_cases
 from tests.distributed.next_item_cases import drive
 
-BY_ROWS = ("table_wise", "row_wise", "table_row_wise")
+BY_ROWS = ("table_wise", "row_wise", "table_row_wise", "data_parallel")
 ALL = (*BY_ROWS, "column_wise", "table_column_wise", "grid")
 # fused, outside of kernels, and with a state that column shards cannot share
 OPTIMIZERS: dict[str, tuple[EmbeddingOptimizer, tuple[str, ...]]] = {
@@ -50,16 +52,14 @@ def train(place: Place, sharded: Sharded, dense: torch.optim.Optimizer) -> None:
 
 
 def numbers(sharded: Sharded) -> dict[str, Tensor]:
-    """All whole tables, and their whole optimizer states under the names of the kernels or of the optimizer."""
+    """All whole tables, and their whole optimizer states, by the names of a checkpoint."""
     mine: list[tuple[str, list[int], Tensor]] = []
-    for key, states in sharded.fused.state_dict()["state"].items():
-        for name, state in states.items():
-            if hasattr(state, "local_shards"):
-                # a rank without the table knows no dtype of its state, so all come by their shards
-                mine += [(f"{key}.{name}", s.metadata.shard_offsets, s.tensor) for s in state.local_shards()]
-    for part in sharded.updates.sharded:
-        where = [part.row, part.column]
-        mine += [(f"{part.table.name}.{name}", where[: state.dim()], state) for name, state in part.state.items()]
+    for name, state in entries.table_states(sharded).items():
+        if isinstance(state, ShardedTensor):
+            # a rank without the table knows no dtype of its state, so all come by their shards
+            mine += [(name, s.metadata.shard_offsets, s.tensor) for s in state.local_shards()]
+        else:
+            mine.append((name, [0] * state.dim(), state))
     whole = {name: sharded.whole_table(name) for name in sharded.embeddings.tables}
     found = [part for of_rank in all_values(mine, sharded.place) for part in of_rank]
     for key in {key for key, _, _ in found}:
@@ -67,7 +67,7 @@ def numbers(sharded: Sharded) -> dict[str, Tensor]:
         size = [max(at[d] + values.shape[d] for at, values in parts) for d in range(parts[0][1].dim())]
         whole[key] = torch.full(size, torch.nan)
         for at, values in parts:
-            whole[key][tuple(slice(a, a + n) for a, n in zip(at, values.shape, strict=True))] = values
+            whole[key][tuple(slice(a, a + n) for a, n in zip(at, values.shape, strict=False))] = values
     return whole
 
 

@@ -23,11 +23,10 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adagrad": {"_target_": "adagrad", "lr": 0.1},
     "rowwise_adagrad": {"_target_": "rowwise_adagrad", "lr": 0.1},
     "adam": {"_target_": "adam", "lr": 0.01},
+    # from zero, rounding decides the sign of an element's first step
+    "steady adagrad": {"_target_": "adagrad", "lr": 0.1, "initial_accumulator": 0.1},
 }
 MODEL = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.3}
-MANAGED = {
-    "item": {"dim": 8, "rows": 30, "ids": {"_target_": "managed_collision", "buckets": 4, "every_steps": 3}},
-}
 
 
 class CutOff(Exception):  # noqa: N818
@@ -150,13 +149,50 @@ def cut_and_resumed(place: Place, data: Path, folder: Path, cases: Sequence[Case
     return found
 
 
-def leave_a_run(place: Place, data: Path, run: Path, case: Case) -> None:
-    """Cut off where the case says."""
-    assert train_once(place, case.config(data), run, case.cuts[0]) is None
+@dataclass(frozen=True)
+class Move:
+    """A run that is left in the middle of an epoch, and goes on by another plan, maybe on other ranks."""
+
+    left_by: str
+    goes_on_by: str
+    optimizer: str = "steady adagrad"
+
+    def case(self, sharding: str) -> Case:
+        """Without dropout, whose draws belong to ranks."""
+        return Case(2, (5,), self.optimizer, sharding, {"model": {**MODEL, "dropout": 0.0}})
 
 
-def go_on(place: Place, data: Path, run: Path, case: Case) -> list[float]:
-    """The losses of a run that goes on to its end, maybe with other ranks and another plan."""
-    assert train_once(place, case.config(data), run, None) is not None
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["split"] == "train"]
+MOVES = [
+    Move("row_wise", "column_wise"),
+    Move("table_wise", "data_parallel"),
+    Move("data_parallel", "row_wise"),
+    Move("data_parallel", "table_wise", "rowwise_adagrad"),
+    Move("column_wise", "table_wise", "adam"),
+]
+
+
+def leave(place: Place, data: Path, runs: Path, moves: Sequence[Move]) -> None:
+    """Each cut off where its case says."""
+    for number, move in enumerate(moves):
+        case = move.case(move.left_by)
+        assert train_once(place, case.config(data), runs / str(number), case.cuts[0]) is None
+
+
+def go_on(place: Place, data: Path, runs: Path, moves: Sequence[Move]) -> list[list[float]]:
+    """The losses of each from its first step on; with a new folder, of straight runs."""
+    found = []
+    for number, move in enumerate(moves):
+        run = runs / str(number)
+        trainer = train_once(place, move.case(move.goes_on_by).config(data), run, None)
+        assert trainer is not None
+        everything(trainer)  # of all ranks, so that the first one has written its files by now
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        found.append([line["loss"] for line in lines if line["split"] == "train"])
+    return found
+
+
+def go_on_and_leave(place: Place, data: Path, others: Path, mine: Path, moves: Sequence[Move]) -> list[list[float]]:
+    """Both, in one process group."""
+    found = go_on(place, data, others, moves)
+    leave(place, data, mine, moves)
+    return found

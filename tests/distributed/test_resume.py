@@ -34,3 +34,27 @@ def test_a_run_that_was_cut_off_ends_as_the_straight_one(resumed: Any, number: i
         differing, starts = of_rank[number]
         assert differing == []
         assert starts == len(cases.CASES[number].cuts) + 1
+
+
+@pytest.fixture(scope="module")
+def moved(data: Path) -> dict[str, list[list[float]]]:
+    """The losses of straight runs on one rank, and of those that went on elsewhere."""
+    one, two, straight = (data.parent / f"moved from {where}" for where in ("one", "two", "nowhere"))
+    on_one_rank(lambda place: cases.leave(place, data, one, cases.MOVES))
+    of_ranks = run_ranks(cases.go_on_and_leave, 2, data, one, two, cases.MOVES)
+    return {
+        "straight": on_one_rank(lambda place: cases.go_on(place, data, straight, cases.MOVES)),
+        "1 to 2": of_ranks[0],
+        "2 to 1": on_one_rank(lambda place: cases.go_on(place, data, two, cases.MOVES)),
+    }
+
+
+@pytest.mark.parametrize("worlds", ["1 to 2", "2 to 1"])
+@pytest.mark.parametrize("number", range(len(cases.MOVES)), ids=map(str, cases.MOVES))
+def test_a_run_that_goes_on_elsewhere_has_the_losses_of_the_straight_one(
+    moved: dict[str, list[list[float]]], number: int, worlds: str
+) -> None:
+    """So it also read the same samples in the same order."""
+    want = moved["straight"][number]
+    assert len(want) >= 14
+    assert moved[worlds][number] == pytest.approx(want, abs=1e-6)
