@@ -15,8 +15,9 @@ from tests.distributed.next_item_cases import write_dataset
 WORDS = ["experiment=sasrec_beauty", "tables.item.dim=8", "global_batch=4", "epochs=100000", "early_stopping=null"]
 
 
-def start(data: Path, run: Path) -> "subprocess.Popen[str]":
-    line = [sys.executable, "-m", "sharded_emb.train", *WORDS, f"data={data}", f"run={run}", "log_every_steps=1"]
+def start(data: Path, run: Path, *more: str) -> "subprocess.Popen[str]":
+    words = [*WORDS, f"data={data}", f"run={run}", "log_every_steps=1", *more]
+    line = [sys.executable, "-m", "sharded_emb.train", *words]
     return subprocess.Popen(
         line,
         cwd=ROOT,
@@ -59,3 +60,38 @@ def test_a_second_job_on_a_run_folder_is_refused(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert f"run: want a new folder, got {run}, which exists" in said
     assert (run / "run.yaml").read_text() == "name: mine\n"
+
+
+def test_a_run_that_was_killed_goes_on_to_its_end_and_is_then_left_alone(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    data, run = tmp_path / "data", tmp_path / "run"
+    saving = ["resume=true", "checkpoint.every_steps=5"]
+    process = start(data, run, *saving)
+    deadline = time.monotonic() + 90
+    while not (run / "checkpoints" / "step-5").exists():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < deadline, "the run did not start"
+        time.sleep(0.05)
+    second = start(data, run, *saving)
+    said, _ = second.communicate(timeout=90)
+    assert second.returncode == 2
+    assert (
+        f"run: want a folder that no other job uses, got {run}, which one has locked; wait for it, or stop it" in said
+    )
+    process.kill()
+    process.communicate(timeout=60)
+
+    other = start(data, run, *saving, "seed=3")
+    said, _ = other.communicate(timeout=90)
+    assert other.returncode == 2
+    assert f"seed: want 0, with which {run} was started, got 3; resume it as it is" in said
+    for _ in range(2):
+        again = start(data, run, *saving, "steps=1000")
+        said, _ = again.communicate(timeout=90)
+        assert again.returncode == 0, said
+    found = result(run)
+    assert found["status"] == "finished"
+    assert found["steps"] >= 1000  # more where so many were done before the kill
+    assert f"run {run} was finished after step {found['steps']}; there is nothing left to do" in said
+    steps = [line["step"] for line in metrics_lines(run) if line["split"] == "train"]
+    assert steps == list(range(1, found["steps"] + 1)), "each step stands there once"

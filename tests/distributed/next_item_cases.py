@@ -26,7 +26,7 @@ from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import NextItemEvaluator
 from sharded_emb.training.loop import Limits, Parts, Trainer
 from sharded_emb.training.run_folder import RunFolder
-from sharded_emb.training.step import Stepping
+from sharded_emb.training.step import NotFiniteLossError, Stepping
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 ITEMS, USERS, DIM, SEED, STEPS = 37, 45, 8, 5, 20
@@ -226,6 +226,30 @@ def bad_ids(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
                 caught = error
             same = all(torch.equal(a, b) for a, b in zip(before, _numbers(built), strict=True))
             found[sharding, bad] = (type(caught) is OutOfRangeIdError, str(caught), same)
+    return found
+
+
+def no_number(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
+    """By sharding and pieces of a batch: the error's text, and whether any number of the table, its state or the dense
+    weights moved, after the last rank alone has a dense weight that is no number.
+    """
+    found = {}
+    for sharding in ("table_wise", "row_wise", "column_wise", "data_parallel"):
+        for accumulation in (1, 2):
+            built = Built(config(folder, sharding, accumulation=accumulation), place)
+            train_steps(built, 2)
+            weight = next(iter(built.sharded.dense_parameters()))
+            if place.rank == place.world_size - 1:
+                weight.data.fill_(torch.nan)
+            numbers = [*_numbers(built), *(each.detach().clone() for each in built.sharded.dense_parameters())]
+            stepping, text = Stepping(accumulation), ""
+            try:
+                drive(built, built.config.schedule, built.collate(), built.source(), 3, stepping)
+            except NotFiniteLossError as error:
+                text = str(error)
+            now = [*_numbers(built), *built.sharded.dense_parameters()]
+            same = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(numbers, now, strict=True))
+            found[sharding, accumulation] = (text, same)
     return found
 
 

@@ -24,6 +24,7 @@ def everything(place: Any, folder: Path) -> dict[str, Any]:
     return {
         "trained": cases.train_sharded(place, folder),
         "bad_ids": cases.bad_ids(place, folder),
+        "no_number": cases.no_number(place, folder),
         "evaluated": cases.evaluate_and_list(place, folder),
     }
 
@@ -67,6 +68,15 @@ def test_an_id_out_of_range_is_an_error_on_every_rank_and_changes_no_table(found
                 f"(rank {guilty}, step 12, row {row} of the batch)"
             )
             assert unchanged, (sharding, bad)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_anything_moves(found, world_size) -> None:  # type: ignore[no-untyped-def]
+    for answers in found[world_size]:
+        assert len(answers["no_number"]) == 8
+        for case, (text, unchanged) in answers["no_number"].items():
+            assert text == "loss is nan at step 1; lower the learning rates", case
+            assert unchanged, case
 
 
 def test_evaluation_is_the_same_for_any_number_of_ranks(found) -> None:  # type: ignore[no-untyped-def]
