@@ -44,7 +44,8 @@ class Built:
         with together(place):  # a damaged part shows now, not after the training
             for split in self.dataset.manifest.splits:
                 self.dataset.split(split)
-        self.tables = resolve_tables(config, self.dataset)
+        self.given = given_plan(config)
+        self.tables = resolve_tables(config, self.dataset, self.given)
         self.reading = make_reading(config, self.tables)
         self.held = held(self.tables)
         self.plan: Plan = from_first_rank(self._plan, place)
@@ -63,7 +64,7 @@ class Built:
     def _plan(self) -> Plan:
         """The plan that is given, or one for what the data read. Raises InputError where none fits."""
         known = lengths(self.config, self.tables, self.dataset, {})
-        work, given = workload(self.config, self.tables, known), given_plan(self.config)
+        work, given = workload(self.config, self.tables, known), self.given
         asked = Asked(self.config.cluster, None if given is None else given.placements())
         return make_plan(self.held, self.place, work, self.config.sharding.communication, asked)
 
@@ -187,16 +188,18 @@ def given_plan(config: RunConfig) -> PlanFile | None:
     return None if config.sharding.plan is None else PlanFile(config.sharding.plan)
 
 
-def resolve_tables(config: RunConfig, dataset: Dataset | None, device: str | None = None) -> list[Table]:
+def resolve_tables(
+    config: RunConfig, dataset: Dataset | None, given: PlanFile | None, device: str | None = None
+) -> list[Table]:
     """All tables with their rows known, and with the feature through which the loss reads candidates.
 
-    device: that tables are for, null for that of the config.
+    given: the plan that the config names. device: that tables are for, null for that of the config.
     """
     rows = {} if dataset is None else {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
     raw = frozenset() if dataset is None else raw_columns(dataset)
     tables = resolve(config.tables, config.features, rows, config.sharding.defaults(config.embedding_optimizer), raw)
-    if (plan := given_plan(config)) is not None:
-        tables = plan.applied(tables)
+    if given is not None:
+        tables = given.applied(tables)
     tables = with_updates(tables, step_of(device or config.device, config.accumulation, config.clip_norm))
     item_table = _item_table(config)
     return [table.reading(candidate_feature(table.name)) if table.name == item_table else table for table in tables]

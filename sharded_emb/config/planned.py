@@ -44,10 +44,10 @@ def plan(config: PlanConfig) -> Planned:
     machine = present_machine(config.device)
     cluster = described(config.cluster, machine)
     dataset = None if config.data is None else Dataset.open(config.data)
-    tables = resolve_tables(config, dataset, cluster.device)
+    given = given_plan(config)
+    tables = resolve_tables(config, dataset, given, cluster.device)
     known = lengths(config, tables, dataset, config.ids_per_sample)
     costs = Costs(cluster, workload(config, tables, known))
-    given = given_plan(config)
     placements = place_tables(held(tables), costs) if given is None else given.placements()
     outcome = Outcome(held(tables), placements, costs)
     if not outcome.fits:

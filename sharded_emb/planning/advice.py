@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.planning.cluster import Cluster
@@ -92,6 +93,6 @@ def _with_rowwise(tables: Sequence[Table], which: Sequence[Table]) -> list[Table
     return [replace(t, optimizer=RowWiseAdagrad(lr=t.optimizer.lr)) if t.name in names else t for t in tables]
 
 
-def _changed(tables: Sequence[Table], which: Sequence[Table], **values: object) -> list[Table]:
+def _changed(tables: Sequence[Table], which: Sequence[Table], **values: Any) -> list[Table]:
     names = {table.name for table in which}
-    return [replace(table, **values) if table.name in names else table for table in tables]  # type: ignore[arg-type]
+    return [replace(table, **values) if table.name in names else table for table in tables]

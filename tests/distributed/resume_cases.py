@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 MODEL = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.3}
 
 
-class CutOff(Exception):  # noqa: N818
+class CutOffError(Exception):
     """In place of a kill."""
 
 
@@ -78,7 +78,7 @@ def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) 
 
         def __call__(self, rows: Any, size: int, step: int) -> Any:
             if step == cut:
-                raise CutOff
+                raise CutOffError
             return collate(rows, size, step)
 
         def policy(self, feature: str) -> str:
@@ -89,14 +89,14 @@ def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) 
 
         def __call__(self, split: str) -> Any:
             if cut is not None and -trainer.progress.step == cut:
-                raise CutOff
+                raise CutOffError
             return evaluator(split)
 
     parts: Any = {"collate": Cut(), "evaluator": CutEvaluator()}
     trainer.parts = replace(trainer.parts, **parts)
     try:
         folder.write_result("finished", trainer.result(trainer.train()))
-    except CutOff:
+    except CutOffError:
         return None
     finally:
         folder.close()
