@@ -1,8 +1,12 @@
 """`python -m sharded_emb.doctor`: what this machine has, and the exact fix for what does not fit.
 
 usage: python -m sharded_emb.doctor
+       [torchrun --nproc-per-node N -m] sharded_emb.doctor calibrate=true [out=FOLDER] [device=cpu]
 
-It takes no configuration. Exit codes: 0 everything fits, 2 there is something to mend, named at the end of the output.
+calibrate=true measures what a plan counts with: memory, and the communication of the ranks that are launched.
+out=FOLDER keeps it as FOLDER/cluster/calibrated.yaml, for --config-dir FOLDER cluster=calibrated.
+
+Exit codes: 0 everything fits, 2 there is something to mend, named at the end of the output.
 """
 
 # Standard library only, torch and FBGEMM in a subprocess: the doctor has to work where nothing else does.
@@ -21,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sharded_emb import versions
-from sharded_emb.errors import InputError
+from sharded_emb.errors import InputError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = Path(__file__).with_name("distributed") / "probe.py"
@@ -181,14 +185,51 @@ def report(findings: list[Finding]) -> str:
     return "\n".join([*lines, "", f"to mend ({len(fixes)}):", *fixes])
 
 
+def problems(given: dict[str, str]) -> Iterator[str]:
+    """What is wrong with the words of the command line, a line each."""
+    takes = {"calibrate": ["true", "false"], "out": None, "device": ["auto", "cpu", "cuda"]}
+    for key, value in given.items():
+        if key not in takes:
+            yield f"{key}: unknown key{nearest(key, list(takes))}"
+        elif (values := takes[key]) is not None and value not in values:
+            yield f"{key}: want {' or '.join(values)}, got {value!r}"
+        elif not value:
+            yield f"{key}: want a folder, got nothing"
+    if given.get("calibrate") != "true" and {"out", "device"} & {*given}:
+        yield "calibrate: want true with out or device, which are of nothing else; leave them out"
+
+
+def measure(given: dict[str, str]) -> int:
+    """Calibrates; the exit code."""
+    if wrong := versions.problem(versions.found()):
+        print(f"doctor: {wrong}", file=sys.stderr)
+        return 2
+    from sharded_emb.cli import quiet_libraries
+    from sharded_emb.config.calibrated import calibrate
+    from sharded_emb.distributed.process_group import leave
+
+    quiet_libraries()
+    code = 0
+    try:
+        calibrate(given.get("device", "auto"), Path(given["out"]) if "out" in given else None)  # type: ignore[arg-type]
+    except InputError as error:
+        print("\n  ".join(["doctor: 1 problem", str(error)]), file=sys.stderr)
+        code = 2
+    leave(code)
+    return code
+
+
 def main(arguments: list[str]) -> int:
     """Prints the report; the exit code."""
     if arguments in (["-h"], ["--help"]):
         print(__doc__)
         return 0
-    if arguments:
-        print(f"doctor: want no arguments, got {' '.join(arguments)}; leave them out", file=sys.stderr)
+    given = dict(word.partition("=")[::2] for word in arguments)
+    if wrong := [*problems(given)]:
+        print("\n  ".join([f"doctor: {len(wrong)} problem{'s' * (len(wrong) > 1)}", *wrong]), file=sys.stderr)
         return 2
+    if given.get("calibrate") == "true":
+        return measure(given)
     findings = examine()
     print(report(findings))
     return 2 if any(finding.mend for finding in findings) else 0

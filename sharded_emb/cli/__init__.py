@@ -44,7 +44,7 @@ def run(command: str, task: Callable[[Composed], int | None], *, of_run: bool = 
 
     of_run: the tree is that of the `run.yaml` in the folder that `run=` names, with the command line over it.
     """
-    _quiet_libraries()
+    quiet_libraries()
     try:
         options = read_options(command, sys.argv[1:])
         if of_run and options.config_name:
@@ -109,7 +109,7 @@ def check_versions() -> None:
         raise InputError(wrong)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Their warnings are about their own calls of themselves; ours say what a user can do."""
     for name in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)

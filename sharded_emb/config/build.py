@@ -14,6 +14,7 @@ from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import all_values, from_first_rank, together
+from sharded_emb.distributed.phases import Phases
 from sharded_emb.distributed.plan import Asked, Plan, make_plan, present
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, load_pretrained, shard, unsharded
@@ -164,6 +165,35 @@ class Built:
             "bytes_before_tables_by_rank": all_values(self._bytes_before_tables, self.place),
             "bytes_with_tables_by_rank": all_values(self._bytes_with_tables, self.place),
             "peak_bytes_by_rank": all_values(peak_memory_bytes(self.place.device), self.place),
+        }
+
+    def times(self, phases: Phases | None) -> dict[str, Any] | None:
+        """Seconds of a step as the plan predicted them, and as they were on each rank in the steps that were watched;
+        None if there were none.
+
+        In an exchange all wait for the slowest rank, which itself waits least: its time is what is compared.
+        """
+        everyone = [each for each in all_values(phases, self.place) if each is not None]
+        if len(everyone) < self.place.world_size:
+            return None
+        outcome = self.plan.outcome(self.held)
+        latency = outcome.latency
+        lookup = [seconds + latency.lookup for seconds in outcome.lookup_W.tolist()]
+        communication = [seconds + latency.communication for seconds in outcome.communication_W.tolist()]
+        least = min(each.communication for each in everyone)
+        return {
+            "predicted": {"lookup_seconds_by_rank": lookup, "communication_seconds_by_rank": communication},
+            "measured": {
+                "steps": everyone[0].steps,
+                "step_seconds": max(each.step for each in everyone),
+                "lookup_seconds_by_rank": [each.seconds["lookup"] for each in everyone],
+                "communication_seconds_by_rank": [each.communication for each in everyone],
+                "phase_seconds_by_rank": [each.seconds for each in everyone],
+            },
+            "predicted_by_measured": {
+                "lookup": max(lookup) / max(max(each.seconds["lookup"] for each in everyone), 1e-9),
+                "communication": max(communication) / max(least, 1e-9),
+            },
         }
 
     def planning_notes(self) -> Iterator[str]:

@@ -19,6 +19,7 @@ from sharded_emb.sharding import KernelChoice, ShardingType, TableSharding
 from sharded_emb.tables import Defaults, FeatureConfig, TableConfig
 from sharded_emb.training.checkpoint_config import CheckpointConfig
 from sharded_emb.training.early_stopping import EarlyStoppingConfig
+from sharded_emb.training.profile import ProfileConfig
 
 UserPath = Annotated[Path, AfterValidator(from_home)]
 """A path as a user types it; ~ is the home folder, which a shell does not put into `data=~/x`."""
@@ -87,6 +88,7 @@ class RunConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
+    profile: ProfileConfig = ProfileConfig()
     dataset: Slot[DatasetConfig]
     tables: dict[str, TableConfig]
     features: dict[str, FeatureConfig]

@@ -23,6 +23,7 @@ from sharded_emb.training.compare import baseline_metrics, write_predictions
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
 from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.profile import Profile
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import RunFolder, log_to, without_nan
 from sharded_emb.training.same_run import config_hash
@@ -108,6 +109,7 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
         evaluator=built.evaluator(),
         folder=folder,
         checkpoints=checkpoints,
+        profile=Profile(config.profile, place, folder.path / "profile" / f"rank-{place.rank}.json"),
     )
     saving = config.checkpoint
     limits = Limits(
@@ -169,6 +171,8 @@ def _to_the_end(trainer: Trainer, built: Built) -> Outcome:
         status = "stopped" if trainer.stop_signal else "finished"
         memory = built.memory()
         more = {"peak_memory_bytes": max(memory["peak_bytes_by_rank"]), "memory": memory}
+        if (times := built.times(trainer.parts.profile.phases)) is not None:
+            more["times"] = times
     except BaseException as error:
         known = isinstance(error, InputError)  # says all there is; anything else wants its traceback
         log.error("failed after step %d: %s", trainer.progress.step, error, exc_info=not known)

@@ -50,6 +50,11 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def quiet_profiler() -> None:
+    """Lets torch's profiler start without two lines on the console; unless somebody has asked it for more."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
 def leave(code: int) -> None:
     """Ends a rank of many at once, with this exit code. Does nothing in a process that torchrun did not start.
 

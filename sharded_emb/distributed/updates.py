@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sharded_emb.distributed.communication import Communication
+from sharded_emb.distributed.phases import EXCHANGE, UPDATE, named
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.embeddings.local_rows import LocalRows, RowGradients, merged
 
@@ -47,19 +48,20 @@ class TableUpdates:
         if scale is not None:
             for gradient in dense:
                 gradient.mul_(scale)
-        for part, found in zip([*self.sharded, *self.replicated], gradients, strict=True):
-            if part.table.freeze:
-                continue
-            scaled = found if scale is None else replace(found, gradient_RD=found.gradient_RD * scale)
-            part.update(scaled, self.learning_rate(part), self.steps)
+        with named(UPDATE):
+            for part, found in zip([*self.sharded, *self.replicated], gradients, strict=True):
+                if part.table.freeze:
+                    continue
+                scaled = found if scale is None else replace(found, gradient_RD=found.gradient_RD * scale)
+                part.update(scaled, self.learning_rate(part), self.steps)
 
     def _gradients(self) -> list[RowGradients]:
         """Of each part, sharded ones first: of the whole step, divided by frequency where the table says so."""
-        mine = [part.take_gradients() for part in self.replicated]
-        everywhere = [
-            *(part.take_gradients() for part in self.sharded),
-            *_exchanged(mine, self.place, self.communication),
-        ]
+        with named(UPDATE):
+            mine = [part.take_gradients() for part in self.replicated]
+            owned = [part.take_gradients() for part in self.sharded]
+        with named(EXCHANGE):
+            everywhere = [*owned, *_exchanged(mine, self.place, self.communication)]
         parts = [*self.sharded, *self.replicated]
         return [
             replace(found, gradient_RD=found.gradient_RD / found.counts_R[:, None])

@@ -15,8 +15,10 @@ class ClusterConfig(Frozen):
 
     gpus_per_host: ranks on each host, also where device is cpu. gpu_memory: of each rank. reserved: the share of it
     that is not for tables but for dense weights, activations and the libraries. memory_bandwidth: of a rank's memory.
+    update_bandwidth: of the rows that an update reads and writes, null for that of the memory.
     intra_bandwidth, inter_bandwidth: from one rank to those of its host, and of others. latency: of one exchange
-    between all ranks.
+    between all ranks. lookup_latency: of one lookup, forward and backward, however little it reads.
+    `doctor calibrate=true` measures them all.
     """
 
     device: Literal["cpu", "cuda"] | None = None
@@ -25,24 +27,35 @@ class ClusterConfig(Frozen):
     gpu_memory: Bytes | None = None
     reserved: Annotated[float, Field(ge=0, lt=1)] = 0.15
     memory_bandwidth: Rate | None = None
+    update_bandwidth: Rate | None = None
     intra_bandwidth: Rate | None = None
     inter_bandwidth: Rate | None = None
     latency: Seconds | None = None
+    lookup_latency: Seconds | None = None
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes a second of a rank's memory, to ranks of its host, and to those of other hosts; seconds of an exchange."""
+    """Bytes a second of a rank's memory, to ranks of its host, and to those of other hosts; seconds of an exchange, and
+    of a lookup, that has nothing to do; bytes a second of rows that are updated, 0 for those of the memory.
+    """
 
     memory: float
     intra: float
     inter: float
     latency: float
+    lookup_latency: float = 0.0
+    update: float = 0.0
+
+    @property
+    def updates(self) -> float:
+        """Bytes a second of rows that are updated."""
+        return self.update or self.memory
 
 
 # what is taken for a device of which nothing is said: an A100's memory and NVLink with a NIC of 200 Gb/s a GPU; busy
 # cores with gloo
-USUAL = {"cuda": Rates(1.5e12, 250e9, 20e9, 30e-6), "cpu": Rates(8e9, 0.8e9, 0.1e9, 300e-6)}
+USUAL = {"cuda": Rates(1.5e12, 250e9, 20e9, 30e-6, 100e-6), "cpu": Rates(5e9, 0.8e9, 0.1e9, 300e-6, 300e-6, 0.6e9)}
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,8 @@ def described(config: ClusterConfig, present: Present) -> Cluster:
         config.intra_bandwidth or usual.intra,
         config.inter_bandwidth or usual.inter,
         config.latency or usual.latency,
+        config.lookup_latency or usual.lookup_latency,
+        config.update_bandwidth or (usual.update if config.memory_bandwidth is None else 0.0),
     )
     return Cluster(
         device=device,

@@ -3,7 +3,8 @@
 A lookup takes as long as its bytes take from and to memory: rows read, vectors written, and on the way back gradients
 read, rows and optimizer state read and written. Communication takes as long as what a rank sends takes, ids, vectors
 and gradients; in an exchange between all ranks a rank receives about what it sends. Both add up over the shards of a
-rank, and a step waits for the slowest one; each exchange has a latency besides. The dense part of a model is not in it.
+rank, and a step waits for the slowest one; each lookup and each exchange has a latency besides. The dense part of a
+model is not in it.
 """
 
 from collections.abc import Hashable
@@ -17,6 +18,7 @@ from sharded_emb.planning.sizes import (
     Bytes,
     Reads,
     Workload,
+    different_rows,
     length_bytes,
     on_device,
     reads,
@@ -107,10 +109,11 @@ class Costs:
         """Bytes on every rank, wherever the table is."""
         return received_bytes(table, self.reads(table), self.cluster.world_size)
 
-    def latency(self, exchanges: int) -> float:
-        """Of a step with so many exchanges of vectors; nothing between a rank and itself."""
-        times = _EXCHANGES_A_STEP * self.workload.pieces * exchanges
-        return times * self.cluster.rates.latency if self.cluster.world_size > 1 else 0.0
+    def latency(self, lookups: int, exchanges: int) -> Times:
+        """Of a step with so many lookups, and exchanges of their vectors; nothing between a rank and itself."""
+        rates, pieces = self.cluster.rates, self.workload.pieces
+        waiting = _EXCHANGES_A_STEP * exchanges * rates.latency if self.cluster.world_size > 1 else 0.0
+        return Times(pieces * lookups * rates.lookup_latency, pieces * waiting)
 
     def _shard_times(self, table: Table, read: Reads, kind: ShardingType, shape: tuple[int, int]) -> Times:
         rows, columns = shape
@@ -128,7 +131,7 @@ class Costs:
         work = _Work(read.ids / world_size, read.vectors / world_size, table.rows, table.dim)
         if table.freeze:
             return Times(self._lookup(table, work), 0.0)
-        touched = min(work.ids, float(table.rows)) * world_size
+        touched = different_rows(work.ids, table.rows) * world_size
         merging = touched * table.dim * ELEMENT_BYTES["fp32"] / self.cluster.rates.memory
         sent = touched * (table.dim * read.gradient_bytes + 2 * ID_BYTES)
         return Times(self._lookup(table, work) + merging, sent * self.cluster.seconds_a_byte)
@@ -137,11 +140,12 @@ class Costs:
         """Seconds of what goes to and from memory in a step."""
         row = max(work.columns * ELEMENT_BYTES[table.dtype], LEAST_READ_BYTES)
         vectors = work.vectors * work.columns * ELEMENT_BYTES[table.output_dtype]
-        moved, rows = work.ids * ID_BYTES + vectors, work.ids * row
+        moved, rows, updated = work.ids * ID_BYTES + vectors, work.ids * row, 0.0
         if not table.freeze:
             state = state_bytes_a_row(table, work.columns)
             every = table.update == "dense" or table.optimizer.weight_decay_mode == "all_decoupled"
-            touched = float(work.rows) if every else min(work.ids, float(work.rows))
-            moved, rows = moved + vectors, rows + 2 * touched * (row + state)
-        there = on_device(table)
-        return (moved + there * rows) / self.cluster.rates.memory + (1 - there) * rows / HOST_BYTES_A_SECOND
+            touched = float(work.rows) if every else different_rows(work.ids, work.rows)
+            moved, updated = moved + vectors, 2 * touched * (row + state)
+        there, rates = on_device(table), self.cluster.rates
+        on_host = (1 - there) * (rows + updated) / HOST_BYTES_A_SECOND
+        return (moved + there * rows) / rates.memory + there * updated / rates.updates + on_host

@@ -56,24 +56,27 @@ class Outcome:
 
     @cached_property
     def seconds_W(self) -> Floats:
-        """By rank, without the latency of exchanges."""
+        """By rank, without latency."""
         seconds_W: Floats = self.lookup_W + self.communication_W
         return seconds_W
 
     @property
-    def latency(self) -> float:
-        """Of the exchanges of a step, of which there is one for each kind of sharding in a collection."""
+    def latency(self) -> Times:
+        """Of the lookups and exchanges of a step, of which there is one for each kind of sharding in a collection; a
+        data-parallel table has a lookup of its own.
+        """
+        replicated = sum(each.placement.kind == "data_parallel" for each in self.tables)
         exchanges = {
             (collection_of(each.table), each.placement.kind)
             for each in self.tables
             if each.placement.kind != "data_parallel"
         }
-        return self.costs.latency(len(exchanges))
+        return self.costs.latency(len(exchanges) + replicated, len(exchanges))
 
     @property
     def step_seconds(self) -> float:
         """Of lookups and communication, which wait for the slowest rank."""
-        return float(self.seconds_W.max(initial=0)) + self.latency
+        return float(self.seconds_W.max(initial=0)) + self.latency.total
 
     @property
     def imbalance(self) -> float:
@@ -119,9 +122,11 @@ class Outcome:
                 "memory_bytes_per_rank": self.cluster.memory,
                 "cap_bytes_per_rank": self.cluster.cap,
                 "memory_bytes_per_second": rates.memory,
+                "update_bytes_per_second": rates.updates,
                 "intra_bytes_per_second": rates.intra,
                 "inter_bytes_per_second": rates.inter,
                 "latency_seconds": rates.latency,
+                "lookup_latency_seconds": rates.lookup_latency,
             },
             "assumed": {
                 "global_batch": self.costs.workload.batch,
@@ -130,7 +135,7 @@ class Outcome:
             },
             "predicted": {
                 "step_seconds": self.step_seconds,
-                "latency_seconds": self.latency,
+                "latency_seconds": self.latency.total,
                 "imbalance": self.imbalance,
                 "slowest_rank": self.slowest_rank,
                 "bytes_by_rank": [round(each) for each in self.bytes_W],

@@ -99,8 +99,8 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         share = on_it[name][1] / seconds
         why = f"; most of it is {part}, and {share:.0%} of it table {name} ({outcome.placements[name].kind})"
     yield (
-        f"a step takes {shown_seconds(outcome.step_seconds)} for tables, {shown_seconds(outcome.latency)} of it the "
-        f"latency of exchanges; the slowest rank takes {outcome.imbalance:.2f} times as long as the mean"
+        f"a step takes {shown_seconds(outcome.step_seconds)} for tables, {shown_seconds(outcome.latency.total)} of it "
+        f"the latency of lookups and exchanges; the slowest rank takes {outcome.imbalance:.2f} times as long as the mean"
     )
     yield f"slowest: rank {slowest} with {shown_seconds(seconds)}{why}"
     full = float(outcome.bytes_W[fullest])

@@ -21,7 +21,7 @@ from sharded_emb.tables import Table
 
 _HALVINGS = 12
 _PRECISION = 1.005
-# sets of kinds that are tried beside all: every kind is an exchange of its own, which has a latency
+# sets of kinds that are tried beside all: every kind is a lookup and an exchange of its own, which have a latency
 _FEW_KINDS: tuple[frozenset[ShardingType], ...] = (
     frozenset({"table_wise"}),
     frozenset({"row_wise"}),
@@ -69,7 +69,8 @@ def search(
 
     def seconds(found: Found) -> float:
         kinds = {(c.collection, option.kind) for c, (option, _) in zip(choices, found.taken, strict=True)}
-        return float(found.loads.seconds.max()) + costs.latency(len(kinds | exchanged))
+        groups = len(kinds | exchanged)
+        return float(found.loads.seconds.max()) + costs.latency(groups, groups).total
 
     found = find(choices, start, costs.cluster.cap, seconds)
     if found is None:

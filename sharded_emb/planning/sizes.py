@@ -3,6 +3,7 @@
 All numbers are expectations over a global batch: ids are taken to fall on all rows alike.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -118,13 +119,18 @@ def shard_bytes(table: Table, read: Reads, rows: int, columns: int) -> Bytes:
 def replica_bytes(table: Table, read: Reads, world_size: int) -> Bytes:
     """Of a data-parallel table on one rank, which reads for its own samples; the gradients of all ranks meet there."""
     mine = 1 / world_size / read.pieces
-    touched = min(read.ids, float(table.rows))
+    touched = different_rows(read.ids, table.rows)
     return Bytes(
         weights=weight_bytes(table),
         state=state_bytes(table),
         input=(read.ids * ID_BYTES + read.bags * _LENGTH_BYTES) * mine,
         output=2 * read.vectors * table.dim * 4 * mine + touched * (table.dim * 4 + ID_BYTES),
     )
+
+
+def different_rows(ids: float, rows: int) -> float:
+    """How many rows so many ids are, if they fall on all alike."""
+    return -rows * math.expm1(-ids / rows)
 
 
 def received_bytes(table: Table, read: Reads, world_size: int) -> float:

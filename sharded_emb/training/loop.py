@@ -14,12 +14,14 @@ from sharded_emb.batch import Batch
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import all_sums, all_values
+from sharded_emb.distributed.phases import DATA, STEP, named
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.checkpoint import Checkpoints, NotSavedError
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Evaluator, Metrics
+from sharded_emb.training.profile import Profile
 from sharded_emb.training.progress import Display
 from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.training.state import Progress, RunState
@@ -52,6 +54,7 @@ class Parts:
     evaluator: Evaluator
     folder: RunFolder
     checkpoints: Checkpoints
+    profile: Profile
 
 
 @dataclass
@@ -95,6 +98,7 @@ class Trainer:
                     self._epoch()
         finally:
             self.display.close()
+            self.parts.profile.close()
         self._save()
         if self._stopped():
             return {}
@@ -105,11 +109,13 @@ class Trainer:
         for pieces, global_samples, global_weight, minutes_over in self._batches():
             started = time.monotonic()
             self.progress.step += 1
-            loss = self.learner.step(pieces, global_weight, self.progress.step)
+            with named(STEP):
+                loss = self.learner.step(pieces, global_weight, self.progress.step)
             self.progress.samples += global_samples
             self.progress.epoch = self.progress.samples // len(self.parts.source.lengths)
             self.progress.training_seconds += time.monotonic() - started
             self.display.step(self.progress.step)
+            self.parts.profile.step_ended()
             if self.progress.step % self.limits.log_every_steps == 0:
                 self._log(loss)
             if (minutes_over or self._steps_over()) and not self._evaluation_due():
@@ -134,7 +140,8 @@ class Trainer:
         for parts in self.parts.source.pieces(self.progress.epoch, place.rank, place.world_size, pieces, used):
             batches, error = [], None
             try:
-                batches = [self.parts.collate(part.rows, part.size, self.progress.step + 1) for part in parts]
+                with named(DATA):
+                    batches = [self.parts.collate(part.rows, part.size, self.progress.step + 1) for part in parts]
             except InputError as wrong:
                 error = wrong
             weight = sum(batch.loss_weight for batch in batches)

@@ -1,13 +1,17 @@
 """`doctor` names what is wrong with the exact fix, and works where torch, FBGEMM or the requirements do not."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sharded_emb import doctor, versions
+from sharded_emb.distributed import calibrate
+from tests.cli.in_process import Commands
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU_TORCH = {"library": "torch", "version": "2.13.0+cpu", "cuda": None, "gpus": [], "gloo": True, "nccl": False}
@@ -159,7 +163,9 @@ def test_an_argument_is_an_error() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "doctor: want no arguments, got device=cpu; leave them out\n"
+    assert done.stderr == (
+        "doctor: 1 problem\n  calibrate: want true with out or device, which are of nothing else; leave them out\n"
+    )
 
 
 def test_it_runs_on_a_python_that_has_no_package_at_all() -> None:
@@ -183,3 +189,40 @@ def test_it_says_what_is_here() -> None:
     assert done.returncode == 0
     assert "device cpu" in done.stdout
     assert "gloo" in done.stdout
+
+
+def test_a_calibrated_machine_is_a_cluster_to_plan_for(start: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "CPU", calibrate.Effort(rows=5000, dim=8, batch=64, ids=8, steps=3))
+    ended = start("doctor", "calibrate=true", "out=mine", "device=cpu")
+    assert ended.code == 0
+    lines = ended.out.splitlines()
+    assert lines[0] == "1 host x 1 rank on cpu"
+    assert lines[-1] == "mine/cluster/calibrated.yaml: use it with --config-dir mine cluster=calibrated"
+    assert "intra_bandwidth   not measured" in ended.out
+    planned = start("plan", "tables.item.rows=1000", "--config-dir", "mine", "cluster=calibrated", "out=there")
+    assert planned.code == 0, planned.err
+    cluster = json.loads((start.folder / "there" / "plan.json").read_text())["cluster"]
+    written = yaml.safe_load((start.folder / "mine" / "cluster" / "calibrated.yaml").read_text())
+    for key in ("memory", "update"):
+        assert f"{cluster[f'{key}_bytes_per_second'] / 1e9:.15g}GB/s" == written[f"{key}_bandwidth"]
+    assert cluster["lookup_latency_seconds"] == written["lookup_latency"] > 0
+
+
+def test_what_is_wrong_with_the_words_of_the_doctor_is_said_at_once(start: Commands) -> None:
+    (start.folder / "file").write_text("")
+    ended = start("doctor", "calibrat=true", "device=tpu", "out=")
+    assert (ended.code, ended.err.splitlines()) == (
+        2,
+        [
+            "doctor: 4 problems",
+            "  calibrat: unknown key; did you mean calibrate?",
+            "  device: want auto or cpu or cuda, got 'tpu'",
+            "  out: want a folder, got nothing",
+            "  calibrate: want true with out or device, which are of nothing else; leave them out",
+        ],
+    )
+    ended = start("doctor", "calibrate=true", "out=file")
+    assert (ended.code, ended.err.splitlines()[1]) == (
+        2,
+        "  out: want a folder that can be written, got file (Not a directory)",
+    )

@@ -104,16 +104,28 @@ def test_a_run_takes_exactly_a_plan_and_so_does_the_next_from_its_folder(start: 
     planned = plan_of(start.folder / "there")
     planned["tables"]["item"] |= {"sharding": "data_parallel", "shards": []}  # which the planner never takes
     (start.folder / "mine.json").write_text(json.dumps(planned))
-    assert start("train", *words, "sharding.plan=mine.json", "run=first").code == 0
+    watched = ("profile.after_steps=0", "profile.steps=2")
+    assert start("train", *words, *watched, "sharding.plan=mine.json", "run=first").code == 0
     first = plan_of(start.folder / "first")
-    memory = json.loads((start.folder / "first" / "result.json").read_text())["memory"]
+    result = json.loads((start.folder / "first" / "result.json").read_text())
+    memory = result["memory"]
     assert memory["predicted_table_bytes_by_rank"] == first["predicted"]["bytes_by_rank"]
     (before,), (filled,), (peak,) = (
         memory[f"{when}_by_rank"] for when in ("bytes_before_tables", "bytes_with_tables", "peak_bytes")
     )
     assert 0 < before <= filled <= peak
+    times, lookup_latency = result["times"], first["cluster"]["lookup_latency_seconds"]
+    for part, latency in (("lookup", lookup_latency), ("communication", 0.0)):
+        (seconds,) = times["predicted"][f"{part}_seconds_by_rank"]
+        assert seconds == pytest.approx(first["predicted"][f"{part}_seconds_by_rank"][0] + latency)
+    assert times["measured"]["steps"] == 2
+    (phases,) = times["measured"]["phase_seconds_by_rank"]
+    assert sum(phases.values()) == pytest.approx(times["measured"]["step_seconds"])
+    assert times["measured"]["lookup_seconds_by_rank"] == [phases["lookup"]]
+    assert min(phases[phase] for phase in ("data", "lookup", "dense", "optimizer")) > 0
     assert (first["tables"]["item"]["sharding"], first["tables"]["item"]["update"]) == ("data_parallel", "sparse")
-    assert start("train", *words, "sharding.plan=first/plan.json", "run=second").code == 0
+    assert start("train", *words, "sharding.plan=first/plan.json", "run=second", "profile.steps=0").code == 0
+    assert "times" not in json.loads((start.folder / "second" / "result.json").read_text())
     assert plan_of(start.folder / "second")["tables"] == first["tables"]
     assert start("evaluate", "run=second", "split=valid").code == 0
 

@@ -25,6 +25,7 @@ from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import NextItemEvaluator
 from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.profile import Profile, ProfileConfig
 from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.training.step import NotFiniteLossError, Stepping
 from sharded_emb.vocabulary_rows import FIRST_ROW
@@ -129,7 +130,8 @@ def drive(
 ) -> list[float]:
     """The real trainer for some steps, without evaluations and checkpoints; returns the losses."""
     folder: Any = recorder or Recorder()
-    parts = Parts(built.sharded, built.dense, schedule, source, collate, built, folder, built)
+    watched = Profile(ProfileConfig(steps=0), built.sharded.place)
+    parts = Parts(built.sharded, built.dense, schedule, source, collate, built, folder, built, watched)
     trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None), stepping)
     while trainer.progress.step < steps:
         trainer._epoch()
@@ -322,6 +324,7 @@ def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None,
         evaluator=built.evaluator(),
         folder=RunFolder.create(run, "stop", {}, place),
         checkpoints=Checkpoints(run, place, {}),
+        profile=Profile(ProfileConfig(), place),
     )
     trainer = Trainer(parts, Limits(None, 3, 1, 1), EarlyStopping(None))
     metrics = trainer.train()

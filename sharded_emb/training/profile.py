@@ -1,0 +1,65 @@
+"""Where the time of a run's steps goes: some of them are watched by torch's profiler."""
+
+from pathlib import Path
+
+import torch
+from pydantic import NonNegativeInt
+from torch.profiler import ProfilerActivity
+
+from sharded_emb.component import Frozen
+from sharded_emb.distributed.phases import Phases, phases
+from sharded_emb.distributed.process_group import Place, quiet_profiler
+
+
+class ProfileConfig(Frozen):
+    """The key `profile`. steps: that are watched, 0 for none; after_steps: of this process before them.
+
+    trace: write what was seen as RUN/profile/rank-N.json, for chrome://tracing or Perfetto.
+    """
+
+    after_steps: NonNegativeInt = 10
+    steps: NonNegativeInt = 5
+    trace: bool = False
+
+
+class Profile:
+    """Watches the steps that a config names. Told of each step that has ended; a run that ends sooner has no phases.
+
+    trace: the file to write, if that is asked for.
+    """
+
+    def __init__(self, config: ProfileConfig, place: Place, trace: Path | None = None) -> None:
+        self.config, self.place, self.trace = config, place, trace if config.trace else None
+        self.phases: Phases | None = None
+        self._ended = 0
+        self._profiler: torch.profiler.profile | None = None
+        if config.after_steps == 0:
+            self._begin()
+
+    def step_ended(self) -> None:
+        """Counts the step; begins and ends the watching where it is time."""
+        self._ended += 1
+        if self._ended == self.config.after_steps:
+            self._begin()
+        elif self._ended == self.config.after_steps + self.config.steps:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the watching, if there is any, and says what was seen."""
+        if self._profiler is None:
+            return
+        profiler, self._profiler = self._profiler, None
+        profiler.stop()
+        found = phases(profiler.events() or [], self.place.device.type)
+        self.phases = found if found.steps else None
+        if self.trace is not None:
+            self.trace.parent.mkdir(exist_ok=True)
+            profiler.export_chrome_trace(str(self.trace))
+
+    def _begin(self) -> None:
+        if self.config.steps:
+            quiet_profiler()
+            cuda = self.place.device.type == "cuda"
+            kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+            self._profiler = torch.profiler.profile(activities=kinds)
+            self._profiler.start()
