@@ -100,7 +100,8 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         why = f"; most of it is {part}, and {share:.0%} of it table {name} ({outcome.placements[name].kind})"
     yield (
         f"a step takes {shown_seconds(outcome.step_seconds)} for tables, {shown_seconds(outcome.latency.total)} of it "
-        f"the latency of lookups and exchanges; the slowest rank takes {outcome.imbalance:.2f} times as long as the mean"
+        f"the latency of lookups and exchanges; the slowest rank takes {outcome.imbalance:.2f} times as long as the "
+        "mean"
     )
     yield f"slowest: rank {slowest} with {shown_seconds(seconds)}{why}"
     full = float(outcome.bytes_W[fullest])
