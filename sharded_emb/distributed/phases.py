@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch.autograd.profiler import record_function
-from torch.autograd.profiler_util import DeviceType, FunctionEvent
+from torch.autograd.profiler_util import FunctionEvent
 
 DATA, STEP, UPDATE, EXCHANGE = (f"sharded_emb: {what}" for what in ("data", "step", "table update", "exchange"))
 PHASES = ("data", "id_exchange", "lookup", "vector_exchange", "dense", "optimizer", "idle")
@@ -64,7 +64,7 @@ def phases(events: Iterable[FunctionEvent], device_type: str) -> Phases:
     """The phases of the steps among these events, of which everything outside of `DATA` and `STEP` is left out."""
     found = dict.fromkeys(PHASES, 0.0)
     main, wall, steps = None, 0.0, 0
-    known = [event for event in events if event.device_type == DeviceType.CPU and not event.is_async]
+    known = [event for event in events if event.device_type.name == "CPU" and not event.is_async]
     for event in known:
         if event.name in (DATA, STEP) and event.cpu_parent is None:
             main = event.thread
