@@ -2,7 +2,7 @@
 
 import json
 import logging
-import signal
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,15 +16,17 @@ from sharded_emb import versions
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.distributed.agree import from_first_rank
-from sharded_emb.distributed.process_group import Place, process_group
+from sharded_emb.distributed.process_group import Place, by_torchrun, launch_id, process_group, restarted
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.compare import baseline_metrics, write_predictions
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
+from sharded_emb.training.failures import explained
 from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import results_table
-from sharded_emb.training.run_folder import RunFolder, log_to, without_nan
+from sharded_emb.training.run_folder import RunFolder, log_file, log_to, of_launch, without_nan
 from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.step import Learner, Stepping
 from sharded_emb.training.verify import Difference, differences, without_dropout
@@ -71,6 +73,7 @@ def train(config: RunConfig) -> Outcome:
     Raises InputError on every rank for what is wrong with the input.
     """
     with joined(config) as place:
+        config = _as_restarted(config, place)
         tree = config.model_dump(mode="json", exclude={"resume"})
         with _folder_of(config, tree, place) as folder:
             if folder is not None and (done := folder.finished()) is not None:
@@ -79,8 +82,42 @@ def train(config: RunConfig) -> Outcome:
                 return Outcome(folder.path, done["metrics"])
             built = Built(config, place)
             trainer = make_trainer(built, folder or RunFolder.create(config.run, config.name, tree, place))
-            with _listening(trainer):
-                return _to_the_end(trainer, built)
+            with _watched(trainer, config) as pulse, trainer.signals.listening():
+                return _to_the_end(trainer, built, pulse)
+
+
+def _as_restarted(config: RunConfig, place: Place) -> RunConfig:
+    """Where torchrun restarted this process, with the run that its first start has made, if it came so far."""
+    if not restarted() or config.run is not None:
+        return config
+    run = from_first_rank(lambda: of_launch(Path("runs"), launch_id()), place)
+    return config if run is None else config.model_copy(update={"run": run, "resume": True})
+
+
+@contextmanager
+def _watched(trainer: Trainer, config: RunConfig) -> Iterator[Pulse]:
+    """Others see what this rank is doing; stalls are reported, and a signal is obeyed in the time there is."""
+    folder = trainer.parts.folder
+    pulse = Pulse(folder.path, trainer.place)
+    trainer.tell = pulse.tell
+    watch = Watch(pulse, config.stall_seconds)
+    seconds = config.checkpoint.stop_within_seconds
+    if seconds is not None and by_torchrun():  # nobody else kills what takes longer
+
+        def give_up(number: int) -> None:
+            moment = pulse.mine
+            said = f"{moment.phase}, after step {moment.step}, was not done {seconds:g} s after signal {number}"
+            log.error("%s: given up; the checkpoint before stands", said)
+            folder.write_result("stopped", {"steps": moment.step, "error": said})
+            logging.shutdown()
+            os._exit(128 + number)
+
+        trainer.signals.no_longer_than(seconds, give_up)
+    try:
+        yield pulse
+    finally:
+        watch.close()
+        pulse.close()
 
 
 @contextmanager
@@ -147,19 +184,7 @@ def _facts(built: Built, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _listening(trainer: Trainer) -> Iterator[None]:
-    """Signals stop the trainer, and afterwards do what they did before: the process may be somebody's notebook."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    trainer.listen()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _to_the_end(trainer: Trainer, built: Built) -> Outcome:
+def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
     """Trains; whatever happens, result.json says how it ended."""
     folder, status, metrics = trainer.parts.folder, "failed", {}
     more: dict[str, Any] = {}
@@ -170,10 +195,15 @@ def _to_the_end(trainer: Trainer, built: Built) -> Outcome:
         memory = built.memory()
         more = {"peak_memory_bytes": max(memory["peak_bytes_by_rank"]), "memory": memory}
     except BaseException as error:
+        mine = explained(error, pulse, log_file(folder.path, built.place.rank))
         known = isinstance(error, InputError)  # says all there is; anything else wants its traceback
-        log.error("failed after step %d: %s", trainer.progress.step, error, exc_info=not known)
-        more = {"error": f"{type(error).__name__}: {error}"}
-        raise
+        # the console shows what the command ends with
+        said = ("failed after step %d: %s", trainer.progress.step, mine)
+        log.error(*said, exc_info=None if known else error, extra={"file_only": True})
+        more = {"error": f"{type(mine).__name__}: {mine}"}
+        if mine is error:
+            raise
+        raise mine from error
     finally:
         pretrained = {name: asdict(filled) for name, filled in built.pretrained.items()}
         more |= {"pretrained_weights": pretrained} if pretrained else {}
