@@ -86,8 +86,8 @@ def evaluate(run: str | Path, *overrides: str, config_dir: str | Path | None = N
     The table of the command is printed, and evaluation_SPLIT.json written into the folder.
     """
     cli.check_versions()
+    from sharded_emb.config.evaluating import evaluate as evaluate_session
     from sharded_emb.config.run import EvaluateConfig
-    from sharded_emb.config.session import evaluate as evaluate_session
 
     if any(word.startswith("run=") for word in overrides):
         raise InputError("run: want it as the first argument alone, got it among the overrides too; leave one out")

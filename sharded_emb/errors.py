@@ -24,6 +24,15 @@ def closest(name: str, choices: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.6)), None)
 
 
+class RunFailedError(Exception):
+    """A run ended for a reason that the text says in full: it is shown without a traceback. Commands end with code 1.
+
+    everywhere: all ranks raise it with the same text, so that one of them shows it.
+    """
+
+    everywhere = True
+
+
 _LISTED = 20  # a folder may hold thousands of names
 
 

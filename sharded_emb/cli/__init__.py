@@ -16,7 +16,7 @@ import yaml
 from sharded_emb import versions
 from sharded_emb.cli.composing import compose_words
 from sharded_emb.cli.options import read_options
-from sharded_emb.cli.show import show_problems
+from sharded_emb.cli.show import show_failure, show_problems
 from sharded_emb.cli.words import Words
 from sharded_emb.config.groups import Groups
 from sharded_emb.config.where import conf_folder, folders_of, missing_folders
@@ -61,6 +61,8 @@ def run(command: str, task: Callable[[Composed], int | None], *, of_run: bool = 
         code = show_problems(command, error)
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:  # under torchrun the process has to end here and now, see `leave`
+        code = show_failure(command, error)
     if (group := sys.modules.get("sharded_emb.distributed.process_group")) is not None:  # `prepare` needs no torch
         group.leave(code)
     sys.exit(code)

@@ -2,8 +2,9 @@
 
 import sys
 import time
+import traceback
 
-from sharded_emb.errors import InputError
+from sharded_emb.errors import InputError, RunFailedError
 
 # how long the other ranks leave it to rank 0 to show what all of them found; torchrun ends them before
 WAIT_FOR_FIRST_RANK_SECONDS = 10
@@ -21,6 +22,26 @@ def show_problems(command: str, error: InputError) -> int:
     heading = f"{command}: {count} problem{'s' if count != 1 else ''}" + (f" (rank {rank})" if rank else "")
     print("\n  ".join([heading, *error.problems]), file=sys.stderr, flush=True)
     return 2
+
+
+def show_failure(command: str, error: Exception) -> int:
+    """What a command failed of, on stderr; the exit code. The traceback is shown where the text does not say it all.
+
+    What all ranks found together is shown by the first one.
+    """
+    rank = _launched_rank()
+    where = f"{command} (rank {rank})" if rank else command
+    if not isinstance(error, RunFailedError):
+        print(f"{where}: failed\n{''.join(traceback.format_exception(error))}", file=sys.stderr, flush=True)
+        if (group := sys.modules.get("sharded_emb.distributed.process_group")) is not None:
+            group.report_failure(error)
+        return 1
+    if rank and error.everywhere:
+        time.sleep(WAIT_FOR_FIRST_RANK_SECONDS)
+    print(f"{where}: {error}", file=sys.stderr, flush=True)
+    if not error.everywhere:  # for the launcher to see that another rank was the first to end
+        time.sleep(WAIT_FOR_FIRST_RANK_SECONDS)
+    return 1
 
 
 def _launched_rank() -> int:

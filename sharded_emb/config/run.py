@@ -63,7 +63,8 @@ class RunConfig(Frozen):
     verify: in place of a run, train 20 steps sharded and unsharded and compare. verify_tolerance: the largest
     difference of a weight that is taken; null for what rounding in the dtypes of a table accounts for.
     cluster: what the planner takes the machine for. threads_per_rank: of the CPU; where cores are busy, waiting threads
-    make a step many times slower.
+    make a step many times slower. wait_seconds: how long a rank waits for the others before it fails. stall_seconds:
+    without a change on any rank, after which the log says what each is doing.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -82,6 +83,7 @@ class RunConfig(Frozen):
     log_every_steps: PositiveInt = 50
     filter_seen: bool = True
     wait_seconds: PositiveInt = 600
+    stall_seconds: PositiveFloat = 120.0
     verify: bool = False
     verify_tolerance: PositiveFloat | None = None
     batches: BatchesConfig = BatchesConfig()

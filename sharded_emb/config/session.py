@@ -1,10 +1,9 @@
 """One run from a validated config: joins the group, builds, trains, reports."""
 
-import json
 import logging
-import signal
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,26 +13,23 @@ import torch
 
 from sharded_emb import versions
 from sharded_emb.config.build import Built
-from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.config.run import RunConfig
 from sharded_emb.distributed.agree import from_first_rank
-from sharded_emb.distributed.process_group import Place, process_group
+from sharded_emb.distributed.process_group import Place, by_torchrun, launch_id, process_group, restarted
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
-from sharded_emb.training.compare import baseline_metrics, write_predictions
 from sharded_emb.training.early_stopping import EarlyStopping
-from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
+from sharded_emb.training.evaluation import Metrics
+from sharded_emb.training.failures import explained
 from sharded_emb.training.loop import Limits, Parts, Trainer
 from sharded_emb.training.profile import Profile
+from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import results_table
-from sharded_emb.training.run_folder import RunFolder, log_to, without_nan
+from sharded_emb.training.run_folder import RunFolder, log_file, log_to, of_launch
 from sharded_emb.training.same_run import config_hash
-from sharded_emb.training.step import Learner, Stepping
-from sharded_emb.training.verify import Difference, differences, without_dropout
-from sharded_emb.training.verify import train as train_some
+from sharded_emb.training.step import Stepping
 
 log = logging.getLogger("sharded_emb")
-
-VERIFIED_STEPS = 20
 
 
 @contextmanager
@@ -72,6 +68,7 @@ def train(config: RunConfig) -> Outcome:
     Raises InputError on every rank for what is wrong with the input.
     """
     with joined(config) as place:
+        config = _as_restarted(config, place)
         tree = config.model_dump(mode="json", exclude={"resume"})
         with _folder_of(config, tree, place) as folder:
             if folder is not None and (done := folder.finished()) is not None:
@@ -80,8 +77,42 @@ def train(config: RunConfig) -> Outcome:
                 return Outcome(folder.path, done["metrics"])
             built = Built(config, place)
             trainer = make_trainer(built, folder or RunFolder.create(config.run, config.name, tree, place))
-            with _listening(trainer):
-                return _to_the_end(trainer, built)
+            with _watched(trainer, config) as pulse, trainer.signals.listening():
+                return _to_the_end(trainer, built, pulse)
+
+
+def _as_restarted(config: RunConfig, place: Place) -> RunConfig:
+    """Where torchrun restarted this process, with the run that its first start has made, if it came so far."""
+    if not restarted() or config.run is not None:
+        return config
+    run = from_first_rank(lambda: of_launch(Path("runs"), launch_id()), place)
+    return config if run is None else config.model_copy(update={"run": run, "resume": True})
+
+
+@contextmanager
+def _watched(trainer: Trainer, config: RunConfig) -> Iterator[Pulse]:
+    """Others see what this rank is doing; stalls are reported, and a signal is obeyed in the time there is."""
+    folder = trainer.parts.folder
+    pulse = Pulse(folder.path, trainer.place)
+    trainer.tell = pulse.tell
+    watch = Watch(pulse, config.stall_seconds)
+    seconds = config.checkpoint.stop_within_seconds
+    if seconds is not None and by_torchrun():  # nobody else kills what takes longer
+
+        def give_up(number: int) -> None:
+            moment = pulse.mine
+            said = f"{moment.phase}, after step {moment.step}, was not done {seconds:g} s after signal {number}"
+            log.error("%s: given up; the checkpoint before stands", said)
+            folder.write_result("stopped", {"steps": moment.step, "error": said})
+            logging.shutdown()
+            os._exit(128 + number)
+
+        trainer.signals.no_longer_than(seconds, give_up)
+    try:
+        yield pulse
+    finally:
+        watch.close()
+        pulse.close()
 
 
 @contextmanager
@@ -149,19 +180,7 @@ def _facts(built: Built, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _listening(trainer: Trainer) -> Iterator[None]:
-    """Signals stop the trainer, and afterwards do what they did before: the process may be somebody's notebook."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    trainer.listen()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _to_the_end(trainer: Trainer, built: Built) -> Outcome:
+def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
     """Trains; whatever happens, result.json says how it ended."""
     folder, status, metrics = trainer.parts.folder, "failed", {}
     more: dict[str, Any] = {}
@@ -174,10 +193,15 @@ def _to_the_end(trainer: Trainer, built: Built) -> Outcome:
         if (times := built.times(trainer.parts.profile.phases)) is not None:
             more["times"] = times
     except BaseException as error:
+        mine = explained(error, pulse, log_file(folder.path, built.place.rank))
         known = isinstance(error, InputError)  # says all there is; anything else wants its traceback
-        log.error("failed after step %d: %s", trainer.progress.step, error, exc_info=not known)
-        more = {"error": f"{type(error).__name__}: {error}"}
-        raise
+        # the console shows what the command ends with
+        said = ("failed after step %d: %s", trainer.progress.step, mine)
+        log.error(*said, exc_info=None if known else error, extra={"file_only": True})
+        more = {"error": f"{type(mine).__name__}: {mine}"}
+        if mine is error:
+            raise
+        raise mine from error
     finally:
         pretrained = {name: asdict(filled) for name, filled in built.pretrained.items()}
         more |= {"pretrained_weights": pretrained} if pretrained else {}
@@ -190,90 +214,14 @@ def _to_the_end(trainer: Trainer, built: Built) -> Outcome:
     return Outcome(folder.path, metrics, trainer.stop_signal)
 
 
-def verify(config: RunConfig) -> list[Difference]:
-    """Trains some steps sharded, and in the first rank unsharded, from the same weights on the same batches, and prints
-    how far the results are apart. Writes nothing.
-    """
-    with joined(config) as place:
-        built = Built(config, place)
-        stepping = Stepping(config.accumulation, config.clip_norm)
-        sharded = Learner(built.sharded, built.dense, config.schedule, stepping)
-        without_dropout(built.sharded.plain)
-        reference = None
-        if place.rank == 0:
-            whole = built.unsharded()
-            without_dropout(whole.plain)
-            dense = config.dense_optimizer.build(whole.dense_parameters(), place.device)
-            reference = Learner(whole, dense, config.schedule, stepping)
-        losses = train_some(sharded, built.source(), built.collate(), VERIFIED_STEPS)
-        others = [] if reference is None else train_some(reference, built.source(), built.collate(), VERIFIED_STEPS)
-        tolerances = built.tolerances()
-        found = differences(sharded, reference, tolerances)
-        far = from_first_rank(lambda: max(abs(a - b) for a, b in zip(losses, others, strict=True)), place)
-        found.append(Difference("losses", far, tolerances["losses"]))
-        if place.rank == 0:
-            _show_differences(found, built)
-    return found
-
-
-def _show_differences(found: Sequence[Difference], built: Built) -> None:
-    print(f"{VERIFIED_STEPS} steps on {built.place.world_size} ranks and in one unsharded process, largest difference:")
-    width = max(len(each.what) for each in found)
-    for each in found:
-        kind = built.plan.types.get(each.what, "")
-        said = f"more than {each.tolerance:.0e}: FAILED" if not each.passes else f"at most {each.tolerance:.0e}"
-        print(f"  {each.what:<{width}}  {kind:<18} {each.largest:.1e}  {said}")
-
-
-def evaluate(config: EvaluateConfig) -> Metrics:
-    """The metrics of the best checkpoint of a run, else its last; writes evaluation_SPLIT.json into the run folder."""
-    assert config.run is not None
-    with joined(config) as place:
-        built = Built(config, place)
-        checkpoints = Checkpoints(config.run, place, built.vocabularies())
-        newest = checkpoints.newest()
-        checkpoints.load(built.sharded, None, newest)
-        evaluator, split = built.evaluator(), config.split
-        metrics = evaluator(split)
-        baselines = baseline_metrics(evaluator, split) if config.baselines else {}
-        if config.predictions is not None:
-            if not isinstance(evaluator, NextItemEvaluator):
-                raise InputError("predictions: want a next-item model, which has items to list, got a binary one")
-            users = write_predictions(evaluator, split, config.predictions, config.top_k, config.filter_seen)
-            if place.rank == 0:
-                print(f"{config.predictions}: the top {config.top_k} of {users:,} users")
-        if place.rank == 0:
-            _show_evaluation(built, newest, metrics, baselines, evaluator.protocol(split))
-    return metrics
-
-
-def _show_evaluation(
-    built: Built, checkpoint: Path, metrics: Metrics, baselines: Mapping[str, Metrics], protocol: Mapping[str, Any]
-) -> None:
-    config = built.config
-    assert isinstance(config, EvaluateConfig)
-    assert config.run is not None
-    best = {split: values for split, values in _best_reachable(built).items() if str(config.split) == split}
-    others: dict[str, Metrics] = {**baselines, "best reachable": best}
-    for name in metrics:
-        rows = {config.model.__class__.__name__: metrics[name]}
-        rows |= {other: found[name] for other, found in others.items() if name in found}
-        print(f"{name}  ({', '.join(f'{key}: {value}' for key, value in protocol[name].items())})")
-        print(results_table(rows))
-    found = {"checkpoint": checkpoint.name, "metrics": metrics, "baselines": baselines, "protocol": protocol}
-    (config.run / f"evaluation_{config.split}.json").write_text(
-        json.dumps(without_nan(found), indent=2) + "\n", encoding="utf-8"
-    )
-    print(f"evaluated {checkpoint.name} of {config.run}")
-
-
-def _best_reachable(built: Built) -> Metrics:
+def best_reachable(built: Built) -> Metrics:
+    """Of a data set whose law is known, by split."""
     return built.dataset.manifest.best_reachable or {}
 
 
 def _show(metrics: Metrics, built: Built, folder: RunFolder, seconds: float) -> None:
     if built.place.rank == 0:
-        best = {f"{split}: best reachable": values for split, values in _best_reachable(built).items()}
+        best = {f"{split}: best reachable": values for split, values in best_reachable(built).items()}
         shown = {**metrics, **best}
         print(results_table(shown))
         print(f"{seconds:.0f} s; the run is in {folder.path}")

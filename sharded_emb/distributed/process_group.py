@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, PrefixStore
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.distributed.rendezvous import rendezvous
 
+from sharded_emb.distributed.parent import end_with_parent
 from sharded_emb.errors import InputError
 
 
@@ -55,6 +58,27 @@ def quiet_profiler() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process in place of one that failed (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def launch_id() -> str | None:
+    """What tells one torchrun on this host from any other, the same after its restarts; None without torchrun."""
+    return f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}" if by_torchrun() else None
+
+
+def report_failure(error: BaseException) -> None:
+    """Lets torchrun say in its summary what this process failed of; the first one to report counts as the cause."""
+    if by_torchrun():
+        get_error_handler().record_exception(error)
+
+
 def leave(code: int) -> None:
     """Ends a rank of many at once, with this exit code. Does nothing in a process that torchrun did not start.
 
@@ -84,8 +108,12 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int) -> torc
 def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 600) -> Iterator[Place]:
     """Joins the group that the environment names, else makes a group of one; leaves it at the end.
 
-    wait_seconds bounds every collective, so that a rank whose peers are gone does not wait for ever.
+    wait_seconds bounds every collective, so that a rank whose peers are gone does not wait for ever. A process of
+    torchrun ends soon after it. One of many that fails stays in the group: its connections end with the process, after
+    it has said why, and only then do the others fail of it.
     """
+    if by_torchrun():
+        end_with_parent()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = pick_device(device, local_rank)
     if chosen.type == "cuda":
@@ -93,14 +121,33 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     timeout = timedelta(seconds=wait_seconds)
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout, device_id=chosen if chosen.type == "cuda" else None)
+        on_device: dict[str, Any] = {"device_id": chosen} if chosen.type == "cuda" else {}
+        dist.init_process_group(backend, timeout=timeout, **_store_of_this_start(timeout), **on_device)
     else:
         dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
     try:
         yield place_in_group(chosen, timeout)
-    finally:
-        dist.destroy_process_group()
-        _forget_hosts()
+    except BaseException:
+        if launched_ranks() == 1:
+            _leave_group()
+        raise
+    _leave_group()
+
+
+def _store_of_this_start(timeout: timedelta) -> dict[str, Any]:
+    """Where ranks of one host find each other: torchrun keeps one store for all its starts of them, in which a
+    restarted rank would read where the others were before. Hosts count restarts apart, so there it stays so.
+    """
+    if not by_torchrun() or launched_ranks() != launched_ranks_per_host():
+        return {}
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {"store": PrefixStore(f"start-{start}", store), "rank": rank, "world_size": world_size}
+
+
+def _leave_group() -> None:
+    dist.destroy_process_group()
+    _forget_hosts()
 
 
 def _forget_hosts() -> None:

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from sharded_emb.distributed.agree import all_values, from_first_rank, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
-from sharded_emb.errors import InputError
+from sharded_emb.errors import InputError, RunFailedError
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training import checkpoint_files as files
 from sharded_emb.training.checkpoint_config import CheckpointConfig
@@ -34,7 +34,7 @@ T = TypeVar("T")
 _STATE = "state.json"
 
 
-class NotSavedError(Exception):
+class NotSavedError(RunFailedError):
     """A checkpoint could not be written; those before it are as they were. Raised on every rank."""
 
 

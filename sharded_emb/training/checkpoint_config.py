@@ -8,9 +8,11 @@ from sharded_emb.component import Frozen
 class CheckpointConfig(Frozen):
     """every_steps, every_minutes: null for not by that; the end of a run, its best step and a signal are always saved.
 
-    keep: how many of the newest stay, besides the best one.
+    keep: how many of the newest stay, besides the best one. stop_within_seconds: after a signal under torchrun, which
+    kills 30 s after it: what takes longer is given up, and the checkpoint before stands; null for no limit.
     """
 
     every_steps: PositiveInt | None = None
     every_minutes: PositiveFloat | None = 15.0
     keep: PositiveInt = 2
+    stop_within_seconds: PositiveFloat | None = 25.0

@@ -1,9 +1,8 @@
 """The training loop."""
 
 import logging
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.checkpoint import Checkpoints, NotSavedError
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Evaluator, Metrics
+from sharded_emb.training.failures import write_batch
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.progress import Display
 from sharded_emb.training.run_folder import RunFolder
+from sharded_emb.training.signals import Signals
 from sharded_emb.training.state import Progress, RunState
-from sharded_emb.training.step import ONE_PIECE, Learner, Stepping
+from sharded_emb.training.step import ONE_PIECE, Learner, NotFiniteLossError, Stepping
 
 log = logging.getLogger("sharded_emb")
 
@@ -57,9 +58,16 @@ class Parts:
     profile: Profile
 
 
+def _nobody(step: int, phase: str) -> None:
+    """Is told what the loop is at."""
+
+
 @dataclass
 class Trainer:
-    """Trains until a limit is reached, patience has run out, or the run is asked to stop."""
+    """Trains until a limit is reached, patience has run out, or the run is asked to stop.
+
+    tell: is told after which step the loop is, and what it is at.
+    """
 
     parts: Parts
     limits: Limits
@@ -69,11 +77,12 @@ class Trainer:
     unknown_ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split and feature, at the end
     managed_tables: dict[str, dict[str, int]] = field(default_factory=dict)  # whose rows ids have, at the end
     stop_signal: int | None = None  # what all ranks agreed to stop for
-    heard: int = 0  # the signal that this rank got; alone it decides nothing, or the others would wait for this one
+    signals: Signals = field(default_factory=Signals)
+    tell: Callable[[int, str], None] = _nobody
 
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
-        self.learner = Learner(self.parts.sharded, self.parts.dense, self.parts.schedule, self.stepping)
+        self.learner = Learner(self.parts.sharded, self.parts.dense, self.parts.schedule, self.stepping, self._tell)
         self.display = Display(self._total_steps(), self.place.rank)
         self.saved = time.monotonic()
 
@@ -108,9 +117,9 @@ class Trainer:
         """Trains to the end of an epoch, from wherever in it the run is."""
         for pieces, global_samples, global_weight, minutes_over in self._batches():
             started = time.monotonic()
-            self.progress.step += 1
             with named(STEP):
-                loss = self.learner.step(pieces, global_weight, self.progress.step)
+                loss = self._step(pieces, global_weight)
+            self.progress.step += 1
             self.progress.samples += global_samples
             self.progress.epoch = self.progress.samples // len(self.parts.source.lengths)
             self.progress.training_seconds += time.monotonic() - started
@@ -122,6 +131,16 @@ class Trainer:
                 self._save_if_possible()
             if self._out_of_steps():
                 break
+
+    def _step(self, pieces: list[Batch], global_weight: float) -> float:
+        try:
+            return self.learner.step(pieces, global_weight, self.progress.step + 1)
+        except NotFiniteLossError as error:
+            path = write_batch(self.parts.folder.path, error.pieces, self.progress.step + 1, self.place)
+            raise error.with_batch(path) from None
+
+    def _tell(self, phase: str) -> None:
+        self.tell(self.progress.step, phase)
 
     def _evaluation_due(self) -> bool:
         """Once at the end of an epoch and of the run."""
@@ -138,6 +157,7 @@ class Trainer:
         place, pieces = self.place, self.stepping.accumulation
         used = self.progress.samples % len(self.parts.source.lengths)
         for parts in self.parts.source.pieces(self.progress.epoch, place.rank, place.world_size, pieces, used):
+            self._tell("reading data")
             batches, error = [], None
             try:
                 with named(DATA):
@@ -145,12 +165,13 @@ class Trainer:
             except InputError as wrong:
                 error = wrong
             weight = sum(batch.loss_weight for batch in batches)
-            told = [float(error is not None), float(self.heard), weight, float(self._minutes_over())]
+            self._tell("agreeing on the batch")
+            told = [float(error is not None), float(self.signals.heard), weight, float(self._minutes_over())]
             errors, signals, global_weight, minutes_over = all_sums(told, self.place)
             if errors:
                 raise next(e for e in all_values(error, self.place) if e is not None)
             if signals:
-                self.stop_signal = max(all_values(self.heard, self.place))
+                self.stop_signal = max(all_values(self.signals.heard, self.place))
                 return
             on_device = [batch.to(place.device, non_blocking=True) for batch in batches]
             yield on_device, sum(part.global_samples for part in parts), max(global_weight, 1.0), bool(minutes_over)
@@ -164,6 +185,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         started = time.monotonic()
+        self._tell("evaluating")
         found = self.parts.evaluator("valid")
         for name, metrics in found.items():
             self.parts.folder.write_metrics(self.progress.step, name, metrics)
@@ -180,6 +202,7 @@ class Trainer:
 
     def _save(self, best: bool = False) -> None:
         started = time.monotonic()
+        self._tell("saving")
         step, state = self.progress.step, self._state()
         self.parts.checkpoints.save(self.parts.sharded, self.parts.dense, step, best, state)
         self.saved = time.monotonic()
@@ -229,9 +252,11 @@ class Trainer:
 
     def _final_metrics(self) -> Metrics:
         """With the best weights where there is an early stopping, else with the last."""
+        self._tell("loading the weights to keep")
         self.parts.checkpoints.load(self.parts.sharded, None, self.parts.checkpoints.newest())
         found: Metrics = {}
         for split in ("valid", "test"):
+            self._tell(f"evaluating {split}")
             found |= self.parts.evaluator(split)
         self._count_unknown()
         self.managed_tables = self.parts.sharded.collisions.counts()
@@ -273,13 +298,3 @@ class Trainer:
 
     def _finished(self) -> bool:
         return self._out_of_limits() or self.stopping.over or self._stopped()
-
-    def listen(self) -> None:
-        """From now on SIGTERM and SIGINT end the run after the step that is under way."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
-        if self.heard:
-            raise SystemExit(128 + number)  # asked twice: now, without a checkpoint
-        self.heard = number

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sharded_emb import versions
 from sharded_emb.distributed.agree import from_first_rank
-from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.process_group import Place, launch_id
 from sharded_emb.errors import InputError
 from sharded_emb.training.same_run import config_hash, differences
 
@@ -29,6 +29,7 @@ log = logging.getLogger("sharded_emb")
 
 RUN = "run.yaml"
 _LOCK = ".lock"
+_LAUNCH = ".launch"
 
 
 class RunFolder:
@@ -176,8 +177,17 @@ def _create(folder: Path, config: dict[str, Any]) -> IO[str]:
     if wrong := taken(folder):  # by a job that was faster
         raise InputError(wrong)
     (folder / "log").mkdir(exist_ok=True)
+    if (launch := launch_id()) is not None:
+        (folder / _LAUNCH).write_text(launch, encoding="utf-8")
     _write_config(folder, config)
     return lock
+
+
+def of_launch(runs: Path, launch: str | None) -> Path | None:
+    """The newest run folder that this torchrun has made; None if it has made none."""
+    made = (file for file in runs.glob(f"*/{_LAUNCH}") if file.read_text(encoding="utf-8") == launch)
+    newest = max(made, key=lambda file: file.stat().st_mtime, default=None)
+    return None if newest is None else newest.parent
 
 
 def taken(folder: Path) -> str | None:
@@ -190,7 +200,11 @@ def taken(folder: Path) -> str | None:
         return (
             f"run: want a new folder, got {folder}, which exists; choose another run=, or go on with it by resume=true"
         )
-    if {path.name for path in folder.iterdir()} - {_LOCK, "log"}:  # these two are left by a job that was killed at once
+    if {path.name for path in folder.iterdir()} - {
+        _LOCK,
+        _LAUNCH,
+        "log",
+    }:  # these are left by a job that was killed at once
         return f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
     return None
 
@@ -231,7 +245,13 @@ class _Console(logging.Handler):
     """Writes to what stderr is at the moment: a progress bar takes it over to print lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        if not getattr(record, "file_only", False):
+            print(self.format(record), file=sys.stderr)
+
+
+def log_file(run: Path, rank: int) -> Path:
+    """Of a rank."""
+    return run / "log" / f"rank-{rank}.log"
 
 
 def log_to(path: Path, rank: int) -> None:
@@ -240,7 +260,7 @@ def log_to(path: Path, rank: int) -> None:
     log.propagate = False
     for handler in list(log.handlers):
         log.removeHandler(handler)
-    file = logging.FileHandler(path / "log" / f"rank-{rank}.log", encoding="utf-8")
+    file = logging.FileHandler(log_file(path, rank), encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console = _Console()
     console.setLevel(logging.INFO if rank == 0 else logging.WARNING)

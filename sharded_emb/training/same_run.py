@@ -18,6 +18,7 @@ FREE = frozenset(
         "device",
         "threads_per_rank",
         "wait_seconds",
+        "stall_seconds",
         "verify",
     ]
 )

@@ -1,8 +1,9 @@
 """One training step on a global batch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from sharded_emb.batch import Batch
 from sharded_emb.distributed.agree import all_sums
 from sharded_emb.distributed.shard import Sharded, set_learning_rates
+from sharded_emb.errors import RunFailedError
 from sharded_emb.optim.schedule import Schedule
 
 
@@ -28,25 +30,36 @@ class Stepping:
 ONE_PIECE = Stepping()
 
 
-class NotFiniteLossError(FloatingPointError):
+class NotFiniteLossError(RunFailedError):
     """The loss of a global batch is no number. Raised on every rank, before the step has moved a weight.
 
     pieces: this rank's part of the batch.
     """
 
     def __init__(self, loss: float, number: int, pieces: Sequence[Batch]) -> None:
-        super().__init__(f"loss is {loss} at step {number}; lower the learning rates")
+        self.said = f"loss is {loss} at step {number}; no weight has moved"
+        super().__init__(f"{self.said}; lower the learning rates")
         self.pieces = pieces
+
+    def with_batch(self, path: Path) -> "NotFiniteLossError":
+        """The same, which says where the batch has been written."""
+        self.args = (f"{self.said}; the batch is in {path}; look at it, or lower the learning rates",)
+        return self
+
+
+def _nobody(phase: str) -> None:
+    """Is told what a step is at."""
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What a step moves, and how."""
+    """What a step moves, and how. tell: is told what it is at."""
 
     sharded: Sharded
     dense: Optimizer
     schedule: Schedule
     stepping: Stepping = ONE_PIECE
+    tell: Callable[[str], None] = _nobody
 
     def step(self, pieces: Sequence[Batch], global_weight: float, number: int) -> float:
         """Moves all weights by the mean over the global batch; returns that mean.
@@ -55,6 +68,7 @@ class Learner:
         NotFiniteLossError on every rank. To know, all ranks read one number back before the last backward pass, and
         sum it on the host: kernels of that pass are not launched ahead of the forward pass.
         """
+        self.tell("forward")
         set_learning_rates(self.sharded, self.dense, self.schedule.factor(number))
         place = self.sharded.place
         total, mean = torch.zeros((), device=place.device), 0.0
@@ -66,8 +80,10 @@ class Learner:
                 mean = all_sums([total.item()], place)[0] / global_weight
                 if not math.isfinite(mean):
                     raise NotFiniteLossError(mean, number, pieces)
+                self.tell("backward")
             # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
             (loss_sum * (place.world_size / global_weight)).backward()
+        self.tell("update")
         weights = [weight for group in self.dense.param_groups for weight in group["params"]]
         self.sharded.updates.step([w.grad for w in weights if w.grad is not None], self.stepping.clip_norm)
         self.dense.step()

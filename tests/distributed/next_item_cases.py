@@ -108,9 +108,8 @@ def config(folder: Path, sharding: str = "row_wise", loss: str = "sampled", **mo
 class Recorder:
     """Stands for the run folder of a trainer: keeps the losses of the global batches."""
 
-    path = Path("nowhere")
-
-    def __init__(self) -> None:
+    def __init__(self, path: Path = Path("nowhere")) -> None:
+        self.path = path
         self.losses: list[float] = []
 
     def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
@@ -246,7 +245,7 @@ def no_number(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
             numbers = [*_numbers(built), *(each.detach().clone() for each in built.sharded.dense_parameters())]
             stepping, text = Stepping(accumulation), ""
             try:
-                drive(built, built.config.schedule, built.collate(), built.source(), 3, stepping)
+                drive(built, built.config.schedule, built.collate(), built.source(), 3, stepping, Recorder(folder))
             except NotFiniteLossError as error:
                 text = str(error)
             now = [*_numbers(built), *built.sharded.dense_parameters()]
@@ -311,7 +310,7 @@ def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None,
 
     def collate_and_hear(rows: Any, size: int, step: int) -> Any:
         if step == 4 and place.rank == 1:
-            trainer.heard = 15
+            trainer.signals.heard = 15
         return collate(rows, size, step)
 
     collate_and_hear.unknown = collate.unknown  # type: ignore[attr-defined]

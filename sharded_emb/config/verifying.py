@@ -1,0 +1,48 @@
+"""`train verify=true`: some steps sharded and unsharded, compared."""
+
+from collections.abc import Sequence
+
+from sharded_emb.config.build import Built
+from sharded_emb.config.run import RunConfig
+from sharded_emb.config.session import joined
+from sharded_emb.distributed.agree import from_first_rank
+from sharded_emb.training.step import Learner, Stepping
+from sharded_emb.training.verify import Difference, differences, without_dropout
+from sharded_emb.training.verify import train as train_some
+
+VERIFIED_STEPS = 20
+
+
+def verify(config: RunConfig) -> list[Difference]:
+    """Trains some steps sharded, and in the first rank unsharded, from the same weights on the same batches, and prints
+    how far the results are apart. Writes nothing.
+    """
+    with joined(config) as place:
+        built = Built(config, place)
+        stepping = Stepping(config.accumulation, config.clip_norm)
+        sharded = Learner(built.sharded, built.dense, config.schedule, stepping)
+        without_dropout(built.sharded.plain)
+        reference = None
+        if place.rank == 0:
+            whole = built.unsharded()
+            without_dropout(whole.plain)
+            dense = config.dense_optimizer.build(whole.dense_parameters(), place.device)
+            reference = Learner(whole, dense, config.schedule, stepping)
+        losses = train_some(sharded, built.source(), built.collate(), VERIFIED_STEPS)
+        others = [] if reference is None else train_some(reference, built.source(), built.collate(), VERIFIED_STEPS)
+        tolerances = built.tolerances()
+        found = differences(sharded, reference, tolerances)
+        far = from_first_rank(lambda: max(abs(a - b) for a, b in zip(losses, others, strict=True)), place)
+        found.append(Difference("losses", far, tolerances["losses"]))
+        if place.rank == 0:
+            _show_differences(found, built)
+    return found
+
+
+def _show_differences(found: Sequence[Difference], built: Built) -> None:
+    print(f"{VERIFIED_STEPS} steps on {built.place.world_size} ranks and in one unsharded process, largest difference:")
+    width = max(len(each.what) for each in found)
+    for each in found:
+        kind = built.plan.types.get(each.what, "")
+        said = f"more than {each.tolerance:.0e}: FAILED" if not each.passes else f"at most {each.tolerance:.0e}"
+        print(f"  {each.what:<{width}}  {kind:<18} {each.largest:.1e}  {said}")

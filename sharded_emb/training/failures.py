@@ -1,0 +1,65 @@
+"""What is said and kept of a run that fails: by the rank that failed, by those that failed of that, by all together."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sharded_emb.batch import Batch
+from sharded_emb.distributed.agree import all_values, from_first_rank
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.errors import InputError, RunFailedError
+from sharded_emb.training.pulse import FAILED, Pulse, told
+
+# what communication libraries say where there is nobody at the other end
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|timed out", re.IGNORECASE)
+
+
+class OtherRankFailedError(RunFailedError):
+    """Another rank failed, and this one could not go on without it."""
+
+    everywhere = False
+
+
+def explained(error: BaseException, pulse: Pulse, log_file: Path) -> BaseException:
+    """What this rank should end with; the others read from now on that it failed.
+
+    What all ranks raise together stays as it is. An error that follows from another rank's names that and its log. Any
+    other is this rank's own, and gets a note with its log.
+    """
+    together = isinstance(error, InputError) or (isinstance(error, RunFailedError) and error.everywhere)
+    if together or not isinstance(error, Exception):
+        return error
+    first, now = pulse.first_failed(), pulse.mine
+    if first is None and not _LOST.search(str(error)):
+        pulse.tell(now.step, FAILED, f"{type(error).__name__}: {error}")
+        error.add_note(f"rank {pulse.place.rank}, after step {now.step}, {now.phase}; its log is {log_file}")
+        return error
+    if first is not None:
+        their_log = log_file.with_name(f"rank-{first.rank}.log")
+        return OtherRankFailedError(
+            f"rank {first.rank} failed after step {first.step}: {first.detail}; its log is {their_log}"
+        )
+    said = str(error).splitlines()[0]
+    return OtherRankFailedError(f"another rank is gone or hangs, and gave no reason ({said})\n{told(pulse.everyone())}")
+
+
+def write_batch(run: Path, pieces: Sequence[Batch], step: int, place: Place) -> Path:
+    """Writes the global batch of a step, a list of pieces by rank, for `torch.load`; called by all ranks together."""
+    path = run / f"not-finite-step-{step}.pt"
+    by_rank = all_values([_plain(piece) for piece in pieces], place)
+    from_first_rank(lambda: torch.save({"step": step, "ranks": by_rank}, path), place)
+    return path
+
+
+def _plain(batch: Batch) -> dict[str, Any]:
+    """Tensors by name: ids and lengths of each feature, labels, weights of rows, numbers of events."""
+    ids = {
+        name: {"ids": each.values().cpu(), "lengths": each.lengths().cpu()}
+        for name, each in batch.ids.to_dict().items()
+    }
+    numbers = {name: each.cpu() for name, each in batch.numbers.items()}
+    label_B = None if batch.label_B is None else batch.label_B.cpu()
+    return {"ids": ids, "numbers": numbers, "label": label_B, "weight": batch.weight_B.cpu(), "samples": batch.samples}
