@@ -134,7 +134,8 @@ class Trainer:
         for parts in self.parts.source.pieces(self.progress.epoch, place.rank, place.world_size, pieces, used):
             batches, error = [], None
             try:
-                batches = [self.parts.collate(part.rows, part.size, self.progress.step + 1) for part in parts]
+                number = self.progress.step + 1
+                batches = [self.parts.collate(part.rows, part.size, number, part.everyone) for part in parts]
             except InputError as wrong:
                 error = wrong
             weight = sum(batch.loss_weight for batch in batches)
@@ -146,7 +147,7 @@ class Trainer:
                 self.stop_signal = max(all_values(self.heard, self.place))
                 return
             on_device = [batch.to(place.device, non_blocking=True) for batch in batches]
-            yield on_device, sum(part.global_samples for part in parts), max(global_weight, 1.0), bool(minutes_over)
+            yield on_device, sum(part.global_samples for part in parts), global_weight or 1.0, bool(minutes_over)
 
     def _log(self, loss: float) -> None:
         factor = self.parts.schedule.factor(self.progress.step)
