@@ -23,6 +23,7 @@ def everything(place: Any, folder: Path) -> dict[str, Any]:
     """All cases that need a group, in one."""
     return {
         "trained": cases.train_sharded(place, folder),
+        "models": cases.train_models(place, folder),
         "bad_ids": cases.bad_ids(place, folder),
         "no_number": cases.no_number(place, folder),
         "evaluated": cases.evaluate_and_list(place, folder),
@@ -55,6 +56,19 @@ def test_sasrec_trains_to_the_numbers_of_plain_pytorch(found, plain, sharding, l
         assert before != after
 
 
+@pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
+@pytest.mark.parametrize("model", [*cases.MODELS, *cases.MORE_LOSSES])
+def test_every_model_and_loss_trains_to_the_same_numbers_on_any_number_of_ranks(found, model, world_size) -> None:  # type: ignore[no-untyped-def]
+    want_losses, want_table, want_metrics = found[1][0]["models"][model]
+    assert len(set(want_losses)) == 8
+    for answers in found[world_size]:
+        losses, table, metrics = answers["models"][model]
+        torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
+        torch.testing.assert_close(table, want_table, rtol=0, atol=1e-6)
+        for split, values in want_metrics.items():
+            assert metrics[split] == pytest.approx(values, abs=1e-9)
+
+
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_an_id_out_of_range_is_an_error_on_every_rank_and_changes_no_table(found, world_size) -> None:  # type: ignore[no-untyped-def]
     guilty = world_size - 1
@@ -75,7 +89,8 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_anything_moves(fo
     for answers in found[world_size]:
         assert len(answers["no_number"]) == 8
         for case, (text, unchanged) in answers["no_number"].items():
-            assert text == "loss is nan at step 1; lower the learning rates", case
+            assert text.startswith("loss is nan at step 1; no weight has moved; the batch is in "), case
+            assert text.endswith("not-finite-step-1.pt; look at it, or lower the learning rates"), case
             assert unchanged, case
 
 
