@@ -26,6 +26,7 @@ from sharded_emb.distributed.kernels import agree_on_dtypes, take_over, tell_ste
 from sharded_emb.distributed.plan import Plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.sharders import sharders
+from sharded_emb.distributed.sums import send_parts
 from sharded_emb.distributed.updates import TableUpdates
 from sharded_emb.embeddings.local_rows import DTYPES
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
@@ -132,7 +133,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         _apply_optimizer_in_backward(kernel, [parameter], arguments)
     torchrec_plan = plan.torchrec(embeddings, "embeddings")
     parallel = DistributedModelParallel(
-        model, device=place.device, plan=torchrec_plan, sharders=sharders(plan.communication, place.device)
+        model, device=place.device, plan=torchrec_plan, sharders=sharders(plan.communication, plan.block_width)
     )
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)
@@ -140,6 +141,8 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     for name, weight in _sharded_weights(embeddings):
         assert all(s.tensor.dtype == DTYPES[embeddings.tables[name].dtype] for s in weight.local_shards()), name
     agree_on_dtypes(embeddings, plan.communication)
+    if plan.communication.in_blocks:
+        send_parts(embeddings, plan.communication.codecs(plan.block_width))
     held = Counter(name for name, weight in _sharded_weights(embeddings) for _ in weight.local_shards())
     waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
     # whatever slipped through here would never be updated
