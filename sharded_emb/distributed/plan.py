@@ -170,7 +170,7 @@ def present(place: Place) -> Present:
     else:
         memory = host_bytes() // place.local_world_size
     device: Literal["cpu", "cuda"] = "cuda" if place.device.type == "cuda" else "cpu"
-    if place.world_size % place.local_world_size:  # hosts of different sizes: as if each rank were alone
+    if not place.equal_hosts or place.world_size % place.local_world_size:  # as if each rank were alone
         return Present(device, place.world_size, 1, memory)
     return Present(device, place.world_size // place.local_world_size, place.local_world_size, memory)
 

@@ -18,7 +18,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, get_un
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 from sharded_emb.batch import Batch, Embedded
-from sharded_emb.distributed.agree import all_values
+from sharded_emb.distributed.agree import all_values, together
 from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.communication import EXACT
 from sharded_emb.distributed.cuts import ALONG_HOSTS
@@ -123,9 +123,10 @@ class Sharded:
 def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) -> Sharded:
     """Shards `model.embeddings` by the plan, each table updated as it says; the dense rest becomes data-parallel.
 
-    The tables hold no defined values until `fill`. Raises InputError if TorchRec takes other ranks for a host.
+    The tables hold no defined values until `fill`. Raises InputError on every rank if TorchRec takes others for a host.
     """
-    require_same_hosts(plan, place)
+    with together(place):
+        require_same_hosts(plan, place)
     for number, (name, parameter) in enumerate(_weights(embeddings)):
         table = embeddings.tables[name]
         unfused: tuple[type[Optimizer], dict[str, Any]] = (torch.optim.SGD, {"lr": unfused_rate(number)})
@@ -174,9 +175,16 @@ def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded
 
 
 def require_same_hosts(plan: Plan, place: Place) -> None:
-    """Raises InputError if a table is cut along hosts, and TorchRec, which finds them by itself, finds others."""
+    """Raises InputError if a table is cut along hosts, and these differ, or TorchRec, which finds them by itself, finds
+    others.
+    """
     if not {*ALONG_HOSTS} & {*plan.types.values()}:
         return
+    if not place.equal_hosts:
+        raise InputError(
+            f"sharding: {', '.join(ALONG_HOSTS)} want as many ranks on every host, got {place.local_world_size} on one "
+            "and another number on others; start as many on each, or use table_wise, row_wise or column_wise"
+        )
     if (found := get_topology_group_world_size(place.world_size)) != place.local_world_size:
         raise InputError(
             f"sharding: want hosts of {place.local_world_size} ranks, as torchrun has them, got {found} from TorchRec; "
