@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from sharded_emb.config.phrases import shown
-from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig
-from sharded_emb.embeddings.updates import step_of
+from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import closest, nearest
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.optim.schedule import Warmup
@@ -36,7 +35,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_sharding_patterns(tree, sound),
     ]
     if not issubclass(kind, PrepareConfig):
-        found += [*_end(sound), *_metric(sound), *_communication(kind, sound)]
+        found += [*_end(sound), *_metric(sound)]
     if issubclass(kind, EvaluateConfig):
         found += _predictions(sound)
     return found
@@ -130,14 +129,6 @@ def _sharding_patterns(tree: Tree, sound: Tree) -> Iterator[str]:
         for pattern in sound["sharding"].tables:
             if not fnmatch.filter(names, pattern):
                 yield f"sharding.tables.{pattern}: want the name or a pattern of tables{nearest(pattern, names)}"
-
-
-def _communication(kind: type[Any], sound: Tree) -> Iterator[str]:
-    """The device has to be able to send what ranks exchange."""
-    if "sharding" in sound and "device" in sound:
-        planned = sound["cluster"].device if issubclass(kind, PlanConfig) and "cluster" in sound else None
-        device_type = step_of(planned or sound["device"], 1, None).device_type
-        yield from sound["sharding"].communication.problems(device_type)
 
 
 def _end(sound: Tree) -> Iterator[str]:

@@ -13,7 +13,7 @@ import torch
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
-from sharded_emb.distributed.communication import EXACT, Communication
+from sharded_emb.distributed.communication import EXACT, Communication, block_width
 from sharded_emb.distributed.cuts import Cutter, assembled, cache_of, kernel_of, problems
 from sharded_emb.distributed.process_group import Place, launched_ranks, launched_ranks_per_host
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
@@ -60,6 +60,11 @@ class Plan:
     def replicated(self) -> frozenset[str]:
         """Tables that are whole on every rank."""
         return frozenset(name for name, kind in self.types.items() if kind == "data_parallel")
+
+    @property
+    def block_width(self) -> int:
+        """The most numbers of a block that all shards are whole blocks of."""
+        return block_width(shard.columns for name in self.sharded for shard in self.placements[name].shards)
 
     def torchrec(self, embeddings: Embeddings, prefix: str) -> ShardingPlan:
         """The same for the collections of this module, found under `prefix` in the model."""
@@ -165,7 +170,7 @@ def present(place: Place) -> Present:
     else:
         memory = host_bytes() // place.local_world_size
     device: Literal["cpu", "cuda"] = "cuda" if place.device.type == "cuda" else "cpu"
-    if place.world_size % place.local_world_size:  # hosts of different sizes: as if each rank were alone
+    if not place.equal_hosts or place.world_size % place.local_world_size:  # as if each rank were alone
         return Present(device, place.world_size, 1, memory)
     return Present(device, place.world_size // place.local_world_size, place.local_world_size, memory)
 

@@ -28,6 +28,7 @@ class Place:
     """Where this process stands. local_world_size is the number of ranks on this host.
 
     control is a gloo group of all ranks for small values on the host (flags, weights, errors), whatever the device.
+    equal_hosts says whether every host has as many ranks as this one.
     """
 
     rank: int
@@ -36,6 +37,7 @@ class Place:
     local_world_size: int
     device: torch.device
     control: dist.ProcessGroup | None
+    equal_hosts: bool = True
 
 
 def launched_ranks() -> int:
@@ -159,11 +161,15 @@ def _forget_hosts() -> None:
 def place_in_group(device: torch.device, timeout: timedelta) -> Place:
     """This process's place in the group that is already there."""
     control = dist.group.WORLD if device.type == "cpu" else dist.new_group(backend="gloo", timeout=timeout)
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+    of_all = [torch.empty(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_all, torch.tensor([local_world_size]), group=control)
     return Place(
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())),
+        local_world_size=local_world_size,
         device=device,
         control=control,
+        equal_hosts=len({int(size) for size in of_all}) == 1,
     )

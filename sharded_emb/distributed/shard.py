@@ -18,7 +18,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, get_un
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 from sharded_emb.batch import Batch, Embedded
-from sharded_emb.distributed.agree import all_values
+from sharded_emb.distributed.agree import all_values, together
 from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.communication import EXACT
 from sharded_emb.distributed.cuts import ALONG_HOSTS
@@ -26,6 +26,7 @@ from sharded_emb.distributed.kernels import agree_on_dtypes, take_over, tell_ste
 from sharded_emb.distributed.plan import Plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.sharders import sharders
+from sharded_emb.distributed.sums import send_parts
 from sharded_emb.distributed.updates import TableUpdates
 from sharded_emb.embeddings.local_rows import DTYPES
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
@@ -122,9 +123,10 @@ class Sharded:
 def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) -> Sharded:
     """Shards `model.embeddings` by the plan, each table updated as it says; the dense rest becomes data-parallel.
 
-    The tables hold no defined values until `fill`. Raises InputError if TorchRec takes other ranks for a host.
+    The tables hold no defined values until `fill`. Raises InputError on every rank if TorchRec takes others for a host.
     """
-    require_same_hosts(plan, place)
+    with together(place):
+        require_same_hosts(plan, place)
     for number, (name, parameter) in enumerate(_weights(embeddings)):
         table = embeddings.tables[name]
         unfused: tuple[type[Optimizer], dict[str, Any]] = (torch.optim.SGD, {"lr": unfused_rate(number)})
@@ -132,7 +134,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         _apply_optimizer_in_backward(kernel, [parameter], arguments)
     torchrec_plan = plan.torchrec(embeddings, "embeddings")
     parallel = DistributedModelParallel(
-        model, device=place.device, plan=torchrec_plan, sharders=sharders(plan.communication, place.device)
+        model, device=place.device, plan=torchrec_plan, sharders=sharders(plan.communication, plan.block_width)
     )
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)
@@ -140,6 +142,8 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     for name, weight in _sharded_weights(embeddings):
         assert all(s.tensor.dtype == DTYPES[embeddings.tables[name].dtype] for s in weight.local_shards()), name
     agree_on_dtypes(embeddings, plan.communication)
+    if plan.communication.in_blocks:
+        send_parts(embeddings, plan.communication.codecs(plan.block_width))
     held = Counter(name for name, weight in _sharded_weights(embeddings) for _ in weight.local_shards())
     waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
     # whatever slipped through here would never be updated
@@ -171,9 +175,16 @@ def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded
 
 
 def require_same_hosts(plan: Plan, place: Place) -> None:
-    """Raises InputError if a table is cut along hosts, and TorchRec, which finds them by itself, finds others."""
+    """Raises InputError if a table is cut along hosts, and these differ, or TorchRec, which finds them by itself, finds
+    others.
+    """
     if not {*ALONG_HOSTS} & {*plan.types.values()}:
         return
+    if not place.equal_hosts:
+        raise InputError(
+            f"sharding: {', '.join(ALONG_HOSTS)} want as many ranks on every host, got {place.local_world_size} on one "
+            "and another number on others; start as many on each, or use table_wise, row_wise or column_wise"
+        )
     if (found := get_topology_group_world_size(place.world_size)) != place.local_world_size:
         raise InputError(
             f"sharding: want hosts of {place.local_world_size} ranks, as torchrun has them, got {found} from TorchRec; "

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.types import ShardingType
@@ -18,7 +17,7 @@ class BagSharder(EmbeddingBagCollectionSharder):
         return [kind.value for kind in ShardingType if kind is not ShardingType.DATA_PARALLEL]
 
 
-def sharders(communication: Communication, device: torch.device) -> list[Any]:
+def sharders(communication: Communication, block_width: int) -> list[Any]:
     """Those of pooled and of unpooled collections, in this order."""
-    codecs = communication.codecs(device)
+    codecs = communication.registry(block_width)
     return [BagSharder(qcomm_codecs_registry=codecs), EmbeddingCollectionSharder(qcomm_codecs_registry=codecs)]

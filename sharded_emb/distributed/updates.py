@@ -93,11 +93,11 @@ def _exchanged(mine: Sequence[RowGradients], place: Place, communication: Commun
     counts = _gathered([each.counts_R for each in mine], sizes_WT)
     gradients = _gathered([communication.sent(each.gradient_RD) for each in mine], sizes_WT)
     found = []
-    for table in range(len(mine)):
-        parts = [
-            RowGradients(rows[rank][table], gradients[rank][table].float() / place.world_size, counts[rank][table])
-            for rank in range(place.world_size)
-        ]
+    for table, each in enumerate(mine):
+        columns, parts = each.gradient_RD.shape[1], []
+        for of_rank, sent, number in zip(rows, gradients, counts, strict=True):
+            gradient_RD = communication.received(sent[table], columns) / place.world_size
+            parts.append(RowGradients(of_rank[table], gradient_RD, number[table]))
         found.append(merged(parts))
     return found
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from sharded_emb.tables import Table
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+# a block of 32 has one byte besides; of vectors that are no multiples of it blocks are smaller, and take up to 1.25
+WIRE_BYTES = {**ELEMENT_BYTES, "fp8": 33 / 32, "int8": 33 / 32}
 ID_BYTES = 8
 DEFAULT_CACHE_LOAD_FACTOR = 0.2  # TorchRec's
 _LENGTH_BYTES = 8
@@ -56,8 +58,8 @@ class Reads:
     bags: float
     vectors: float
     pieces: int
-    vector_bytes: int
-    gradient_bytes: int
+    vector_bytes: float
+    gradient_bytes: float
 
 
 def reads(table: Table, workload: Workload, world_size: int) -> Reads:
@@ -72,8 +74,8 @@ def reads(table: Table, workload: Workload, world_size: int) -> Reads:
         bags=bags,
         vectors=bags if table.pooled else ids,
         pieces=workload.pieces,
-        vector_bytes=min(own, ELEMENT_BYTES[workload.forward]),
-        gradient_bytes=min(own, ELEMENT_BYTES[workload.backward]),
+        vector_bytes=min(own, WIRE_BYTES[workload.forward]),
+        gradient_bytes=min(own, WIRE_BYTES[workload.backward]),
     )
 
 

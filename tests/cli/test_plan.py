@@ -74,9 +74,6 @@ def test_constraints_are_those_of_the_described_cluster(start: Commands) -> None
         "sharding: table item: row_wise over 8 ranks leaves rank 6 without one of the 6 rows; use table_wise or "
         "data_parallel"
     )
-    wire = "sharding.communication.forward=bf16"
-    assert start("plan", ROWS, "cluster=h100_8", wire).code == 0
-    assert start("plan", ROWS, "cluster=cpu", wire).code == 2
 
 
 def test_what_does_not_fit_ends_with_2_and_advice(start: Commands) -> None:

@@ -301,15 +301,10 @@ def test_a_cache_is_of_the_kernel_that_has_one() -> None:
     ]
 
 
-def test_a_cpu_does_not_send_bf16() -> None:
-    words = ["sharding.communication.forward=bf16", "sharding.communication.backward=fp16"]
-    assert problems("device=cpu", *words) == [
-        "sharding.communication.forward: want fp32 or fp16 on a CPU, where TorchRec would send fp16 in place of bf16, "
-        "got bf16; use fp16, or device=cuda"
-    ]
-    assert problems("device=cuda", *words) == []
-    assert problems("sharding.communication.forward=int8") == [
-        "sharding.communication.forward: want fp32, fp16 or bf16, got 'int8'"
+def test_what_is_sent_is_of_a_dtype_that_is_known() -> None:
+    assert problems("sharding.communication={forward: int8, backward: fp8}") == []
+    assert problems("sharding.communication.forward=fp64") == [
+        "sharding.communication.forward: want fp32, fp16, bf16, fp8 or int8, got 'fp64'; did you mean fp16?"
     ]
 
 

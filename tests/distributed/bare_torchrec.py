@@ -188,12 +188,18 @@ def along_hosts(*_: Any, **__: Any) -> ParameterSharding:
     )
 
 
-def sent_for_bf16() -> set[torch.dtype]:
-    """What the codecs of a CPU make of vectors that are to travel in bf16."""
-    config = QCommsConfig(forward_precision=CommType.BF16, backward_precision=CommType.BF16)
+def sent_for(dtype: str) -> dict[str, Any]:
+    """By exchange what the codecs of a CPU make of vectors that are to travel in this dtype, or the error."""
+    config = QCommsConfig(forward_precision=CommType(dtype), backward_precision=CommType(dtype))
     codecs = get_qcomm_codecs_registry(config, device=torch.device("cpu"))
     assert codecs is not None
-    return {of.encode(torch.ones(4)).dtype for each in codecs.values() for of in (each.forward, each.backward)}
+    found: dict[str, Any] = {}
+    for exchange, codec in codecs.items():
+        try:
+            found[exchange] = codec.forward.encode(torch.ones(32), codec.forward.create_context()).dtype
+        except RuntimeError as error:
+            found[exchange] = str(error)
+    return found
 
 
 def observe(place: Place) -> dict[str, Any]:

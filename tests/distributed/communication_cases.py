@@ -16,28 +16,47 @@ from tests.distributed import parity_cases, random_cases
 from tests.distributed.parity_cases import Exchange
 
 SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "mixed")
+IN_BOTH = "int8 and fp16"
 EXCHANGES = {
     "exact": Exchange(),
     "forward": Exchange(Communication(forward="fp16")),
     "backward": Exchange(Communication(backward="fp16")),
     "both": Exchange(Communication(forward="fp16", backward="fp16")),
+    "bf16": Exchange(Communication(forward="bf16", backward="bf16")),
+    "fp8": Exchange(Communication(forward="fp8", backward="fp8")),
+    "int8": Exchange(Communication(forward="int8", backward="int8")),
+    IN_BOTH: Exchange(Communication(forward="int8", backward="fp16")),
     # of the pooled tables one, so that ranks with and without it meet in one exchange
     "output of one table": Exchange(output_dtypes={"pool": "fp16"}),
     "output of all tables": Exchange(output_dtypes={"big": "fp16", "pool": "fp16", "seq": "fp16"}),
     "output and communication": Exchange(Communication(backward="fp16"), {"big": "fp16", "seq": "bf16"}),
 }
-_COLLECTIVES = ("all_to_all_single", "reduce_scatter", "reduce_scatter_tensor", "all_gather")
+CASES = [
+    *((sharding, name) for sharding in SHARDINGS for name in EXCHANGES if name != IN_BOTH),
+    *((sharding, name) for sharding in ("table_row_wise", "grid") for name in ("exact", "fp8", IN_BOTH)),
+]
+_COLLECTIVES = (
+    "all_to_all_single",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+    "all_gather",
+    "all_gather_into_tensor",
+)
 
 
 @contextmanager
 def watched() -> Iterator[set[torch.dtype]]:
-    """The dtypes of all floating-point numbers that this rank sends in tensors of vectors or gradients meanwhile."""
+    """The dtypes of all tensors of vectors or gradients that this rank sends meanwhile: those that hold no integers."""
     seen: set[torch.dtype] = set()
 
     def watch(collective: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             values = [*arguments, *named.values()]
-            seen.update(each.dtype for each in values if isinstance(each, Tensor) and each.is_floating_point())
+            seen.update(
+                each.dtype
+                for each in values
+                if isinstance(each, Tensor) and (each.is_floating_point() or each.dtype == torch.uint8)
+            )
             return collective(*arguments, **named)
 
         return call
@@ -49,12 +68,22 @@ def watched() -> Iterator[set[torch.dtype]]:
 def all_cases(place: Place) -> dict[tuple[str, str], tuple[set[torch.dtype], dict[str, Tensor]]]:
     """By sharding and exchange: what was sent, and the tables afterwards."""
     found = {}
-    for sharding in SHARDINGS:
-        for name, exchange in EXCHANGES.items():
-            with watched() as seen:
-                _, tables = parity_cases.train_sharded(place, sharding, "adagrad", exchange)
-            found[sharding, name] = (seen, tables)
+    for sharding, name in CASES:
+        with watched() as seen:
+            _, tables = parity_cases.train_sharded(place, sharding, "adagrad", EXCHANGES[name])
+        found[sharding, name] = (seen, tables)
     return found
+
+
+ON_HOSTS = [("hosts", "fp8"), ("hosts", IN_BOTH), ("table_row_wise", "int8")]
+
+
+def cases_on_hosts(place: Place) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """By sharding and exchange the tables afterwards."""
+    return {
+        (sharding, name): parity_cases.train_sharded(place, sharding, "adagrad", EXCHANGES[name])[1]
+        for sharding, name in ON_HOSTS
+    }
 
 
 STEEP = 4e4  # slopes of up to this, which the world size of two takes beyond what fp16 holds

@@ -8,16 +8,29 @@ import torch
 from tests.distributed import communication_cases, parity_cases, random_cases
 from tests.distributed.ranks import on_one_rank, run_ranks
 
-FP16, FP32 = torch.float16, torch.float32
-SENT = {"exact": {FP32}, "forward": {FP16, FP32}, "backward": {FP16, FP32}, "both": {FP16}}
+FP16, FP32, BF16, BYTES = torch.float16, torch.float32, torch.bfloat16, torch.uint8
+SENT = {
+    "exact": {FP32},
+    "forward": {FP16, FP32},
+    "backward": {FP16, FP32},
+    "both": {FP16},
+    "bf16": {BF16},
+    "fp8": {BYTES},
+    "int8": {BYTES},
+    communication_cases.IN_BOTH: {BYTES, FP16},
+}
 SENT_OUTPUT = {"output of all tables": {FP16}}
 # every rank has all rows, so only gradients travel
-SENT_REPLICATED = {"exact": {FP32}, "forward": {FP32}, "backward": {FP16}, "both": {FP16}}
+SENT_REPLICATED = {**SENT, "forward": {FP32}, "backward": {FP16}}
 ALL_SENT = [
-    *((kind, *each) for kind in ("table_wise", "row_wise", "column_wise") for each in (SENT | SENT_OUTPUT).items()),
-    *(("mixed", *each) for each in SENT.items()),
-    *(("data_parallel", *each) for each in SENT_REPLICATED.items()),
+    (kind, name, sent)
+    for kind, name in communication_cases.CASES
+    if (sent := (SENT_REPLICATED if kind == "data_parallel" else SENT | SENT_OUTPUT).get(name))
+    and (kind, name) != ("mixed", "output of all tables")  # gradients of data-parallel tables are not rounded by it
 ]
+# numbers are some .3, of which fp16 loses 2**-11, bf16 2**-9, int8 2**-7 and fp8 2**-4 at most
+LIMITS = {"exact": 1e-6, "fp8": 6e-3}
+LIMIT = 2 * 2**-10
 ROUNDED = [(kind, name) for kind, name, sent in ALL_SENT if sent != {FP32}]
 
 
@@ -40,15 +53,21 @@ def test_what_is_sent_is_of_the_dtype_that_was_asked_for(
         assert of_rank[sharding, exchange][0] == sent
 
 
-@pytest.mark.parametrize("sharding", communication_cases.SHARDINGS)
-@pytest.mark.parametrize("exchange", communication_cases.EXCHANGES)
+@pytest.mark.parametrize(("sharding", "exchange"), communication_cases.CASES)
 def test_the_tables_are_those_of_plain_pytorch_up_to_the_dtype(
     found: Any, plain: Any, sharding: str, exchange: str
 ) -> None:
     for of_rank in found:
         for name, table in of_rank[sharding, exchange][1].items():
-            limit = 1e-6 if exchange == "exact" else 2 * 2**-10
-            torch.testing.assert_close(table, plain[name], rtol=0, atol=limit)
+            torch.testing.assert_close(table, plain[name], rtol=0, atol=LIMITS.get(exchange, LIMIT))
+
+
+def test_on_hosts_of_two_ranks_the_tables_are_those_of_plain_pytorch_too(plain: Any) -> None:
+    for of_rank in run_ranks(communication_cases.cases_on_hosts, 4, per_host=2):
+        assert list(of_rank) == communication_cases.ON_HOSTS
+        for (_, exchange), tables in of_rank.items():
+            for name, table in tables.items():
+                torch.testing.assert_close(table, plain[name], rtol=0, atol=LIMITS.get(exchange, LIMIT))
 
 
 @pytest.mark.parametrize(("sharding", "exchange"), ROUNDED)
@@ -66,8 +85,10 @@ def test_in_a_world_of_one_nothing_is_rounded() -> None:
             for sharding in communication_cases.SHARDINGS
         ]
 
-    for exact, quantized in zip(tables("exact"), tables("both"), strict=True):
-        assert all(torch.equal(exact[name], quantized[name]) for name in exact)
+    exact = tables("exact")
+    for exchange in ("both", "int8"):
+        for of_exact, rounded in zip(exact, tables(exchange), strict=True):
+            assert all(torch.equal(of_exact[name], rounded[name]) for name in of_exact)
 
 
 def test_a_gradient_beyond_the_dtype_that_travels_is_clamped() -> None:

@@ -1,6 +1,8 @@
 """What cannot be sharded as asked is refused with its key; what can is planned the same on every rank."""
 
+import os
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from sharded_emb.config.run import ShardingConfig
 from sharded_emb.distributed.cuts import problems
 from sharded_emb.distributed.plan import make_plan
-from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.process_group import Place, place_in_group
 from sharded_emb.distributed.shard import require_same_hosts
 from sharded_emb.embeddings.updates import Step, with_updates
 from sharded_emb.embeddings.updates import problems as update_problems
@@ -23,7 +25,7 @@ from sharded_emb.planning.shapes import Ranks, column_shards
 from sharded_emb.sharding import KernelChoice
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from tests.distributed import parity_cases
-from tests.distributed.ranks import on_one_rank
+from tests.distributed.ranks import on_one_rank, run_ranks
 
 ADAGRAD = Adagrad(lr=0.1)
 
@@ -261,6 +263,26 @@ def test_hosts_that_torchrec_finds_elsewhere_are_refused(monkeypatch: pytest.Mon
     require_same_hosts(plans["row_wise"], place(4, 2))
     with pytest.raises(InputError, match=r"^sharding: want hosts of 2 ranks, .* got 4 from TorchRec; unset TORCHREC_"):
         require_same_hosts(plans["grid"], place(4, 2))
+
+
+def here_on(place: Place, sizes: list[int]) -> tuple[bool, str]:
+    """Whether hosts of so many ranks are equal, by rank, and what sharding along them says."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(sizes[place.rank])
+    found = place_in_group(place.device, timedelta(seconds=30))
+    try:
+        parity_cases.build(found, "table_row_wise", parity_cases.OPTIMIZERS["sgd"])
+    except InputError as error:
+        return found.equal_hosts, str(error)
+    return found.equal_hosts, ""
+
+
+def test_hosts_with_different_numbers_of_ranks_are_noticed_by_all_and_refused() -> None:
+    """Of two and one: the last would take all for hosts of one rank, and wait for other groups than the others."""
+    for equal, said in run_ranks(here_on, 3, [2, 2, 1]):
+        assert not equal
+        assert said.startswith(
+            "sharding: table_row_wise, table_column_wise, grid want as many ranks on every host, got "
+        )
 
 
 def test_a_second_group_of_a_process_has_hosts_of_its_own() -> None:

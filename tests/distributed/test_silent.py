@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import set_learning_rates
 from sharded_emb.embeddings.lookup import Embeddings
@@ -209,9 +210,10 @@ def test_a_constraint_for_a_table_that_is_not_there_is_ignored_and_here_an_error
     ]
 
 
-def test_bf16_between_ranks_becomes_fp16_and_here_is_refused() -> None:
-    assert bare_torchrec.sent_for_bf16() == {torch.float16}
-    assert problems("sharding.communication.forward=bf16", "device=cpu") == [
-        "sharding.communication.forward: want fp32 or fp16 on a CPU, where TorchRec would send fp16 in place of bf16, "
-        "got bf16; use fp16, or device=cuda"
-    ]
+def test_other_dtypes_than_asked_for_travel_and_here_those_that_were() -> None:
+    """TorchRec's codecs of a CPU by exchange; that what is asked for is what travels here, test_communication shows."""
+    assert set(bare_torchrec.sent_for("bf16").values()) == {torch.float16}
+    assert bare_torchrec.sent_for("fp8")["POOLED_EMBEDDINGS_REDUCE_SCATTER"] == torch.float16
+    for dtype, sent in (("bf16", torch.bfloat16), ("fp8", torch.uint8), ("int8", torch.uint8)):
+        found = Communication(forward=dtype, backward=dtype).registry(8)
+        assert {of.encode(torch.ones(8)).dtype for e in found.values() for of in (e.forward, e.backward)} == {sent}

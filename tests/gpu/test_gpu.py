@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from sharded_emb.distributed.blocks import Blocks
 from sharded_emb.distributed.process_group import process_group
 from sharded_emb.sharding import KernelChoice
 from tests.distributed import parity_cases
@@ -40,3 +41,14 @@ def test_initial_tables_are_bitwise_those_of_the_cpu() -> None:
         sharded, _ = parity_cases.build(place, "table_wise", parity_cases.OPTIMIZERS["sgd"])
         for name in parity_cases.ROWS:
             assert torch.equal(sharded.whole_table(name), parity_cases.initial_table(name))
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_blocks_that_travel_are_bitwise_those_of_the_cpu(dtype: Any) -> None:
+    values = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)) * torch.logspace(-9, 9, 64)[:, None]
+    blocks = Blocks(dtype, 16)
+    sent = blocks.encode(values)
+    assert torch.equal(blocks.encode(values.cuda()).cpu(), sent)
+    assert torch.equal(blocks.decode(sent.cuda()).cpu(), blocks.decode(sent))
+    values[3, 5] = torch.inf
+    assert blocks.decode(blocks.encode(values.cuda())).cpu().isnan().nonzero()[:, 0].tolist() == [*range(96, 112)]
