@@ -10,6 +10,7 @@ from sharded_emb.config.plan_rules import (
     misfits_of_plan,
     place_for_plan,
     plan_of_file,
+    planned_device,
     planned_ranks,
     without_data,
 )
@@ -253,17 +254,17 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> 
     if plan is not None:
         found += misfits_of_plan(plan, tables, ranks) if len(known) == len(configs) else []
         tables = plan.applied(tables)
-    found += [*problems(held(tables), ranks), *_updates(sound, tables)]
+    found += [*problems(held(tables), ranks), *_updates(kind, sound, tables)]
     if dataset is not None and not issubclass(kind, EvaluateConfig | PlanConfig):  # whose weights are not filled so
         found += _weights(tables, dataset)
     return [_by_typed_key(problem, configs, sharding) for problem in found]
 
 
-def _updates(sound: Tree, tables: Sequence[Table]) -> Iterator[str]:
+def _updates(kind: type[object], sound: Tree, tables: Sequence[Table]) -> Iterator[str]:
     """Every table has to be one that can be updated as asked."""
     if not all(name in sound for name in ("device", "accumulation", "clip_norm")):
         return
-    step = step_of(sound["device"], sound["accumulation"], sound["clip_norm"])
+    step = step_of(planned_device(kind, sound), sound["accumulation"], sound["clip_norm"])
     yield from update_problems(tables, step)
     if step.accumulation > 1 and isinstance(sound.get("model"), NextItemConfig):
         # candidates are read once a piece, so the pieces would count more of them than the whole batch does
@@ -285,6 +286,8 @@ def _by_typed_key(problem: str, tables: Mapping[str, TableConfig], sharding: Sha
     pattern = pattern_of(table, sharding.tables)
     if inside == "kernel":
         named = pattern is not None and sharding.tables[pattern].kernel is not None
+        if not named and sharding.kernel is None:
+            return f"sharding.plan: table {table}: kernel: {text}"
         return f"sharding{f'.tables.{pattern}' if named else ''}.kernel: table {table}: {text}"
     if inside != "sharding" or table not in tables or tables[table].sharding is not None:
         return f"tables.{table}.{inside}: {text}"

@@ -23,6 +23,18 @@ def planned_ranks(kind: type[object], sound: Tree) -> Ranks:
     return Ranks(launched_ranks(), launched_ranks_per_host())
 
 
+def planned_device(kind: type[object], sound: Tree) -> str:
+    """What tables are for: the device of the run, or that of the cluster that is described."""
+    from sharded_emb.distributed.plan import present_machine
+    from sharded_emb.planning.cluster import ClusterConfig
+
+    device: str = sound.get("device", "auto")
+    if not issubclass(kind, PlanConfig):
+        return device
+    described: ClusterConfig = sound.get("cluster", ClusterConfig())
+    return described.device or present_machine(sound.get("device", "auto")).device
+
+
 def without_data(sound: Tree) -> Iterator[str]:
     """Nothing says how many rows a table has whose vocabulary is not there."""
     for name, table in sound.get("tables", {}).items():

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
@@ -13,10 +13,11 @@ from sharded_emb.errors import InputError, nearest
 from sharded_emb.planning.outcome import Outcome
 from sharded_emb.planning.shapes import Placement, Ranks, Shard, blocks, whole_on_all
 from sharded_emb.planning.sizes import state_bytes, weight_bytes
-from sharded_emb.sharding import ShardingType
+from sharded_emb.sharding import Kernel, ShardingType
 from sharded_emb.tables import Table
 
 _ANEW = "make it anew with plan out=FOLDER"
+_ASKED_FOR = ("dense", "uvm", "uvm_caching")  # kernels that nothing but a config takes
 
 
 def written(outcome: Outcome) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def written(outcome: Outcome) -> dict[str, Any]:
                 "shards": [] if each.placement.kind == "data_parallel" else _shards(each.placement),
                 "dtype": each.table.dtype,
                 "kernel": each.table.kernel or ("fused" if each.table.update == "fused" else "none"),
+                "cache_load_factor": each.table.cache_load_factor,
                 "update": "none" if each.table.freeze else each.table.update,
                 "optimizer": each.table.optimizer.told(),
                 "weight_bytes": weight_bytes(each.table),
@@ -73,6 +75,8 @@ class _TableOfFile(_Read):
     features: list[str]
     sharding: ShardingType
     shards: list[_ShardOfFile]
+    kernel: Kernel | Literal["none"] = "none"
+    cache_load_factor: float | None = None
 
 
 class _PlanOfFile(_Read):
@@ -89,13 +93,21 @@ class PlanFile:
         self.plan = _read(path)
 
     def applied(self, tables: Sequence[Table]) -> list[Table]:
-        """The tables of a config, those data-parallel that are it in this plan, which is also how they are updated."""
-        return [replace(table, sharding="data_parallel") if self._is_replicated(table) else table for table in tables]
+        """The tables of a config, with the kernels of this plan; those data-parallel that are it in this plan, which is
+        also how they are updated.
+        """
+        return [self._applied(table) for table in tables]
 
-    def _is_replicated(self, table: Table) -> bool:
+    def _applied(self, table: Table) -> Table:
         names = [part.name for part in table.parts.values()] or [table.name]
         found = [self.plan.tables[name] for name in names if name in self.plan.tables]
-        return table.sharding == "auto" and bool(found) and all(each.sharding == "data_parallel" for each in found)
+        if not found:
+            return table
+        first = found[0]
+        if table.kernel is None and first.kernel != "none" and first.kernel in _ASKED_FOR:
+            table = replace(table, kernel=first.kernel, cache_load_factor=first.cache_load_factor)
+        replicated = table.sharding == "auto" and all(each.sharding == "data_parallel" for each in found)
+        return replace(table, sharding="data_parallel") if replicated else table
 
     def typed(self, tables: Sequence[Table]) -> list[Table]:
         """Tables that hold weights, with their types in this plan."""
@@ -152,10 +164,17 @@ class PlanFile:
         differing = [name for name, value in wanted.items() if found[name] != value]
         for name in differing:
             yield f"want {name} {_shown(wanted[name])}, got {_shown(found[name])} in {self.path}; {_ANEW}"
+        name = table.name.partition(":")[0]
+        kernel, factor = planned.kernel, planned.cache_load_factor
+        if table.kernel not in (None, kernel) and {table.kernel, kernel} & {*_ASKED_FOR}:
+            yield f"want kernel {table.kernel}, which the config asks for, got {kernel} in {self.path}; {_ANEW}"
+        elif table.kernel is not None and table.cache_load_factor != factor:
+            wanted_factor = table.cache_load_factor
+            yield f"want cache_load_factor {wanted_factor}, as the config has it, got {factor} in {self.path}; {_ANEW}"
         if table.sharding not in ("auto", planned.sharding):
             yield (
                 f"want {table.sharding}, which the config asks for, got {planned.sharding} in {self.path}; set "
-                f"tables.{table.name.partition(':')[0]}.sharding=auto, or {_ANEW}"
+                f"tables.{name}.sharding=auto, or {_ANEW}"
             )
         if not differing and planned.sharding != "data_parallel":
             text = wrong_shards(self._placement(table.name), table, ranks)

@@ -162,3 +162,16 @@ def test_a_notebook_plans(tmp_path: Path) -> None:
     assert plan_of(tmp_path / "out") == json.loads(json.dumps(planned.as_json()))
     with pytest.raises(sharded_emb.InputError, match=r"^tables\.item\.rows: want a number without data"):
         sharded_emb.plan(sharded_emb.compose())
+
+
+def test_a_plan_with_kernels_of_a_gpu_is_refused_on_a_cpu(start: Commands, tiny_data: Path) -> None:
+    words = (f"data={tiny_data}", *MODEL)
+    kernel = "sharding.kernel=uvm"
+    one = ("cluster=one_h200", "sharding=table_wise")
+    assert start("plan", *words, *one, kernel, "out=there").code == 0
+    ended = start("train", *words, "run=run", "sharding.plan=there/plan.json", "device=cpu")
+    assert ended.code == 2
+    assert ended.err.splitlines()[1].strip() == (
+        "sharding.plan: table item: kernel: want fused or dense on a CPU, which has its tables in the host's memory, "
+        "got uvm; use fused"
+    )

@@ -1,6 +1,7 @@
 """plan.json: what is written is read back, and what does not fit a run is refused by its key."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,22 @@ def test_a_folder_is_no_plan(path: Path) -> None:
         InputError, match=r"^sharding\.plan: want a plan\.json, got .*, which cannot be read \(Is a dir"
     ):
         PlanFile(path.parent)
+
+
+def test_kernels_are_those_of_the_plan(path: Path) -> None:
+    caching = [replace(made()[0], kernel="uvm_caching", cache_load_factor=0.3), made()[1]]
+    plan_of(path, RIGHT[0], caching)
+    assert misfits(path) == []
+    item, user = PlanFile(path).applied(made())
+    assert (item.kernel, item.cache_load_factor) == ("uvm_caching", 0.3)
+    assert user.kernel is None
+    other = [replace(made()[0], kernel="uvm"), made()[1]]
+    assert misfits(path, other) == [
+        "sharding.plan: table item: want kernel uvm, which the config asks for, got uvm_caching in FILE; make it anew "
+        "with plan out=FOLDER"
+    ]
+    less = [replace(made()[0], kernel="uvm_caching", cache_load_factor=0.1), made()[1]]
+    assert misfits(path, less) == [
+        "sharding.plan: table item: want cache_load_factor 0.1, as the config has it, got 0.3 in FILE; make it anew "
+        "with plan out=FOLDER"
+    ]
