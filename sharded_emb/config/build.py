@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.optim import Optimizer
 
@@ -10,7 +12,7 @@ from sharded_emb.config.file_rules import raw_columns, wanted_weights
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.config.workload import lengths, workload
 from sharded_emb.data.collate import Collate, Reading
-from sharded_emb.data.columns import RaggedColumn
+from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import all_values, from_first_rank, together
@@ -22,7 +24,7 @@ from sharded_emb.embeddings.lookup import Embeddings, candidate_feature
 from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
-from sharded_emb.models.base import NextItemConfig
+from sharded_emb.models.base import Drawn, NextItemConfig
 from sharded_emb.planning.cluster import unlike_the_device
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled, WeightsFile
@@ -243,11 +245,16 @@ def make_reading(config: RunConfig, tables: list[Table]) -> Reading:
     assert isinstance(model, NextItemConfig)
     assert isinstance(loss, NextItemLossConfig)
     (rows,) = [t.rows for t in tables if t.name == _item_table(config)]
+
+    def predicted(samples: Int64s, lengths: Int64s, step: int) -> npt.NDArray[np.bool_]:
+        return model.predicted(Drawn(samples, lengths, config.seed, step))
+
     return Reading(
         task="next_item",
         tables=tables,
         sequence=model.history,
         candidates=lambda step: loss.candidates(rows, config.seed, step),
+        predicted=predicted if model.draws_events else None,
     )
 
 

@@ -26,7 +26,9 @@ class Reading:
     """What a task reads of a split.
 
     sequence: the feature whose events are predicted from those before (next_item). label: a column of 0 and 1
-    (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None.
+    (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None. predicted: by
+    rows of the split, events read of each, and step, the events of the sequence that are predicted; None for all but
+    the first of a row.
     """
 
     task: Task
@@ -34,6 +36,7 @@ class Reading:
     sequence: str | None = None
     label: str | None = None
     candidates: Callable[[int], Tensor] | None = None
+    predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
 
     @property
     def features(self) -> list[Feature]:
@@ -85,6 +88,10 @@ class Collate:
         """The batch of these rows of the split, filled up with empty rows of weight zero to `size` rows."""
         filling = size - len(rows)
         read = {f.name: self._read(f, rows, step) for f in self.reading.features}
+        if self.reading.predicted is not None:
+            sequence = str(self.reading.sequence)
+            predicted = self.reading.predicted(rows, read[sequence].lengths, step)
+            read[sequence] = replace(read[sequence], numbers=predicted.astype(np.float32))
         nothing = np.zeros(filling, dtype=np.int64)
         read = {name: replace(bag, lengths=np.concatenate([bag.lengths, nothing])) for name, bag in read.items()}
         if self.reading.candidates is not None:
@@ -177,6 +184,8 @@ class Collate:
             assert self.reading.sequence is not None
             ids, lengths = read[self.reading.sequence].ids, read[self.reading.sequence].lengths
             known = ids >= FIRST_ROW
+            if (predicted := read[self.reading.sequence].numbers) is not None and self.reading.predicted is not None:
+                return float(known @ predicted)
             first_of_row = (np.cumsum(lengths) - lengths)[lengths > 0]
             return float(known.sum() - known[first_of_row].sum())
         return float(len(rows))

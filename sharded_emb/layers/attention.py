@@ -1,4 +1,4 @@
-"""Causal self-attention over padded sequences.
+"""Self-attention over padded sequences.
 
 B  rows    L  longest row    D  dim    H  heads
 """
@@ -8,9 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class CausalBlock(nn.Module):
-    """A transformer block, norm first (Xiong et al., ICML 2020): attention to oneself and what came before, then a
-    feed-forward net. Padding behind the end of a row needs no mask: nothing before it sees it."""
+def self_attention(projected_BL3D: Tensor, heads: int, seen_B1LL: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention (B, L, D) of queries, keys and values that stand one after the other in the last
+    dimension. seen: which places a place looks at, bool and broadcast; None for itself and those before it, which needs
+    no mask for the padding behind the end of a row.
+    """
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in projected_BL3D.chunk(3, -1))
+    # no dropout on the weights: it would leave the fused kernels
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B1LL, is_causal=seen_B1LL is None)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class TransformerBlock(nn.Module):
+    """Norm first (Xiong et al., ICML 2020): attention, then a feed-forward net."""
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -23,17 +33,12 @@ class CausalBlock(nn.Module):
         self.contract = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """The same shape."""
-        x_BLD = x_BLD + self.dropout(self._attend(self.attention_norm(x_BLD)))
+    def forward(self, x_BLD: Tensor, seen_B1LL: Tensor | None = None) -> Tensor:
+        """The same shape. seen: as `self_attention` has it, to oneself and what came before where it is None."""
+        attended = self_attention(self.project_in(self.attention_norm(x_BLD)), self.heads, seen_B1LL)
+        x_BLD = x_BLD + self.dropout(self.project_out(attended))
         hidden = self.dropout(F.gelu(self.expand(self.feed_forward_norm(x_BLD))))
         return x_BLD + self.dropout(self.contract(hidden))
-
-    def _attend(self, x_BLD: Tensor) -> Tensor:
-        heads = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.project_in(x_BLD).chunk(3, -1)]
-        # no dropout on the weights: it would leave the fused kernels
-        mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
-        return self.project_out(mixed.transpose(1, 2).flatten(2))
 
 
 def init_linear(module: nn.Module, std: float) -> None:

@@ -38,6 +38,11 @@ class Padded(NamedTuple):
         """The events (T, D) of another tensor of the same layout."""
         return values_BLD.flatten(0, 1)[self.at_T]
 
+    def lay(self, values_T: Tensor) -> Tensor:
+        """One value an event in the same layout (B, L), zeros behind the end of a row."""
+        rows, longest = self.values_BLD.shape[:2]
+        return values_T.new_zeros(rows * longest).index_copy(0, self.at_T, values_T).view(rows, longest)
+
 
 def pad(jagged: Jagged) -> Padded:
     """Rows side by side, as long as the longest."""
@@ -60,7 +65,8 @@ def inputs_and_successors(jagged: Jagged) -> tuple[Jagged, Tensor]:
     at_S = torch.arange(count, device=lengths_B.device) + shift_B[row_S]
     # at least one place, or a rank whose rows are all empty would give attention a sequence of length 0
     extent = Extent(longest=max(jagged.extent.longest - 1, 1), nonempty=jagged.extent.nonempty)
-    return Jagged(jagged.values_TD[at_S], jagged.ids_T[at_S], lengths_B, extent), at_S + 1
+    numbers_S = None if jagged.numbers_T is None else jagged.numbers_T[at_S]
+    return Jagged(jagged.values_TD[at_S], jagged.ids_T[at_S], lengths_B, extent, numbers_S), at_S + 1
 
 
 def sums(jagged: Jagged, values_TD: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from sharded_emb.batch import CANDIDATES, Embedded, Jagged
@@ -41,10 +43,27 @@ class ModelConfig(Component):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What random draws for the rows of a batch may depend on: the same on any number of ranks.
+
+    samples: rows of the split, int64 (B). lengths: events that are read of each, int64 (B).
+    """
+
+    samples: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    seed: int
+    step: int
+
+
 class NextItemConfig(ModelConfig):
-    """A model that predicts the next event of one sequence. history: the feature with the sequence."""
+    """A model that predicts the next event of one sequence. history: the feature with the sequence.
+
+    draws_events: whether `predicted` says which events a step predicts; else these are all but the first of a row.
+    """
 
     task: ClassVar[str] = "next_item"
+    draws_events: ClassVar[bool] = False
 
     history: str = "history"
 
@@ -60,6 +79,12 @@ class NextItemConfig(ModelConfig):
                 f"features.{self.history}.unknown: want error, row or hash, since each event is predicted, got drop"
             )
         return found
+
+    def predicted(self, drawn: Drawn) -> npt.NDArray[np.bool_]:
+        """Where `draws_events`: the events (T) that a step predicts. They come to the model as `numbers_T` of the
+        history, 1 or 0.
+        """
+        raise NotImplementedError
 
     def build(self, tables: Sequence[Table]) -> "NextItemModel":
         """The module."""

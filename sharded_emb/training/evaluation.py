@@ -235,14 +235,16 @@ def _constant(ids: Tensor) -> Callable[[int], Tensor]:
     return lambda step: ids  # noqa: ARG005
 
 
-def no_candidates(reading: Reading) -> Reading:
-    """The same reading for evaluation: the feature stays, since the order of features may not change, but is empty."""
+def for_evaluation(reading: Reading) -> Reading:
+    """The same reading without what only training asks for. Candidates stay a feature, since the order of features may
+    not change, but are none.
+    """
     if reading.candidates is None:
         return reading
-    return replace(reading, candidates=_constant(torch.zeros(0, dtype=torch.int64)))
+    return replace(reading, candidates=_constant(torch.zeros(0, dtype=torch.int64)), predicted=None)
 
 
 def make_evaluator(scoring: Scoring) -> "BinaryEvaluator | NextItemEvaluator":
     """The evaluator of the task."""
-    scoring = replace(scoring, reading=no_candidates(scoring.reading))
+    scoring = replace(scoring, reading=for_evaluation(scoring.reading))
     return NextItemEvaluator(scoring) if scoring.reading.task == "next_item" else BinaryEvaluator(scoring)

@@ -11,6 +11,8 @@ from sharded_emb.errors import InputError
 from sharded_emb.tables import TableConfig
 from tests.configs.problems import problems
 
+MODELS = ", ".join(sorted(file.stem for file in (conf_folder() / "model").glob("*.yaml")))
+
 
 def config_dir(folder: Path, **files: str) -> Path:
     """A folder with options of one's own; a key `model__mine` is the file model/mine.yaml."""
@@ -27,8 +29,8 @@ def config_dir(folder: Path, **files: str) -> Path:
         ("steps", "steps: want KEY=VALUE, got 'steps'"),
         ("=3", "=3: want KEY=VALUE, got '=3'"),
         ("model=sasrce", "model: want an option, got 'sasrce'; did you mean sasrec?"),
-        ("model=transformer", "model: want an option, got 'transformer'; there are: din, linear, sasrec"),
-        ("model=null", "model: want an option, got null; there are: din, linear, sasrec"),
+        ("model=transformer", f"model: want an option, got 'transformer'; there are: {MODELS}"),
+        ("model=null", f"model: want an option, got null; there are: {MODELS}"),
         ("loss=[softmax,sampled_softmax]", "loss: want an option, got ['softmax', 'sampled_softmax']; "
          "did you mean sampled_softmax?"),
         ("model@other=din", "model@other: want GROUP=OPTION, got 'model@other=din'"),
@@ -57,7 +59,7 @@ def test_an_unknown_option_does_not_hide_the_other_problems() -> None:
         "model.dropot: unknown key; did you mean dropout?",
     ]
     assert problems("model=transformer", "tables.item.dim=6", "model.layers=1") == [
-        "model: want an option, got 'transformer'; there are: din, linear, sasrec",
+        f"model: want an option, got 'transformer'; there are: {MODELS}",
         "tables.item.dim: want a multiple of 4, got 6; try 8",
     ]
 

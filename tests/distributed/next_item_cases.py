@@ -39,6 +39,18 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 
+MODELS: dict[str, dict[str, Any]] = {
+    name: {"_target_": f"sharded_emb.models.{name}.{kind}", "dropout": 0.0, **more}
+    for name, kind, more in (
+        ("hstu", "HSTU", {"blocks": 1}),
+        ("esasrec", "ESASRec", {"hidden": 8}),
+        ("gru4rec", "GRU4Rec", {"hidden": 8}),
+        ("bert4rec", "BERT4Rec", {"blocks": 1, "hidden": 8, "hidden_share": 0.4}),
+        ("two_tower", "TwoTower", {"hidden": 8}),
+    )
+}
+
+
 def sequences() -> list[list[int]]:
     """Users of 3 to 12 events; the last two are the targets of valid and test."""
     draw = np.random.default_rng(11)
@@ -53,7 +65,11 @@ def write_dataset(folder: Path) -> None:
     for split, lists in rows.items():
         (folder / split).mkdir(parents=True)
         users = pa.array(range(FIRST_ROW, FIRST_ROW + USERS), pa.int64())
-        table = pa.table({"user": users, "items": pa.array(lists, pa.list_(pa.int64()))})
+        times = [[10**9 + 3600 * place**2 for place in range(len(items))] for items in lists]
+        columns = {
+            name: pa.array(each, pa.list_(pa.int64())) for name, each in {"items": lists, "times": times}.items()
+        }
+        table = pa.table({"user": users, **columns})
         pq.write_table(table, folder / split / "part-00000.parquet")
     (folder / "vocabulary").mkdir()
     for name, size in (("item", ITEMS), ("user", FIRST_ROW + USERS)):
@@ -69,6 +85,7 @@ def write_dataset(folder: Path) -> None:
             columns={
                 "user": Column(type="int64", vocabulary="user"),
                 "items": Column(type="list<int64>", vocabulary="item"),
+                "times": Column(type="list<int64>"),
             },
             splits={split: SplitInfo(rows=USERS, parts=1) for split in rows},
             counts={"users": USERS, "items": ITEMS - FIRST_ROW, "events": sum(map(len, sequences()))},
@@ -155,6 +172,18 @@ def train_sharded(place: Place, folder: Path) -> dict[tuple[str, str], Any]:
                 before,
                 built.evaluator()("valid"),
             )
+    return found
+
+
+def train_models(place: Place, folder: Path) -> dict[str, Any]:
+    """By model: losses, the table, and metrics of valid, of a row-wise table."""
+    found = {}
+    for name, model in MODELS.items():
+        features = {"history": {"table": "item", "column": "items", "max_length": 6}}
+        if name == "hstu":
+            features["history"]["pooling"] = {"_target_": "none", "times": "times"}
+        built = Built(config(folder, model=model, features=features), place)
+        found[name] = train_steps(built, 8), built.sharded.whole_table("item"), built.evaluator()("valid")
     return found
 
 

@@ -23,6 +23,7 @@ def everything(place: Any, folder: Path) -> dict[str, Any]:
     """All cases that need a group, in one."""
     return {
         "trained": cases.train_sharded(place, folder),
+        "models": cases.train_models(place, folder),
         "bad_ids": cases.bad_ids(place, folder),
         "no_number": cases.no_number(place, folder),
         "evaluated": cases.evaluate_and_list(place, folder),
@@ -53,6 +54,19 @@ def test_sasrec_trains_to_the_numbers_of_plain_pytorch(found, plain, sharding, l
         torch.testing.assert_close(table, want_table, rtol=0, atol=1e-6)
         assert torch.equal(table[0], torch.zeros(cases.DIM))
         assert before != after
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
+@pytest.mark.parametrize("model", cases.MODELS)
+def test_every_model_trains_to_the_same_numbers_on_any_number_of_ranks(found, model, world_size) -> None:  # type: ignore[no-untyped-def]
+    want_losses, want_table, want_metrics = found[1][0]["models"][model]
+    assert len(set(want_losses)) == 8
+    for answers in found[world_size]:
+        losses, table, metrics = answers["models"][model]
+        torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
+        torch.testing.assert_close(table, want_table, rtol=0, atol=1e-6)
+        for split, values in want_metrics.items():
+            assert metrics[split] == pytest.approx(values, abs=1e-9)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)

@@ -1,0 +1,110 @@
+"""BERT4Rec: events that are hidden, predicted from those on both sides (Sun et al., CIKM 2019).
+
+Which events are hidden is drawn by (seed, step, sample), so it is the same on any number of ranks. Evaluation hides the
+event that it asks for, and nothing else.
+
+    B  rows    T  events over all rows    L  longest row    S  hidden events    D  dim
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from sharded_emb.batch import CANDIDATES, Embedded, Extent, Jagged
+from sharded_emb.initializers import hashed_uniform, stream_key
+from sharded_emb.layers.attention import TransformerBlock, init_linear
+from sharded_emb.layers.jagged import last_of_row, pad, row_of_event
+from sharded_emb.models.base import Drawn, NextItem
+from sharded_emb.models.compared import ComparedModel, PlacedConfig
+from sharded_emb.tables import Table
+
+
+class BERT4Rec(PlacedConfig):
+    """hidden_share: of the events of a row that are to be predicted, at least one. last_only: the share of rows in
+    which that is the last one alone, as evaluation has it. blocks, heads, hidden, dropout: of the transformer.
+    """
+
+    draws_events: ClassVar[bool] = True
+
+    blocks: PositiveInt = 2
+    heads: PositiveInt = 1
+    hidden: PositiveInt = 256
+    hidden_share: float = Field(default=0.2, gt=0, lt=1)
+    last_only: float = Field(default=0.1, ge=0, le=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    def predicted(self, drawn: Drawn) -> npt.NDArray[np.bool_]:
+        """The hidden events. A row of a single event has nothing to predict from; of a longer one some are left."""
+        longest = int(drawn.lengths.max(initial=0))
+        key = stream_key(drawn.seed, f"hidden.{drawn.step}")
+        uniform_BL1 = hashed_uniform(key, torch.from_numpy(drawn.samples), torch.arange(longest + 1)).numpy()
+        place_L, lengths_B1 = np.arange(longest), drawn.lengths[:, None]
+        hidden_BL = (uniform_BL1[:, :-1] < self.hidden_share) & (place_L < lengths_B1)
+        all_B1 = hidden_BL.sum(1, keepdims=True) == lengths_B1
+        hidden_BL &= ~(all_B1 & (place_L == 0))
+        last_alone_B1 = (uniform_BL1[:, -1:] < self.last_only) | ~hidden_BL.any(1, keepdims=True)
+        hidden_BL = np.where(last_alone_B1, place_L == lengths_B1 - 1, hidden_BL) & (lengths_B1 > 1)
+        return hidden_BL[place_L < lengths_B1]
+
+    def build(self, tables: Sequence[Table]) -> ComparedModel:
+        """The module."""
+        return BERT4RecModel(self, *self.shape(tables))
+
+
+class BERT4RecModel(ComparedModel):
+    """Item vectors, or that of what is hidden, plus a vector of the place; blocks that look both ways; a head."""
+
+    def __init__(self, config: BERT4Rec, dim: int, max_length: int) -> None:
+        super().__init__(config)
+        # the event that is asked for comes after the longest history
+        self.places_LD = nn.Parameter(torch.randn(max_length + 1, dim) * 0.02)
+        self.hidden_D = nn.Parameter(torch.randn(dim) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim, config.heads, config.hidden, config.dropout) for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim))
+        init_linear(self, std=0.5 / math.sqrt(dim))
+
+    def forward(self, embedded: Embedded) -> NextItem:
+        """States of the hidden events, what they are, and candidates."""
+        history, candidates = embedded.sequences[self.history], embedded.sequences[CANDIDATES]
+        assert history.numbers_T is not None
+        hidden_T = history.numbers_T > 0
+        at_S = hidden_T.nonzero()[:, 0]  # on a GPU one wait a step: how many are hidden differs by step and rank
+        return NextItem(
+            states_SD=self._states(history, hidden_T)[at_S],
+            positives_SD=self.items(history.values_TD[at_S]),
+            positive_ids_S=history.ids_T[at_S],
+            row_S=row_of_event(history)[at_S],
+            candidates_KD=self.items(candidates.values_TD),
+            candidate_ids_K=candidates.ids_T,
+        )
+
+    def queries(self, embedded: Embedded) -> Tensor:
+        """The states (B, D) of the last event of each row, hidden."""
+        history = embedded.sequences[self.history]
+        last_B = last_of_row(history)
+        hidden_T = torch.zeros_like(history.ids_T, dtype=torch.bool).index_fill_(0, last_B.clamp(min=0), True)
+        return self._states(history, hidden_T)[last_B]
+
+    def _states(self, events: Jagged, hidden_T: Tensor) -> Tensor:
+        """Of all events (T, D)."""
+        values_TD = torch.where(hidden_T[:, None], self.hidden_D, events.values_TD)
+        # at least one place, or a rank whose rows are all empty would give attention a sequence of length 0
+        extent = Extent(max(events.extent.longest, 1), events.extent.nonempty)
+        padded = pad(Jagged(values_TD, events.ids_T, events.lengths_B, extent))
+        place_L = torch.arange(extent.longest, device=hidden_T.device)
+        # the first place of an empty row is looked at too: a softmax over nothing is no number
+        seen_B11L = (place_L < events.lengths_B.clamp(min=1)[:, None])[:, None, None]
+        x_BLD = self.dropout(padded.values_BLD + self.places_LD[: extent.longest])
+        for block in self.blocks:
+            x_BLD = block(x_BLD, seen_B11L)
+        return self.compared(self.head(self.norm(padded.unpad(x_BLD))))

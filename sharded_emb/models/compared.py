@@ -1,0 +1,77 @@
+"""What most next-item models have in common: how a state is compared with an item, and a vector or bias a place.
+
+B  rows    S  events with a successor    N  items    D  dim
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import PositiveFloat
+from torch import Tensor
+from torch.nn import functional as F
+
+from sharded_emb.models.base import NextItemConfig, NextItemModel
+from sharded_emb.tables import FeatureConfig, Table, TableConfig
+
+
+class ComparedConfig(NextItemConfig):
+    """similarity: of a state and an item. temperature: scores are divided by it."""
+
+    similarity: Literal["dot", "cosine"] = "dot"
+    temperature: PositiveFloat = 1.0
+
+    def item_table(self, tables: Sequence[Table]) -> Table:
+        """The one that the history reads."""
+        return next(table for table in tables if self.history in {feature.name for feature in table.features})
+
+    def head_problems(
+        self, heads: int, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]
+    ) -> str:
+        """What is wrong with heads that share the dim of the items; empty where nothing is."""
+        name = features[self.history].table
+        if tables[name].dim % heads == 0:
+            return ""
+        return f"model.heads: want a divisor of tables.{name}.dim ({tables[name].dim}), got {heads}"
+
+
+class PlacedConfig(ComparedConfig):
+    """A model that tells events apart by their place: the history has to have a longest length."""
+
+    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """Every place has something of its own."""
+        found = super().problems(features)
+        if not found and features[self.history].max_length is None:
+            model = type(self).__name__
+            found.append(
+                f"features.{self.history}.max_length: want a number of events, since {model} has a vector a place"
+            )
+        return found
+
+    def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
+        """Heads, where the model has any, share the dim of the items."""
+        found = self.head_problems(getattr(self, "heads", 1), features, tables)
+        return [found] if found else []
+
+    def shape(self, tables: Sequence[Table]) -> tuple[int, int]:
+        """The dim of the items, and the longest history."""
+        table = self.item_table(tables)
+        (feature,) = [feature for feature in table.features if feature.name == self.history]
+        assert feature.max_length is not None
+        return table.dim, feature.max_length
+
+
+class ComparedModel(NextItemModel):
+    """States and items as their similarity has them; `encode` of a subclass ends with `compared`."""
+
+    def __init__(self, config: ComparedConfig) -> None:
+        super().__init__(config.history)
+        self.cosine = config.similarity == "cosine"
+        self.temperature = config.temperature
+
+    def compared(self, states_SD: Tensor) -> Tensor:
+        """States whose dot products with `items` are the scores."""
+        return (F.normalize(states_SD, dim=-1) if self.cosine else states_SD) / self.temperature
+
+    def items(self, vectors_ND: Tensor) -> Tensor:
+        """Unit vectors for cosine scores."""
+        return F.normalize(vectors_ND, dim=-1) if self.cosine else vectors_ND

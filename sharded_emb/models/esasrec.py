@@ -1,0 +1,76 @@
+"""eSASRec: SASRec with LiGR blocks and a sampled softmax (Tikhonovich et al., RecSys 2025).
+
+The block is that of LiGR (Borisyuk et al., "From features to transformers", 2025): what attention and feed-forward net
+add is gated by what they are added to; the net is a SwiGLU (Shazeer, 2020). The loss is a slot of its own:
+`loss=sampled_softmax`.
+
+    B  rows    L  longest row    S  events with a successor    D  dim
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharded_emb.batch import Jagged
+from sharded_emb.layers.attention import init_linear, self_attention
+from sharded_emb.layers.jagged import pad
+from sharded_emb.models.compared import ComparedModel, PlacedConfig
+from sharded_emb.tables import Table
+
+
+class ESASRec(PlacedConfig):
+    """blocks, heads, hidden (width of the gated net), dropout: of the blocks."""
+
+    blocks: PositiveInt = 1
+    heads: PositiveInt = 1
+    hidden: PositiveInt = 256
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    def build(self, tables: Sequence[Table]) -> ComparedModel:
+        """The module."""
+        return ESASRecModel(self, *self.shape(tables))
+
+
+class ESASRecModel(ComparedModel):
+    """Item vectors plus a vector of the place, gated blocks, a last norm."""
+
+    def __init__(self, config: ESASRec, dim: int, max_length: int) -> None:
+        super().__init__(config)
+        self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(LiGRBlock(config, dim) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(dim)
+        init_linear(self, std=0.5 / math.sqrt(dim))
+
+    def encode(self, events: Jagged) -> Tensor:
+        """The state (S, D) after each event."""
+        padded = pad(events)
+        x_BLD = self.dropout(padded.values_BLD + self.places_LD[: padded.values_BLD.shape[1]])
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        return self.compared(self.norm(padded.unpad(x_BLD)))
+
+
+class LiGRBlock(nn.Module):
+    """Causal attention and a SwiGLU net, norms first, each added through a gate of its input."""
+
+    def __init__(self, config: ESASRec, dim: int) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.project_in, self.project_out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.expand, self.contract = nn.Linear(dim, 2 * config.hidden), nn.Linear(config.hidden, dim)
+        self.attention_gate, self.feed_forward_gate = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """The same shape."""
+        attended = self.project_out(self_attention(self.project_in(self.attention_norm(x_BLD)), self.heads))
+        x_BLD = x_BLD + torch.sigmoid(self.attention_gate(x_BLD)) * self.dropout(attended)
+        gate, hidden = self.expand(self.feed_forward_norm(x_BLD)).chunk(2, -1)
+        fed = self.contract(self.dropout(F.silu(gate) * hidden))
+        return x_BLD + torch.sigmoid(self.feed_forward_gate(x_BLD)) * self.dropout(fed)

@@ -1,0 +1,112 @@
+"""HSTU: hierarchical sequential transduction units (Zhai et al., "Actions speak louder than words", ICML 2024).
+
+Attention without a softmax: a weight is SiLU(query · key + bias), the bias learned by distance and, where the history
+has times (`features.history.pooling: {_target_: none, times: times}`), by age. Without times (sequence text, such as
+the Beauty reviews) it knows places alone.
+
+Two departures: weights are divided by the number of events that are seen, where the published code divides by the
+longest length of all, so that short rows do not vanish before the norm; and ages are between events that were read,
+where the published code counts from the time of the event that is to be predicted.
+
+    B  rows    L  longest row    H  heads    S  events with a successor    D  dim
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharded_emb.batch import Jagged
+from sharded_emb.layers.attention import init_linear
+from sharded_emb.layers.jagged import Padded, pad
+from sharded_emb.models.compared import ComparedModel, PlacedConfig
+from sharded_emb.pooling.none import NoPooling
+from sharded_emb.tables import Table
+
+_AGE_GROWTH = 1.35  # from one bucket of ages to the next, as in the published code
+
+
+class HSTU(PlacedConfig):
+    """blocks, heads, dropout: of the units. time_buckets: of ages, which grow by a third from one to the next: 64 reach
+    seven years.
+    """
+
+    blocks: PositiveInt = 2
+    heads: PositiveInt = 1
+    time_buckets: PositiveInt = 64
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    def build(self, tables: Sequence[Table]) -> ComparedModel:
+        """The module; it reads times if the history has them."""
+        (history,) = [f for table in tables for f in table.features if f.name == self.history]
+        timed = isinstance(history.pooling, NoPooling) and history.pooling.times is not None
+        return HSTUModel(self, *self.shape(tables), timed)
+
+
+class HSTUModel(ComparedModel):
+    """Item vectors plus a vector of the place, units, a last norm."""
+
+    def __init__(self, config: HSTU, dim: int, max_length: int, timed: bool) -> None:
+        super().__init__(config)
+        self.timed, self.buckets = timed, config.time_buckets
+        self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.units = nn.ModuleList(
+            Unit(config, dim, max_length, config.time_buckets if timed else 0) for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(dim)
+        init_linear(self, std=0.5 / math.sqrt(dim))
+
+    def encode(self, events: Jagged) -> Tensor:
+        """The state (S, D) after each event."""
+        padded = pad(events)
+        ages_BLL = self._ages(events, padded) if self.timed else None
+        x_BLD = self.dropout(padded.values_BLD + self.places_LD[: padded.values_BLD.shape[1]])
+        for unit in self.units:
+            x_BLD = unit(x_BLD, ages_BLL)
+        return self.compared(self.norm(padded.unpad(x_BLD)))
+
+    def _ages(self, events: Jagged, padded: Padded) -> Tensor:
+        """The bucket of the age of each event, as seen from each one of its row."""
+        assert events.numbers_T is not None
+        # whole seconds: sums of float32 gaps would round, and differences within a row need no beginning
+        seconds_BL = padded.lay(events.numbers_T.round().long().cumsum(0))
+        ages_BLL = (seconds_BL[:, :, None] - seconds_BL[:, None, :]).clamp(min=0)
+        return (torch.log1p(ages_BLL.float()) / math.log(_AGE_GROWTH)).long().clamp(max=self.buckets - 1)
+
+
+class Unit(nn.Module):
+    """Pointwise attention to oneself and what came before, gated, with a residual."""
+
+    def __init__(self, config: HSTU, dim: int, max_length: int, buckets: int) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm, self.mixed_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.project_in, self.project_out = nn.Linear(dim, 4 * dim), nn.Linear(dim, dim)
+        self.by_distance_LH = nn.Parameter(torch.randn(max_length, config.heads) * 0.02)
+        self.by_age = nn.Embedding(buckets, config.heads) if buckets else None
+        if self.by_age is not None:
+            nn.init.normal_(self.by_age.weight, std=0.02)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BLD: Tensor, ages_BLL: Tensor | None) -> Tensor:
+        """The same shape."""
+        gate, *parts = F.silu(self.project_in(self.norm(x_BLD))).chunk(4, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        scores_BHLL = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]) + self._bias(x_BLD.shape[1], ages_BLL)
+        weights_BHLL = F.silu(scores_BHLL).tril()
+        seen_L1 = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device)[:, None]
+        mixed_BLD = (weights_BHLL @ value / seen_L1).transpose(1, 2).flatten(2)
+        return x_BLD + self.project_out(self.dropout(self.mixed_norm(mixed_BLD) * gate))
+
+    def _bias(self, longest: int, ages_BLL: Tensor | None) -> Tensor:
+        """(H, L, L), with ages (B, H, L, L); what later places get does not matter."""
+        places_L = torch.arange(longest, device=self.by_distance_LH.device)
+        distance_LL = (places_L[:, None] - places_L).clamp(min=0)
+        bias_HLL = self.by_distance_LH[distance_LL].permute(2, 0, 1)
+        if self.by_age is None:
+            return bias_HLL
+        return bias_HLL + self.by_age(ages_BLL).permute(0, 3, 1, 2)
