@@ -3,16 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.optim import Optimizer
 
 from sharded_emb.config.file_rules import raw_columns, wanted_weights
+from sharded_emb.config.reading import item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.config.workload import lengths, workload
-from sharded_emb.data.collate import Collate, Reading
-from sharded_emb.data.columns import Int64s, RaggedColumn
+from sharded_emb.data.collate import Collate
+from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.source import Source
 from sharded_emb.distributed.agree import all_values, from_first_rank, together
@@ -23,8 +22,7 @@ from sharded_emb.distributed.shard import Sharded, fill, load_pretrained, shard,
 from sharded_emb.embeddings.lookup import Embeddings, candidate_feature
 from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import step_of, with_updates
-from sharded_emb.losses.base import BinaryLossConfig, NextItemLossConfig
-from sharded_emb.models.base import Drawn, NextItemConfig
+from sharded_emb.losses.base import Loss
 from sharded_emb.planning.cluster import unlike_the_device
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled, WeightsFile
@@ -49,13 +47,13 @@ class Built:
                 self.dataset.split(split)
         self.given = given_plan(config)
         self.tables = resolve_tables(config, self.dataset, self.given)
-        self.reading = make_reading(config, self.tables)
+        self.reading = make_reading(config, self.tables, self.dataset)
         self.held = held(self.tables)
         self.plan: Plan = from_first_rank(self._plan, place)
         self._bytes_before_tables = peak_memory_bytes(place.device)
         embeddings = Embeddings(self.tables, self.plan.replicated, place.device)
         poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
-        trainee = Trainee(embeddings, poolings, model, config.loss.build(self._item_rows()))
+        trainee = Trainee(embeddings, poolings, model, self._loss())
         self.sharded: Sharded = shard(trainee, embeddings, self.plan, place)
         fill(self.sharded, config.seed)
         self._bytes_with_tables = peak_memory_bytes(place.device)
@@ -71,8 +69,9 @@ class Built:
         asked = Asked(self.config.cluster, None if given is None else given.placements())
         return make_plan(self.held, self.place, work, self.config.sharding.communication, asked)
 
-    def _item_rows(self) -> int | None:
-        return next((t.rows for t in self.tables if t.name == _item_table(self.config)), None)
+    def _loss(self) -> Loss:
+        rows = item_rows(self.config, self.tables)
+        return self.config.loss.build(rows, seen_before(self.config, self.tables, self.dataset))
 
     def _load_pretrained(self) -> dict[str, Filled]:
         """By table what its file of weights gave. Raises InputError on every rank."""
@@ -91,7 +90,7 @@ class Built:
         names = frozenset(table.name for table in held(tables))
         embeddings = Embeddings(tables, names, self.place.device)
         poolings, model = Poolings(tables, self.place.device), self.config.model.build(tables)
-        trainee = Trainee(embeddings, poolings, model, self.config.loss.build(self._item_rows()))
+        trainee = Trainee(embeddings, poolings, model, self._loss())
         found = unsharded(trainee.to(self.place.device), embeddings, alone(self.place))
         fill(found, self.config.seed)
         for table in self.tables:
@@ -233,33 +232,5 @@ def resolve_tables(
     if given is not None:
         tables = given.applied(tables)
     tables = with_updates(tables, step_of(device or config.device, config.accumulation, config.clip_norm))
-    item_table = _item_table(config)
-    return [table.reading(candidate_feature(table.name)) if table.name == item_table else table for table in tables]
-
-
-def make_reading(config: RunConfig, tables: list[Table]) -> Reading:
-    """What the task of this config reads."""
-    model, loss = config.model, config.loss
-    if isinstance(loss, BinaryLossConfig):
-        return Reading(task="binary", tables=tables, label=loss.label)
-    assert isinstance(model, NextItemConfig)
-    assert isinstance(loss, NextItemLossConfig)
-    (rows,) = [t.rows for t in tables if t.name == _item_table(config)]
-
-    def predicted(samples: Int64s, lengths: Int64s, step: int) -> npt.NDArray[np.bool_]:
-        return model.predicted(Drawn(samples, lengths, config.seed, step))
-
-    return Reading(
-        task="next_item",
-        tables=tables,
-        sequence=model.history,
-        candidates=lambda step: loss.candidates(rows, config.seed, step),
-        predicted=predicted if model.draws_events else None,
-    )
-
-
-def _item_table(config: RunConfig) -> str | None:
-    """The table that a next-item loss scores against."""
-    if not isinstance(config.model, NextItemConfig):
-        return None
-    return config.features[config.model.history].table
+    scored = item_table(config)
+    return [table.reading(candidate_feature(table.name)) if table.name == scored else table for table in tables]

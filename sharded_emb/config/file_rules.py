@@ -194,8 +194,14 @@ def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
 
 
 def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """So has the label, and it has to be one."""
+    """So has the label, and it has to be one; and the weight."""
     loss = sound.get("loss")
+    if loss is not None and loss.weight is not None:
+        weight = dataset.columns.get(loss.weight)
+        if weight is None:
+            yield f"loss.weight: want a column of {dataset.folder}, got {loss.weight!r}{_hint(loss.weight, dataset)}"
+        elif weight.type != "float32" or weight.vocabulary is not None:
+            yield f"loss.weight: want a column of weights (float32), got {loss.weight!r}, which holds {weight.type}"
     if not isinstance(loss, BinaryLossConfig):
         return
     column = dataset.columns.get(loss.label)

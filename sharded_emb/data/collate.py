@@ -26,9 +26,10 @@ class Reading:
     """What a task reads of a split.
 
     sequence: the feature whose events are predicted from those before (next_item). label: a column of 0 and 1
-    (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None. predicted: by
-    rows of the split, events read of each, and step, the events of the sequence that are predicted; None for all but
-    the first of a row.
+    (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None. candidates_of:
+    the same by step and rows of the global batch, where they depend on it. predicted: by rows of the split, events read
+    of each, and step, the events of the sequence that are predicted; None for all but the first of a row. weight: a
+    column with the weight of each sample, None for 1.
     """
 
     task: Task
@@ -36,7 +37,9 @@ class Reading:
     sequence: str | None = None
     label: str | None = None
     candidates: Callable[[int], Tensor] | None = None
+    candidates_of: Callable[[int, Int64s], Tensor] | None = None
     predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
+    weight: str | None = None
 
     @property
     def features(self) -> list[Feature]:
@@ -72,7 +75,8 @@ class Bags:
 class Collate:
     """Makes the batches of one split for one rank. unknown: what was found so far, of features that take it.
 
-    Raises OutOfRangeIdError that names table, feature, id, rows, rank, step and row of the batch.
+    Raises OutOfRangeIdError that names table, feature, id, rows, rank, step and row of the batch, and InputError for a
+    weight of a sample that is none.
     """
 
     def __init__(self, split: pa.Table, reading: Reading, rank: int) -> None:
@@ -83,9 +87,12 @@ class Collate:
         self.columns = {c: RaggedColumn.from_arrow(split[c]) for c in reading.columns()}
         self.unknown = {f.name: UnknownCount() for f in reading.features if f.unknown != "error"}
         self.labels = None if reading.label is None else split[reading.label].to_numpy().astype(np.float32)
+        self.weights = None if reading.weight is None else _weights(reading.weight, split)
 
-    def __call__(self, rows: Int64s, size: int, step: int) -> Batch:
-        """The batch of these rows of the split, filled up with empty rows of weight zero to `size` rows."""
+    def __call__(self, rows: Int64s, size: int, step: int, everyone: Int64s | None = None) -> Batch:
+        """The batch of these rows of the split, filled up with empty rows of weight zero to `size` rows. everyone: the
+        rows of the global batch, for candidates that come from it.
+        """
         filling = size - len(rows)
         read = {f.name: self._read(f, rows, step) for f in self.reading.features}
         if self.reading.predicted is not None:
@@ -95,7 +102,10 @@ class Collate:
         nothing = np.zeros(filling, dtype=np.int64)
         read = {name: replace(bag, lengths=np.concatenate([bag.lengths, nothing])) for name, bag in read.items()}
         if self.reading.candidates is not None:
-            ids = self.reading.candidates(step).numpy()
+            if self.reading.candidates_of is not None and everyone is not None:
+                ids = self.reading.candidates_of(step, everyone).numpy()
+            else:
+                ids = self.reading.candidates(step).numpy()
             lengths = np.zeros(size, dtype=np.int64)
             lengths[0] = len(ids)
             read[CANDIDATES] = Bags(ids, lengths)
@@ -106,7 +116,7 @@ class Collate:
                 values=torch.from_numpy(np.concatenate([bag.ids for bag in lookups.values()])),
                 lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in lookups.values()])),
             ),
-            weight_B=torch.cat([torch.ones(len(rows)), torch.zeros(filling)]),
+            weight_B=torch.cat([torch.from_numpy(self._weight(rows)), torch.zeros(filling)]),
             label_B=self._labels(rows, filling),
             extents={name: _extent(bag.lengths) for name, bag in read.items()},
             loss_weight=self._loss_weight(rows, read),
@@ -179,16 +189,33 @@ class Collate:
             return None
         return torch.cat([torch.from_numpy(self.labels[rows]), torch.zeros(filling)])
 
+    def _weight(self, rows: Int64s) -> npt.NDArray[np.float32]:
+        return np.ones(len(rows), dtype=np.float32) if self.weights is None else self.weights[rows]
+
     def _loss_weight(self, rows: Int64s, read: Mapping[str, Bags]) -> float:
-        if self.reading.task == "next_item":
-            assert self.reading.sequence is not None
-            ids, lengths = read[self.reading.sequence].ids, read[self.reading.sequence].lengths
-            known = ids >= FIRST_ROW
-            if (predicted := read[self.reading.sequence].numbers) is not None and self.reading.predicted is not None:
-                return float(known @ predicted)
-            first_of_row = (np.cumsum(lengths) - lengths)[lengths > 0]
-            return float(known.sum() - known[first_of_row].sum())
-        return float(len(rows))
+        """The sum of the weights of this part's labels, or of its events that are predicted and are items."""
+        weight_B = self._weight(rows).astype(np.float64)
+        if self.reading.sequence is None:
+            return float(weight_B.sum())
+        bags = read[self.reading.sequence]
+        lengths = bags.lengths[: len(rows)]  # rows that fill up have none
+        predicted_T = np.ones(len(bags.ids))
+        if self.reading.predicted is not None and bags.numbers is not None:
+            predicted_T = bags.numbers.astype(np.float64)
+        else:
+            predicted_T[(np.cumsum(lengths) - lengths)[lengths > 0]] = 0  # the first of a row
+        return float((predicted_T * (bags.ids >= FIRST_ROW)) @ np.repeat(weight_B, lengths))
+
+
+def _weights(column: str, split: pa.Table) -> npt.NDArray[np.float32]:
+    found = split[column].to_numpy().astype(np.float32)
+    wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
+    if wrong.size:
+        got = f"{found[wrong[0]]} in row {wrong[0]} of the split"
+        raise InputError(
+            f"loss.weight: want weights of 0 and more in column {column}, got {got}; prepare the data again"
+        )
+    return found
 
 
 def _extent(lengths: Int64s) -> Extent:

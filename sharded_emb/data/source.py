@@ -28,11 +28,13 @@ class Part:
 
     rows: of the split. size: rows of the rank with the most, to which the others are filled up: TorchRec's row-wise
     exchange of pooled vectors takes ranks of equal size, and no rank may be empty. global_samples: over all ranks.
+    everyone: the rows of the global batch that this is a part of, on all ranks and in all its pieces.
     """
 
     rows: Int64s
     size: int
     global_samples: int
+    everyone: Int64s
 
 
 class Source:
@@ -80,9 +82,9 @@ class Source:
         """
         order = self.order(epoch)
         for start in range(used, len(order), self.global_batch):
-            found = []
-            for piece in np.array_split(order[start : start + self.global_batch], number):
+            found, everyone = [], order[start : start + self.global_batch]
+            for piece in np.array_split(everyone, number):
                 parts = np.array_split(piece, world_size)
                 # a last batch smaller than the number of pieces leaves some empty on all ranks
-                found.append(Part(parts[rank], size=max(1, len(parts[0])), global_samples=len(piece)))
+                found.append(Part(parts[rank], max(1, len(parts[0])), len(piece), everyone))
             yield found

@@ -1,8 +1,9 @@
 """The slot `loss`: sums over this rank's rows; the loop divides by the weight of the global batch.
 
-B  rows    S  events with a successor    K  candidates    D  dim
+B  rows    S  events with a successor    K  candidates    N  rows of the item table    E  events of the global batch
 """
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -19,12 +20,32 @@ class Loss(nn.Module):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a loss that asks for it is told of the training data, on every rank alike.
+
+    counts_N: how often each row of the item table is an event of the train split, float64. batch_E: the ids of the
+    events that the global batch predicts.
+    """
+
+    counts_N: Tensor | None = None
+    batch_E: Tensor | None = None
+
+
+NOTHING_SEEN = Seen()
+
+
 class LossConfig(Component):
-    """What a loss says of itself before it is built. task: the kind of model it fits."""
+    """What a loss says of itself before it is built. task: the kind of model it fits.
+
+    weight: the column with the weight of each sample in the mean; null for 1.
+    """
 
     task: ClassVar[str]
 
-    def build(self, item_rows: int | None) -> Loss:
+    weight: str | None = None
+
+    def build(self, item_rows: int | None, seen: Seen = NOTHING_SEEN) -> Loss:
         """The module; item_rows is the size of the table that candidates come from, None where there is none."""
         raise NotImplementedError
 
@@ -34,7 +55,12 @@ class NextItemLossConfig(LossConfig):
 
     task: ClassVar[str] = "next_item"
 
-    def candidates(self, rows: int, seed: int, step: int) -> Tensor:
+    @property
+    def asks_for(self) -> frozenset[str]:
+        """The fields of `Seen` that it has to be told."""
+        return frozenset()
+
+    def candidates(self, rows: int, seed: int, step: int, seen: Seen = NOTHING_SEEN) -> Tensor:
         """Ids (K) of the item table, which has `rows` rows, to score against in this step: for all ranks alike."""
         raise NotImplementedError
 

@@ -4,13 +4,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharded_emb.batch import Batch
-from sharded_emb.losses.base import BinaryLossConfig, Loss
+from sharded_emb.losses.base import NOTHING_SEEN, BinaryLossConfig, Loss, Seen
 
 
 class BinaryCrossEntropy(BinaryLossConfig):
-    """From logits, unweighted."""
+    """From logits."""
 
-    def build(self, item_rows: int | None) -> Loss:  # noqa: ARG002
+    def build(self, item_rows: int | None, seen: Seen = NOTHING_SEEN) -> Loss:  # noqa: ARG002
         """The module."""
         return BinaryCrossEntropyLoss()
 

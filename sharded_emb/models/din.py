@@ -4,63 +4,28 @@ B  rows    T  events over all rows    D  dim of the item table    F  width of al
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharded_emb.batch import Embedded, Jagged
-from sharded_emb.errors import nearest
+from sharded_emb.layers.fields import dims_by_feature
 from sharded_emb.layers.jagged import pool, row_of_event
-from sharded_emb.models.base import ModelConfig, sequence_problems
-from sharded_emb.tables import FeatureConfig, Table
+from sharded_emb.layers.mlp import mlp
+from sharded_emb.models.click import HistoriesConfig, pooled_names
+from sharded_emb.tables import Table
 
 
-class DIN(ModelConfig):
-    """histories: sequences of past events, each with an attention unit of its own (liked and disliked ones, say).
-    target: the pooled feature of the item in question, of the same table.
+class DIN(HistoriesConfig):
+    """attention_hidden and hidden: widths of the layers of the attention units, one a history, and of the final net."""
 
-    Every other pooled feature of the config is an input too. attention_hidden and hidden: widths of the layers of the
-    attention unit and of the final net.
-    """
-
-    task: ClassVar[str] = "binary"
-
-    histories: tuple[str, ...] = Field(default=("history",), min_length=1)
-    target: str = "item"
     attention_hidden: tuple[PositiveInt, ...] = (64,)
-    hidden: tuple[PositiveInt, ...] = (128, 64)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
-        """The sequences have to be there unpooled, the target pooled and of the same table."""
-        found = [line for name in self.histories for line in sequence_problems("model.histories", name, features)]
-        if self.target not in features:
-            return [*found, f"model.target: want a feature, got {self.target!r}{nearest(self.target, features)}"]
-        if not features[self.target].pooled:
-            found.append(f"features.{self.target}.pooling: want sum, since model.target reads one vector, got none")
-        table = features[self.target].table
-        return found + [
-            f"features.{name}.table: want {table}, the table of model.target, got {features[name].table}"
-            for name in self.histories
-            if name in features and features[name].table != table
-        ]
 
     def build(self, tables: Sequence[Table]) -> nn.Module:
         """The module."""
-        dims = {f.name: table.dim for table in tables for f in table.features}
-        pooled = sorted(f.name for table in tables for f in table.features if f.pooled)
-        return DINModel(self, dims, pooled)
-
-
-def _net(widths: Sequence[int], dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width_in, width_out in pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), nn.PReLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        return DINModel(self, dims_by_feature(tables), pooled_names(tables))
 
 
 class DINModel(nn.Module):
@@ -70,11 +35,9 @@ class DINModel(nn.Module):
         super().__init__()
         self.histories, self.target, self.pooled = config.histories, config.target, list(pooled)
         dim = dims[config.target]
-        self.attention = nn.ModuleDict(
-            {name: _net((4 * dim, *config.attention_hidden), 0.0) for name in self.histories}
-        )
+        self.attention = nn.ModuleDict({name: mlp((4 * dim, *config.attention_hidden), 0.0) for name in self.histories})
         width = sum(dims[name] for name in pooled) + 2 * dim * len(self.histories)
-        self.net = _net((width, *config.hidden), config.dropout)
+        self.net = mlp((width, *config.hidden), config.dropout)
 
     def forward(self, embedded: Embedded) -> Tensor:
         """The logit (B) of each row."""

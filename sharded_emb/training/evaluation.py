@@ -239,9 +239,11 @@ def for_evaluation(reading: Reading) -> Reading:
     """The same reading without what only training asks for. Candidates stay a feature, since the order of features may
     not change, but are none.
     """
+    reading = replace(reading, weight=None)
     if reading.candidates is None:
         return reading
-    return replace(reading, candidates=_constant(torch.zeros(0, dtype=torch.int64)), predicted=None)
+    nothing = _constant(torch.zeros(0, dtype=torch.int64))
+    return replace(reading, candidates=nothing, candidates_of=None, predicted=None)
 
 
 def make_evaluator(scoring: Scoring) -> "BinaryEvaluator | NextItemEvaluator":

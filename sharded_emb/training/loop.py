@@ -160,8 +160,9 @@ class Trainer:
             self._tell("reading data")
             batches, error = [], None
             try:
+                number = self.progress.step + 1
                 with named(DATA):
-                    batches = [self.parts.collate(part.rows, part.size, self.progress.step + 1) for part in parts]
+                    batches = [self.parts.collate(part.rows, part.size, number, part.everyone) for part in parts]
             except InputError as wrong:
                 error = wrong
             weight = sum(batch.loss_weight for batch in batches)
@@ -174,7 +175,7 @@ class Trainer:
                 self.stop_signal = max(all_values(self.signals.heard, self.place))
                 return
             on_device = [batch.to(place.device, non_blocking=True) for batch in batches]
-            yield on_device, sum(part.global_samples for part in parts), max(global_weight, 1.0), bool(minutes_over)
+            yield on_device, sum(part.global_samples for part in parts), global_weight or 1.0, bool(minutes_over)
 
     def _log(self, loss: float) -> None:
         factor = self.parts.schedule.factor(self.progress.step)

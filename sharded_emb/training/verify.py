@@ -74,7 +74,7 @@ def _batches(learner: Learner, source: Source, collate: Collate, steps: int) -> 
         for parts in source.pieces(epoch, place.rank, place.world_size, learner.stepping.accumulation):
             number += 1
             with together(place):
-                batches = [collate(part.rows, part.size, number) for part in parts]
+                batches = [collate(part.rows, part.size, number, part.everyone) for part in parts]
             yield batches
             if number == steps:
                 return

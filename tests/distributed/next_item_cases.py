@@ -50,6 +50,16 @@ MODELS: dict[str, dict[str, Any]] = {
     )
 }
 
+MORE_LOSSES: dict[str, dict[str, Any]] = {
+    name: {"_target_": f"sharded_emb.losses.{target}", "negatives": 9, **more}
+    for name, target, more in (
+        ("in_batch", "sampled_softmax.SampledSoftmax", {"drawn": "in_batch"}),
+        ("popularity", "sampled_softmax.SampledSoftmax", {"drawn": "popularity"}),
+        ("gbce", "sampled_binary.SampledBinary", {"calibration": 0.75}),
+        ("bpr", "bpr.BPR", {"drawn": "in_batch", "weight": "importance"}),
+    )
+}
+
 
 def sequences() -> list[list[int]]:
     """Users of 3 to 12 events; the last two are the targets of valid and test."""
@@ -69,7 +79,8 @@ def write_dataset(folder: Path) -> None:
         columns = {
             name: pa.array(each, pa.list_(pa.int64())) for name, each in {"items": lists, "times": times}.items()
         }
-        table = pa.table({"user": users, **columns})
+        importance = pa.array([0.25 + place % 3 for place in range(USERS)], pa.float32())
+        table = pa.table({"user": users, "importance": importance, **columns})
         pq.write_table(table, folder / split / "part-00000.parquet")
     (folder / "vocabulary").mkdir()
     for name, size in (("item", ITEMS), ("user", FIRST_ROW + USERS)):
@@ -86,6 +97,7 @@ def write_dataset(folder: Path) -> None:
                 "user": Column(type="int64", vocabulary="user"),
                 "items": Column(type="list<int64>", vocabulary="item"),
                 "times": Column(type="list<int64>"),
+                "importance": Column(type="float32"),
             },
             splits={split: SplitInfo(rows=USERS, parts=1) for split in rows},
             counts={"users": USERS, "items": ITEMS - FIRST_ROW, "events": sum(map(len, sequences()))},
@@ -101,7 +113,7 @@ def write_dataset(folder: Path) -> None:
     )
 
 
-def config(folder: Path, sharding: str = "row_wise", loss: str = "sampled", **more: Any) -> RunConfig:
+def config(folder: Path, sharding: str = "row_wise", loss: str | dict[str, Any] = "sampled", **more: Any) -> RunConfig:
     tree = {
         "data": str(folder),
         "seed": SEED,
@@ -112,7 +124,7 @@ def config(folder: Path, sharding: str = "row_wise", loss: str = "sampled", **mo
         "tables": {"item": {"dim": DIM, "init": {"_target_": "sharded_emb.initializers.Normal", "std": 0.3}}},
         "features": {"history": {"table": "item", "column": "items", "max_length": 6}},
         "model": {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.0},
-        "loss": LOSSES[loss],
+        "loss": LOSSES[loss] if isinstance(loss, str) else loss,
         "embedding_optimizer": {"_target_": "sharded_emb.optim.adagrad.Adagrad", "lr": 0.1},
         "dense_optimizer": {"_target_": "sharded_emb.optim.adamw.AdamW", "lr": 0.01},
         "schedule": {"_target_": "sharded_emb.optim.schedule.Warmup", "warmup_steps": 5},
@@ -176,7 +188,7 @@ def train_sharded(place: Place, folder: Path) -> dict[tuple[str, str], Any]:
 
 
 def train_models(place: Place, folder: Path) -> dict[str, Any]:
-    """By model: losses, the table, and metrics of valid, of a row-wise table."""
+    """By model, and by loss: losses, the table, and metrics of valid, of a row-wise table."""
     found = {}
     for name, model in MODELS.items():
         features = {"history": {"table": "item", "column": "items", "max_length": 6}}
@@ -184,6 +196,11 @@ def train_models(place: Place, folder: Path) -> dict[str, Any]:
             features["history"]["pooling"] = {"_target_": "none", "times": "times"}
         built = Built(config(folder, model=model, features=features), place)
         found[name] = train_steps(built, 8), built.sharded.whole_table("item"), built.evaluator()("valid")
+    for name, loss in MORE_LOSSES.items():
+        built = Built(config(folder, loss=loss, accumulation=2), place)
+        stepping = Stepping(accumulation=2)
+        losses = drive(built, built.config.schedule, built.collate(), built.source(), 8, stepping)
+        found[name] = losses, built.sharded.whole_table("item"), built.evaluator()("valid")
     return found
 
 
@@ -337,10 +354,10 @@ def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None,
     built = Built(config(folder), place)
     collate = built.collate()
 
-    def collate_and_hear(rows: Any, size: int, step: int) -> Any:
+    def collate_and_hear(rows: Any, size: int, step: int, everyone: Any) -> Any:
         if step == 4 and place.rank == 1:
             trainer.signals.heard = 15
-        return collate(rows, size, step)
+        return collate(rows, size, step, everyone)
 
     collate_and_hear.unknown = collate.unknown  # type: ignore[attr-defined]
     parts = Parts(

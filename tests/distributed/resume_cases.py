@@ -76,10 +76,10 @@ def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) 
     class Cut:
         unknown = collate.unknown
 
-        def __call__(self, rows: Any, size: int, step: int) -> Any:
+        def __call__(self, rows: Any, size: int, step: int, everyone: Any) -> Any:
             if step == cut:
                 raise CutOffError
-            return collate(rows, size, step)
+            return collate(rows, size, step, everyone)
 
         def policy(self, feature: str) -> str:
             return collate.policy(feature)

@@ -10,11 +10,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import Batch
-from sharded_emb.losses.base import NextItemLossConfig
+from sharded_emb.losses.base import NextItemLossConfig, Seen
 from sharded_emb.losses.binary_cross_entropy import BinaryCrossEntropy
+from sharded_emb.losses.bpr import BPR
+from sharded_emb.losses.chunked_cross_entropy import Chunks, Target, chunked_cross_entropy
+from sharded_emb.losses.negatives import SampledConfig
+from sharded_emb.losses.sampled_binary import SampledBinary
 from sharded_emb.losses.sampled_softmax import SampledSoftmax
 from sharded_emb.losses.softmax import Softmax
 from sharded_emb.models.base import NextItem
@@ -215,3 +220,136 @@ def test_options_out_of_range_are_refused() -> None:
         SampledSoftmax(negatives=0)
     with pytest.raises(ValidationError, match=r"label_smoothing\n.*less than 1"):
         Softmax(label_smoothing=1)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, 100])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_chunks_change_neither_the_cross_entropy_nor_its_gradients(at_once: int, smoothing: float) -> None:
+    states_SD, classes_KD, weight_S = random(7, D), random(ROWS, D, seed=1), torch.tensor([1.0, 0, 2, 1, 0.5, 1, 1])
+    at_S = torch.tensor([0, 10, 3, 3, 9, 1, 2])
+    each_S = F.cross_entropy(states_SD @ classes_KD.T, at_S, reduction="none", label_smoothing=smoothing)
+    plain = 3 * (each_S * weight_S).sum()
+    target = Target(at_S, weight_S, smoothing)
+    chunked = 3 * chunked_cross_entropy(states_SD, classes_KD, target, Chunks(events=at_once))
+    torch.testing.assert_close(chunked, plain)
+    found = torch.autograd.grad(chunked, [states_SD, classes_KD])
+    torch.testing.assert_close(found, torch.autograd.grad(plain, [states_SD, classes_KD]))
+
+
+def test_no_tensor_of_all_events_times_all_classes_is_made() -> None:
+    states_SD, classes_KD = random(400, D), random(300, D, seed=1)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            largest = max(largest, out.numel() if isinstance(out, Tensor) else 0)
+            return out
+
+    with Watch():
+        target = Target(torch.zeros(400, dtype=torch.int64), torch.ones(400))
+        chunked_cross_entropy(states_SD, classes_KD, target, Chunks(events=16)).backward()
+    assert largest == 16 * 300
+
+
+def test_scores_of_huge_size_are_no_trouble_and_bf16_rounds_a_little() -> None:
+    states_SD, classes_KD = random(50, 16), random(ROWS, 16, seed=1)
+    target = Target(torch.randint(0, ROWS, (50,), generator=torch.Generator().manual_seed(2)), torch.ones(50))
+    exact = chunked_cross_entropy(states_SD, classes_KD, target, Chunks())
+    rounded = chunked_cross_entropy(states_SD, classes_KD, target, Chunks(torch.bfloat16))
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
+    assert rounded.item() != exact.item()
+    huge = chunked_cross_entropy(1e4 * states_SD, 1e4 * classes_KD, target, Chunks())
+    assert torch.isfinite(huge)
+
+
+def slow_sampled_binary(scored: Scored, negatives: list[int], power: float) -> list[float]:
+    """One loss an event, as Petrov and Macdonald write it: the mean over the positive and its negatives."""
+    losses = []
+    for event, target in enumerate(POSITIVES):
+        own = power * math.log(1 + math.exp(-scored.score(event, target)))
+        others = [math.log(1 + math.exp(scored.score(event, item))) for item in negatives if item != target]
+        losses.append((own + sum(others)) / (len(negatives) + 1) if target >= 2 else 0.0)
+    return losses
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.75, 1.0])
+def test_sampled_binary_cross_entropy_equals_a_loop(calibration: float) -> None:
+    negatives = [5, 5, 2, 9]
+    config = SampledBinary(negatives=4, calibration=calibration)
+    share = 4 / (ROWS - 2 - 1)
+    power = share * (calibration * (1 - 1 / share) + 1 / share)
+    assert config.power(ROWS) == pytest.approx({0.0: 1.0, 1.0: share}.get(calibration, power))
+    scored = Scored(torch.tensor(negatives))
+    weighted = zip(slow_sampled_binary(scored, negatives, power), ROW_S, strict=True)
+    want = sum(loss * WEIGHTS[row] for loss, row in weighted)
+    assert scored.loss(config, WEIGHTS).item() == pytest.approx(want, rel=1e-5)
+
+
+def test_bpr_is_the_mean_over_pairs_without_collisions() -> None:
+    negatives, want = [5, 5, 2, 9], 0.0
+    scored = Scored(torch.tensor(negatives))
+    for event, target in enumerate(POSITIVES):
+        others = [item for item in negatives if item != target]
+        margins = [scored.score(event, target) - scored.score(event, item) for item in others]
+        mean = sum(math.log(1 + math.exp(-margin)) for margin in margins) / len(margins)
+        want += mean * WEIGHTS[ROW_S[event]] * (target >= 2)
+    assert scored.loss(BPR(negatives=4), WEIGHTS).item() == pytest.approx(want, rel=1e-5)
+
+
+COUNTS = torch.tensor([3.0, 5, 10, 0, 1, 4, 0, 0, 5, 20, 0], dtype=torch.float64)
+sampled_losses = [SampledSoftmax, SampledBinary, BPR]
+
+
+def test_draws_by_popularity_are_as_frequent_as_train_events() -> None:
+    config = SampledSoftmax(negatives=40_000, drawn="popularity")
+    drawn = config.candidates(ROWS, seed=0, step=0, seen=Seen(COUNTS))
+    share_N = torch.bincount(drawn, minlength=ROWS) / len(drawn)
+    assert drawn.min() >= 2
+    torch.testing.assert_close(share_N[2:], (COUNTS[2:] / COUNTS[2:].sum()).float(), atol=0.01, rtol=0)
+
+
+def test_draws_from_the_batch_are_its_events() -> None:
+    config = SampledSoftmax(negatives=3000, drawn="in_batch")
+    drawn = config.candidates(ROWS, seed=0, step=0, seen=Seen(COUNTS, torch.tensor([4, 9, 9])))
+    assert torch.bincount(drawn)[9] / 3000 == pytest.approx(2 / 3, abs=0.05)
+    assert {*drawn.tolist()} == {4, 9}
+    nothing = config.candidates(ROWS, seed=0, step=0, seen=Seen(COUNTS, torch.zeros(0, dtype=torch.int64)))
+    assert (len(nothing), int(nothing.min()) >= 2) == (3000, True)
+
+
+@pytest.mark.parametrize("drawn", ["popularity", "in_batch"])
+def test_log_q_subtracts_the_log_of_how_often_a_negative_is_expected(drawn: str) -> None:
+    negatives = [9, 2, 5, 9]
+    config = SampledSoftmax(negatives=4, drawn=drawn)
+    scored = Scored(torch.tensor(negatives))
+    want = 0.0
+    for event, target in enumerate(POSITIVES):
+        others = [
+            scored.score(event, item) - math.log(4 * COUNTS[item].item() / COUNTS[2:].sum().item())
+            for item in negatives
+            if item != target
+        ]
+        own = scored.score(event, target)
+        want += (math.log(sum(map(math.exp, [own, *others]))) - own) * (target >= 2)
+    loss = config.build(ROWS, Seen(COUNTS))(scored.output, batch([1.0] * 4))
+    assert loss.item() == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", sampled_losses)
+def test_every_sampled_loss_says_what_it_asks_for_and_how_many_it_draws(kind: type[SampledConfig]) -> None:
+    assert kind().asks_for == frozenset()
+    assert kind(drawn="popularity").asks_for == {"counts_N"}
+    assert kind(drawn="in_batch").asks_for == {"counts_N", "batch_E"}
+    assert kind(negatives=7, drawn="popularity").candidate_count(100) == 7
+
+
+@pytest.mark.parametrize("kind", [SampledBinary, BPR])
+def test_other_losses_leave_out_targets_out_of_vocabulary_and_ranks_without_events(kind: type[SampledConfig]) -> None:
+    candidates = torch.tensor([2, 5])
+    for positives, rows, weights in (([0, 1], [0, 1], [1.0, 1.0]), ([], [], [0.0]), ([5, 7], [0, 0], [0.0])):
+        scored = Scored(candidates, positives, rows)
+        loss = scored.loss(kind(negatives=2), weights)
+        assert loss.item() == 0
+        assert all(not gradient.any() for gradient in scored.gradients(loss))

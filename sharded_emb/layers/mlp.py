@@ -1,0 +1,14 @@
+"""Nets of linear layers."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+
+def mlp(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    """A layer for each pair of widths, each followed by PReLU and dropout, and a last one to a single number."""
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(widths):
+        layers += [nn.Linear(width_in, width_out), nn.PReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))

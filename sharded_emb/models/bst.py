@@ -1,0 +1,94 @@
+"""BST: behavior sequence transformer (Chen et al., DLP-KDD 2019).
+
+The item in question attends to past events and they to each other. Places are counted back from it, where the published
+model counts time; what stands at the item's place goes into the net, where that flattens a fixed number of places.
+
+B  rows    L  longest row    D  dim of the item table
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from sharded_emb.batch import Embedded, Jagged
+from sharded_emb.layers.attention import TransformerBlock
+from sharded_emb.layers.fields import dims_by_feature
+from sharded_emb.layers.jagged import pad
+from sharded_emb.layers.mlp import mlp
+from sharded_emb.models.click import HistoriesConfig, pooled_names
+from sharded_emb.tables import FeatureConfig, Table, TableConfig
+
+
+class BST(HistoriesConfig):
+    """blocks, heads, attention_hidden (width of the feed-forward nets): of the transformers, one a history. hidden:
+    widths of the layers of the final net.
+    """
+
+    blocks: PositiveInt = 1
+    heads: PositiveInt = 1
+    attention_hidden: PositiveInt = 64
+
+    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """Histories have to have a longest length: every place has a vector."""
+        return super().problems(features) + [
+            f"features.{name}.max_length: want a number of events, since BST has a vector a place"
+            for name in self.histories
+            if name in features and features[name].max_length is None
+        ]
+
+    def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
+        """Heads share the dim of the items."""
+        name = features[self.target].table
+        if tables[name].dim % self.heads == 0:
+            return []
+        return [f"model.heads: want a divisor of tables.{name}.dim ({tables[name].dim}), got {self.heads}"]
+
+    def build(self, tables: Sequence[Table]) -> nn.Module:
+        """The module."""
+        longest = {f.name: f.max_length or 0 for table in tables for f in table.features if f.name in self.histories}
+        return BSTModel(self, dims_by_feature(tables), pooled_names(tables), longest)
+
+
+class BSTModel(nn.Module):
+    """Each history as the item in question sees it, beside all pooled features, into a net."""
+
+    def __init__(self, config: BST, dims: Mapping[str, int], pooled: Sequence[str], longest: Mapping[str, int]) -> None:
+        super().__init__()
+        self.histories, self.target, self.pooled = config.histories, config.target, list(pooled)
+        dim = dims[config.target]
+        self.readers = nn.ModuleDict({name: _Reader(config, dim, longest[name]) for name in self.histories})
+        width = sum(dims[name] for name in pooled) + dim * len(self.histories)
+        self.net = mlp((width, *config.hidden), config.dropout)
+
+    def forward(self, embedded: Embedded) -> Tensor:
+        """The logit (B) of each row."""
+        target_BD = embedded.pooled[self.target]
+        parts = [embedded.pooled[name] for name in self.pooled]
+        parts += [self.readers[name](embedded.sequences[name], target_BD) for name in self.histories]
+        return self.net(torch.cat(parts, 1))[:, 0]
+
+
+class _Reader(nn.Module):
+    def __init__(self, config: BST, dim: int, longest: int) -> None:
+        super().__init__()
+        self.places_LD = nn.Parameter(torch.randn(longest + 1, dim) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim, config.heads, config.attention_hidden, config.dropout) for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, events: Jagged, target_BD: Tensor) -> Tensor:
+        """What stands at the target's place (B, D): the first, before all events, so that no row is empty."""
+        x_BLD = torch.cat([target_BD[:, None], pad(events).values_BLD], 1)
+        place_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+        lengths_B1 = events.lengths_B[:, None]
+        seen_B11L = (place_L <= lengths_B1)[:, None, None]
+        # the newest event is one step back, whatever the length of the row
+        back_BL = torch.where(place_L > 0, (lengths_B1 + 1 - place_L).clamp(min=0), 0)
+        x_BLD = self.dropout(x_BLD + self.places_LD[back_BL])
+        for block in self.blocks:
+            x_BLD = block(x_BLD, seen_B11L)
+        return self.norm(x_BLD[:, 0])

@@ -1,0 +1,71 @@
+"""What models of click-through rates have in common: which features they read, and how they may be missing."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from pydantic import Field, PositiveInt
+
+from sharded_emb.errors import nearest
+from sharded_emb.models.base import ModelConfig, sequence_problems
+from sharded_emb.tables import FeatureConfig, Table, TableConfig
+
+
+class FieldsConfig(ModelConfig):
+    """A model of all features of the config: a pooled one as its vector, a sequence as its mean.
+
+    same_dims: whether it multiplies vectors with each other, so that all tables have to have one dim.
+    """
+
+    task: ClassVar[str] = "binary"
+    same_dims: ClassVar[bool] = False
+
+    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """Some feature has to be there."""
+        return [] if features else ["features: want at least one, got none"]
+
+    def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
+        """Where vectors are multiplied with each other, one dim for all."""
+        dims = {feature.table: tables[feature.table].dim for feature in features.values()}
+        first, wanted = next(iter(dims.items()))
+        if not self.same_dims:
+            return []
+        return [
+            f"tables.{name}.dim: want {wanted}, as tables.{first} has it, since {type(self).__name__} multiplies "
+            f"vectors with each other, got {dim}"
+            for name, dim in dims.items()
+            if dim != wanted
+        ]
+
+
+class HistoriesConfig(ModelConfig):
+    """A model of past events and an item in question.
+
+    histories: sequences of past events, each with weights of its own (liked and disliked ones, say). target: the pooled
+    feature of the item in question, of the same table. Every other pooled feature of the config is an input too.
+    """
+
+    task: ClassVar[str] = "binary"
+
+    histories: tuple[str, ...] = Field(default=("history",), min_length=1)
+    target: str = "item"
+    hidden: tuple[PositiveInt, ...] = (128, 64)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """The sequences have to be there unpooled, the target pooled and of the same table."""
+        found = [line for name in self.histories for line in sequence_problems("model.histories", name, features)]
+        if self.target not in features:
+            return [*found, f"model.target: want a feature, got {self.target!r}{nearest(self.target, features)}"]
+        if not features[self.target].pooled:
+            found.append(f"features.{self.target}.pooling: want sum, since model.target reads one vector, got none")
+        table = features[self.target].table
+        return found + [
+            f"features.{name}.table: want {table}, the table of model.target, got {features[name].table}"
+            for name in self.histories
+            if name in features and features[name].table != table
+        ]
+
+
+def pooled_names(tables: Sequence[Table]) -> list[str]:
+    """The pooled features, in the order of their names."""
+    return sorted(f.name for table in tables for f in table.features if f.pooled)

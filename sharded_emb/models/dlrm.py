@@ -1,0 +1,50 @@
+"""DLRM: deep learning recommendation model (Naumov et al., 2019).
+
+The dot products of all pairs of features, beside the vectors themselves, into a net. The data path has no dense
+numbers: the lower net of the published model, which turns those into one more vector, is absent.
+
+B  rows    F  features    D  dim    P  pairs of features
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from sharded_emb.batch import Embedded
+from sharded_emb.layers.fields import dims_by_feature, stacked
+from sharded_emb.layers.mlp import mlp
+from sharded_emb.models.click import FieldsConfig
+from sharded_emb.tables import Table
+
+
+class DLRM(FieldsConfig):
+    """All tables have one dim. hidden: widths of the layers of the net."""
+
+    same_dims: ClassVar[bool] = True
+
+    hidden: tuple[PositiveInt, ...] = (128, 64)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def build(self, tables: Sequence[Table]) -> nn.Module:
+        """The module."""
+        return DLRMModel(self, dims_by_feature(tables))
+
+
+class DLRMModel(nn.Module):
+    """Vectors and their products."""
+
+    def __init__(self, config: DLRM, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.features = [*dims]
+        count = len(dims)
+        self.net = mlp((sum(dims.values()) + count * (count - 1) // 2, *config.hidden), config.dropout)
+
+    def forward(self, embedded: Embedded) -> Tensor:
+        """The logit (B) of each row."""
+        fields_BFD = stacked(embedded, self.features)
+        first_P, second_P = torch.triu_indices(len(self.features), len(self.features), 1, device=fields_BFD.device)
+        products_BP = (fields_BFD @ fields_BFD.transpose(1, 2))[:, first_P, second_P]
+        return self.net(torch.cat([fields_BFD.flatten(1), products_BP], 1))[:, 0]

@@ -1,0 +1,87 @@
+"""What a loss is told of the training data: frequencies of the train split, events of the global batch, weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sharded_emb.config.build import resolve_tables
+from sharded_emb.config.reading import make_reading, seen_before
+from sharded_emb.config.validate import validate
+from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.errors import InputError
+from tests.distributed import next_item_cases as cases
+from tests.tables import make_feature, make_table
+
+TRAIN = [sequence[:-2] for sequence in cases.sequences()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "tiny"
+    cases.write_dataset(path)
+    return path
+
+
+def collate(folder: Path, loss: dict[str, Any]) -> tuple[Collate, Reading]:
+    config, dataset = cases.config(folder, loss=loss), Dataset.open(folder)
+    reading = make_reading(config, resolve_tables(config, dataset, None), dataset)
+    return Collate(dataset.split("train"), reading, 0), reading
+
+
+IN_BATCH = cases.MORE_LOSSES["in_batch"]
+
+
+def test_frequencies_are_those_of_the_train_split(folder: Path) -> None:
+    config, dataset = cases.config(folder, loss=IN_BATCH), Dataset.open(folder)
+    seen = seen_before(config, resolve_tables(config, dataset, None), dataset)
+    assert seen.counts_N is not None
+    want = np.bincount([item for row in TRAIN for item in row], minlength=cases.ITEMS)
+    assert seen.counts_N.tolist() == want.tolist()
+
+
+def test_negatives_from_the_batch_are_events_that_the_global_batch_predicts(folder: Path) -> None:
+    made, _ = collate(folder, {**IN_BATCH, "negatives": 400})
+    everyone = np.array([3, 8, 20])
+    mine = made(np.array([8]), 1, 5, everyone)
+    want = {item for row in everyone for item in TRAIN[row][-7:][1:]}  # max_length is 6, and one that follows
+    assert {*mine.ids["candidates"].values().tolist()} == want
+    others = made(np.array([3, 20]), 2, 5, everyone)
+    assert others.ids["candidates"].values().tolist() == mine.ids["candidates"].values().tolist()
+
+
+def test_the_weight_of_a_sample_counts_in_the_loss_and_in_what_the_mean_divides_by(folder: Path) -> None:
+    made, _ = collate(folder, {**cases.LOSSES["sampled"], "weight": "importance"})
+    rows = np.array([3, 8, 20])
+    batch = made(rows, 4, 1)
+    weights = [0.25 + row % 3 for row in rows]
+    assert batch.weight_B.tolist() == [*weights, 0]
+    predicted = [len(TRAIN[row][-7:]) - 1 for row in rows]
+    assert batch.loss_weight == pytest.approx(sum(w * n for w, n in zip(weights, predicted, strict=True)))
+
+
+def test_a_weight_that_is_none_is_an_error() -> None:
+    table = make_table("user", 5, 4, make_feature("user", "user", pooling="sum"))
+    reading = Reading(task="binary", tables=[table], label="label", weight="weight")
+    for bad in (-1.0, float("nan"), float("inf")):
+        weights = pa.array([1, bad], pa.float32())
+        split = pa.table({"user": pa.array([2, 3], pa.int64()), "label": pa.array([0.0, 1]), "weight": weights})
+        with pytest.raises(InputError, match=rf"^loss\.weight: want weights of 0 and more in column weight, got {bad}"):
+            Collate(split, reading, 0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "problem"),
+    [
+        ("importanc", "got 'importanc'; did you mean importance?"),
+        ("items", r"want a column of weights \(float32\), got 'items', which holds list<int64>"),
+    ],
+)
+def test_a_weight_has_to_be_a_column_of_numbers(folder: Path, weight: str, problem: str) -> None:
+    tree = cases.config(folder).model_dump(mode="json")
+    tree["loss"] = {**cases.LOSSES["sampled"], "weight": weight}
+    with pytest.raises(InputError, match=rf"loss\.weight: .*{problem}"):
+        validate(type(cases.config(folder)), tree)
