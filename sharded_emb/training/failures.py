@@ -46,12 +46,22 @@ def explained(error: BaseException, pulse: Pulse, log_file: Path) -> BaseExcepti
     return OtherRankFailedError(f"another rank is gone or hangs, and gave no reason ({said})\n{told(pulse.everyone())}")
 
 
-def write_batch(run: Path, pieces: Sequence[Batch], step: int, place: Place) -> Path:
-    """Writes the global batch of a step, a list of pieces by rank, for `torch.load`; called by all ranks together."""
+def write_batch(run: Path, pieces: Sequence[Batch], step: int, place: Place) -> Path | None:
+    """Writes the global batch of a step, a list of pieces by rank, for `torch.load`; called by all ranks together.
+
+    The file; None where it cannot be written, which is less than what it is written for.
+    """
     path = run / f"not-finite-step-{step}.pt"
     by_rank = all_values([_plain(piece) for piece in pieces], place)
-    from_first_rank(lambda: torch.save({"step": step, "ranks": by_rank}, path), place)
-    return path
+
+    def write() -> Path | None:
+        try:
+            torch.save({"step": step, "ranks": by_rank}, path)
+        except (OSError, RuntimeError):  # of torch, for a folder that is gone
+            return None
+        return path
+
+    return from_first_rank(write, place)
 
 
 def _plain(batch: Batch) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Trainer:
             return self.learner.step(pieces, global_weight, self.progress.step + 1)
         except NotFiniteLossError as error:
             path = write_batch(self.parts.folder.path, error.pieces, self.progress.step + 1, self.place)
-            raise error.with_batch(path) from None
+            raise (error if path is None else error.with_batch(path)) from None
 
     def _tell(self, phase: str) -> None:
         self.tell(self.progress.step, phase)

@@ -37,13 +37,13 @@ class NotFiniteLossError(RunFailedError):
     """
 
     def __init__(self, loss: float, number: int, pieces: Sequence[Batch]) -> None:
-        self.said = f"loss is {loss} at step {number}; no weight has moved"
+        self.said = f"loss is {loss} at step {number}"
         super().__init__(f"{self.said}; lower the learning rates")
         self.pieces = pieces
 
     def with_batch(self, path: Path) -> "NotFiniteLossError":
         """The same, which says where the batch has been written."""
-        self.args = (f"{self.said}; the batch is in {path}; look at it, or lower the learning rates",)
+        self.args = (f"{self.said}; no weight has moved; the batch is in {path}; look at it, or lower learning rates",)
         return self
 
 
