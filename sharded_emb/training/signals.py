@@ -55,9 +55,11 @@ class Signals:
             theirs.close()
 
     def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
-        if self.heard:
-            raise SystemExit(128 + number)  # asked twice: now, without a checkpoint
-        self.heard = number
+        # a person who asks twice wants it now, without a checkpoint; a scheduler sends SIGTERM to every process of a
+        # job, and torchrun, which is one of them, sends it again
+        if self.heard and number == signal.SIGINT:
+            raise SystemExit(128 + number)
+        self.heard = self.heard or number
 
 
 def _count_down(numbers: socket.socket, over: threading.Event, seconds: float, give_up: Callable[[int], None]) -> None:

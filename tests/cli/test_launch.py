@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("setup", "test", "quickstart", "local")
+SCRIPTS = ("setup", "test", "quickstart", "local", "multi_node")
 
 # Records its arguments; makes what the real one would make; fails where a test says so.
 FAKE_PYTHON = """#!/usr/bin/env bash
@@ -117,6 +117,9 @@ def test_help_is_the_header_of_the_script_and_starts_nothing(bare: Project, scri
         ("local", ["--nodes", "2"], "local: unknown argument '--nodes'"),
         ("local", ["prepare"], "local: want train, evaluate or export, got 'prepare'; other commands are one process"),
         ("local", ["export"], "local: export is not there yet"),
+        ("multi_node", [], "multi_node: want a COMMAND, got nothing"),
+        ("multi_node", ["plan"], "multi_node: want train or evaluate, got 'plan'; other commands are one process"),
+        ("multi_node", ["train"], "multi_node: HOSTS: want a number of hosts or SMALLEST:LARGEST, got ''"),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_starts(
@@ -323,3 +326,54 @@ def test_local_leaves_the_threads_to_the_key_of_the_config(project: Project) -> 
     executable(project.root / ".venv" / "bin" / "python", '#!/usr/bin/env bash\necho "threads $OMP_NUM_THREADS"\n')
     assert project.run("launch/local.sh", "-n", "2", "train").stdout == "threads 1\n"
     assert project.run("launch/local.sh", "-n", "2", "train", OMP_NUM_THREADS="5").stdout == "threads 5\n"
+
+
+# multi_node.sh
+
+HOSTS = {"HOSTS": "1:2", "RENDEZVOUS": "127.0.0.1:29400", "RANKS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"HOSTS": "3:2"}, "HOSTS: want SMALLEST:LARGEST, got '3:2'"),
+        ({"HOSTS": "0"}, "HOSTS: want a number of hosts or SMALLEST:LARGEST, got '0'"),
+        ({"RENDEZVOUS": "host-0"}, "RENDEZVOUS: want HOST:PORT, got 'host-0'"),
+        ({"RANKS": "two"}, "RANKS: want a number of processes, got 'two'"),
+        ({"RESTARTS": "-1"}, "RESTARTS: want a number, got '-1'"),
+    ],
+)
+def test_a_wrong_variable_is_named_before_anything_starts(bare: Project, variables: dict[str, str], said: str) -> None:
+    done = bare.run("launch/multi_node.sh", "train", "run=/shared/a", **{**HOSTS, **variables})
+    assert (done.returncode, done.stdout, bare.started()) == (2, "", [])
+    assert done.stderr.startswith(f"multi_node: {said}\n")
+
+
+def test_a_run_on_several_hosts_needs_a_folder_that_they_share(bare: Project) -> None:
+    done = bare.run("launch/multi_node.sh", "train", "experiment=x", **HOSTS)
+    assert done.returncode == 2
+    assert done.stderr.startswith("multi_node: train: want run=FOLDER on a file system that all hosts share, got none")
+
+
+def test_every_host_starts_the_same_torchrun_and_one_of_them_holds_the_meeting(project: Project) -> None:
+    assert project.run("launch/multi_node.sh", "train", "run=/shared/a b", "epochs=3", **HOSTS).returncode == 0
+    torchrun = (
+        "-m torch.distributed.run --nnodes 1:2 --nproc-per-node 2 --max-restarts 3 --rdzv-backend c10d "
+        "--rdzv-endpoint {at} --rdzv-id {job} --rdzv-conf is_host={host} -m sharded_emb.{words}"
+    )
+    words = "train run=/shared/a b epochs=3 resume=true"
+    assert project.started("-m torch") == [
+        torchrun.format(at="127.0.0.1:29400", job="sharded_emb", host=1, words=words)
+    ]
+    elsewhere = {**HOSTS, "RENDEZVOUS": "host-0:29400", "JOB": "mine"}
+    project.run("launch/multi_node.sh", "evaluate", "run=a", **elsewhere, FAKE_FAILS="socket().bind")
+    assert project.started("-m torch") == [
+        torchrun.format(at="host-0:29400", job="mine", host=0, words="evaluate run=a")
+    ]
+
+
+def test_an_interface_that_is_not_there_is_refused(project: Project) -> None:
+    given = {**HOSTS, "INTERFACE": "eth9", "FAKE_FAILS": "fcntl.ioctl"}
+    done = project.run("launch/multi_node.sh", "evaluate", "run=a", **given)
+    assert (done.returncode, project.started("-m torch")) == (2, [])
+    assert "INTERFACE: want a network interface of this host with an address, got 'eth9'" in done.stderr

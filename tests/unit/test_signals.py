@@ -1,0 +1,28 @@
+"""Signals are remembered until the step ends."""
+
+import os
+import signal
+
+import pytest
+
+from sharded_emb.training.signals import Signals
+
+
+def test_the_first_signal_counts_and_a_second_sigterm_says_nothing_new() -> None:
+    signals = Signals()
+    with signals.listening():
+        assert signals.heard == 0
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.heard == signal.SIGTERM
+
+
+def test_who_asks_twice_by_hand_is_obeyed_at_once_and_handlers_are_as_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    signals = Signals()
+    with signals.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.heard == signal.SIGINT
+        with pytest.raises(SystemExit, match=r"^130$"):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
