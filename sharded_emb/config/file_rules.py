@@ -254,7 +254,7 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> 
     if plan is not None:
         found += misfits_of_plan(plan, tables, ranks) if len(known) == len(configs) else []
         tables = plan.applied(tables)
-    found += [*problems(held(tables), ranks), *_updates(kind, sound, tables)]
+    found += [*problems(held(tables), ranks), *_updates(kind, sound, tables), *_distinct(sharding, held(tables))]
     if dataset is not None and not issubclass(kind, EvaluateConfig | PlanConfig):  # whose weights are not filled so
         found += _weights(tables, dataset)
     return [_by_typed_key(problem, configs, sharding) for problem in found]
@@ -271,6 +271,16 @@ def _updates(kind: type[object], sound: Tree, tables: Sequence[Table]) -> Iterat
         for table in tables:
             if table.scale_grad_by_freq:
                 yield f"accumulation: want 1 with tables.{table.name}.scale_grad_by_freq, got {step.accumulation}"
+
+
+def _distinct(sharding: ShardingConfig, tables: Sequence[Table]) -> Iterator[str]:
+    """Who is asked for an id once does not know how often it was there."""
+    for table in tables if sharding.distinct_ids else []:
+        if table.scale_grad_by_freq and not table.pooled and table.sharding != "data_parallel":
+            yield (
+                f"sharding.distinct_ids: want false with tables.{table.name}.scale_grad_by_freq, which counts how "
+                "often an id is there, got true"
+            )
 
 
 def _by_typed_key(problem: str, tables: Mapping[str, TableConfig], sharding: ShardingConfig) -> str:

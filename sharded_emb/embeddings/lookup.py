@@ -16,6 +16,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
+from sharded_emb.embeddings.distinct import Distinct
 from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Feature, Table, held, part_name
@@ -51,11 +52,14 @@ class Embeddings(nn.Module):
 
     tables: those that hold weights, by name. pooled: an EmbeddingBagCollection of sums, or None. unpooled:
     EmbeddingCollections by dim, which TorchRec wants alike within one. replicated: data-parallel tables by name.
-    Sharding replaces pooled and unpooled in place.
+    distinct_ids: the unpooled ones are asked for each id once. Sharding replaces pooled and unpooled in place.
     """
 
-    def __init__(self, tables: Sequence[Table], replicated: frozenset[str], device: torch.device) -> None:
+    def __init__(
+        self, tables: Sequence[Table], replicated: frozenset[str], device: torch.device, distinct_ids: bool = False
+    ) -> None:
         super().__init__()
+        self.distinct_ids = distinct_ids
         self.features = {f.name: (f, table) for table in tables for f in table.features}
         self.order: list[str] | None = None  # of features, as the first batch has them
         self.composed = [table for table in tables if table.parts]
@@ -66,9 +70,12 @@ class Embeddings(nn.Module):
         bags = [_bag_config(table) for table in sharded if table.pooled]
         self.pooled = EmbeddingBagCollection(bags, device=torch.device("meta")) if bags else None
         self.unpooled = nn.ModuleDict()
+        self._of_unpooled: dict[str, list[Table]] = {}
         for dim in sorted({table.dim for table in sharded if not table.pooled}):
-            same_dim = [_sequence_config(table) for table in sharded if not table.pooled and table.dim == dim]
-            self.unpooled[f"dim_{dim}"] = EmbeddingCollection(same_dim, device=torch.device("meta"))
+            same_dim = [table for table in sharded if not table.pooled and table.dim == dim]
+            configs = [_sequence_config(table, distinct_ids) for table in same_dim]
+            self.unpooled[f"dim_{dim}"] = EmbeddingCollection(configs, device=torch.device("meta"))
+            self._of_unpooled[f"dim_{dim}"] = same_dim
 
     def forward(self, batch: Batch) -> Embedded:
         """Vectors by feature name, those that wait for `Poolings` among the sequences; see `Embedded`."""
@@ -78,9 +85,12 @@ class Embeddings(nn.Module):
         assert ids.keys() == self.order
         # all collections are asked before any answer is awaited, so that their exchanges overlap
         sums = None if self.pooled is None else self.pooled(ids)
-        answers = [collection(ids) for collection in self.unpooled.values()]
+        asked = {name: Distinct(tables, ids) for name, tables in self._of_unpooled.items() if self.distinct_ids}
+        answers = {name: collection(asked[name].ids if asked else ids) for name, collection in self.unpooled.items()}
         pooled: dict[str, Tensor] = {} if sums is None else dict(sums.to_dict())
-        vectors = {name: rows.values() for answer in answers for name, rows in answer.items()}
+        vectors: dict[str, Tensor] = {}
+        for name, answer in answers.items():
+            vectors |= asked[name].spread(answer) if asked else {each: rows.values() for each, rows in answer.items()}
         for name in self.replicated:
             (pooled if self.tables[name].pooled else vectors).update(self._of_replicated(name, ids))
         read = {name: ids[name] for name in ids.keys()}  # noqa: SIM118 (no mapping)
@@ -138,11 +148,11 @@ def _bag_config(table: Table) -> EmbeddingBagConfig:
     )
 
 
-def _sequence_config(table: Table) -> EmbeddingConfig:
+def _sequence_config(table: Table, distinct_ids: bool) -> EmbeddingConfig:
     return EmbeddingConfig(
         name=table.name,
         num_embeddings=table.rows,
         data_type=DATA_TYPES[table.dtype],
         embedding_dim=table.dim,
-        feature_names=[feature.name for feature in table.features],
+        feature_names=[table.name] if distinct_ids else [feature.name for feature in table.features],
     )

@@ -133,3 +133,12 @@ def test_a_tilde_is_the_home_folder(
     assert (evaluated.run, evaluated.predictions) == (run_folder, tmp_path / "x")
     assert problems("run=~/nun", command="evaluate")[0].startswith(f"run: want a run folder, got {tmp_path}/nun, ")
     assert problems("data=~nobody_of_this_name/x", files=True)[0].startswith("data: want a dataset folder, got ~nobody")
+
+
+def test_a_table_that_counts_ids_cannot_be_asked_for_each_once(tiny_data: Path) -> None:
+    words = ["sharding.distinct_ids=true", "tables.item.scale_grad_by_freq=true", f"data={tiny_data}"]
+    assert problems(*words, files=True) == [
+        "sharding.distinct_ids: want false with tables.item.scale_grad_by_freq, which counts how often an id is there, "
+        "got true"
+    ]
+    assert problems(*words, "sharding=data_parallel", files=True) == []

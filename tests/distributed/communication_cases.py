@@ -17,6 +17,7 @@ from tests.distributed.parity_cases import Exchange
 
 SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "mixed")
 IN_BOTH = "int8 and fp16"
+DISTINCT = "distinct"
 EXCHANGES = {
     "exact": Exchange(),
     "forward": Exchange(Communication(forward="fp16")),
@@ -26,6 +27,8 @@ EXCHANGES = {
     "fp8": Exchange(Communication(forward="fp8", backward="fp8")),
     "int8": Exchange(Communication(forward="int8", backward="int8")),
     IN_BOTH: Exchange(Communication(forward="int8", backward="fp16")),
+    DISTINCT: Exchange(distinct_ids=True),
+    "distinct, int8": Exchange(Communication(forward="int8", backward="int8"), distinct_ids=True),
     # of the pooled tables one, so that ranks with and without it meet in one exchange
     "output of one table": Exchange(output_dtypes={"pool": "fp16"}),
     "output of all tables": Exchange(output_dtypes={"big": "fp16", "pool": "fp16", "seq": "fp16"}),

@@ -105,12 +105,13 @@ def source() -> Source:
 @dataclass(frozen=True)
 class Exchange:
     """From where vectors come, and how they travel. communication, kernel: of the run. output_dtypes: by table; fp32
-    where none is given.
+    where none is given. distinct_ids: of the run.
     """
 
     communication: Communication = EXACT
     output_dtypes: Mapping[str, str] = field(default_factory=dict)
     kernel: KernelChoice = ANY_KERNEL
+    distinct_ids: bool = False
 
 
 PLAIN = Exchange()
@@ -150,7 +151,7 @@ def build(
 ) -> tuple[Sharded, torch.optim.Optimizer]:
     tables = resolved(sharding, optimizer, exchange)
     plan = make_plan(tables, place, GLOBAL_BATCH, exchange.communication, asked)
-    embeddings = Embeddings(tables, plan.replicated, place.device)
+    embeddings = Embeddings(tables, plan.replicated, place.device, exchange.distinct_ids)
     torch.manual_seed(SEED)
     trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())
     sharded = shard(trainee, embeddings, plan, place)

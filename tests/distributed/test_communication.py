@@ -18,6 +18,8 @@ SENT = {
     "fp8": {BYTES},
     "int8": {BYTES},
     communication_cases.IN_BOTH: {BYTES, FP16},
+    communication_cases.DISTINCT: {FP32},
+    "distinct, int8": {BYTES},
 }
 SENT_OUTPUT = {"output of all tables": {FP16}}
 # every rank has all rows, so only gradients travel
@@ -29,7 +31,7 @@ ALL_SENT = [
     and (kind, name) != ("mixed", "output of all tables")  # gradients of data-parallel tables are not rounded by it
 ]
 # numbers are some .3, of which fp16 loses 2**-11, bf16 2**-9, int8 2**-7 and fp8 2**-4 at most
-LIMITS = {"exact": 1e-6, "fp8": 6e-3}
+LIMITS = {"exact": 1e-6, communication_cases.DISTINCT: 1e-6, "fp8": 6e-3}
 LIMIT = 2 * 2**-10
 ROUNDED = [(kind, name) for kind, name, sent in ALL_SENT if sent != {FP32}]
 

@@ -10,11 +10,14 @@ from torch.nn import functional as F
 
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.distributed.communication import Communication
+from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import set_learning_rates
 from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.errors import OutOfRangeIdError
 from sharded_emb.initializers import Normal
+from sharded_emb.optim.adagrad import Adagrad
+from sharded_emb.tables import Defaults, FeatureConfig, TableConfig, resolve
 from tests.configs.problems import problems
 from tests.distributed import bare_torchrec, matrix_cases, mixed_cases, random_cases
 from tests.distributed.bare_torchrec import BAGS, ROWS, filled
@@ -208,6 +211,29 @@ def test_a_constraint_for_a_table_that_is_not_there_is_ignored_and_here_an_error
     assert problems("sharding.tables={itme: row_wise}") == [
         "sharding.tables.itme: want the name or a pattern of tables; did you mean item?"
     ]
+
+
+def test_a_planner_counts_no_optimizer_state_and_here_it_does() -> None:
+    """Of Adagrad, which has a number for each of a table; TorchRec's knows of it only if it was applied before."""
+    state = 1000 * bare_torchrec.DIM * 4
+    assert bare_torchrec.planned_bytes(applied=True) - bare_torchrec.planned_bytes(applied=False) == state
+    tables = resolve(
+        {"item": TableConfig(rows=1000, dim=bare_torchrec.DIM)},
+        {"ids": FeatureConfig(table="item", column="ids", pooling="sum")},
+        {},
+        Defaults(Adagrad(lr=0.1)),
+    )
+    plan = on_one_rank(lambda place: make_plan(tables, place, 1))
+    assert plan.report(tables)["tables"]["item"]["optimizer_state_bytes"] == state
+    assert plan.outcome(tables).bytes_W[0] >= 2 * state, "of weights as much"
+
+
+def test_quantizing_leaves_unpooled_tables_as_they_are_and_here_nothing_says_that_it_quantizes() -> None:
+    assert bare_torchrec.quantized() == [
+        "torchrec.quant.embedding_modules.EmbeddingBagCollection",
+        "torchrec.modules.embedding_modules.EmbeddingCollection",
+    ]
+    assert problems("tables.item.dtype=int8") == ["tables.item.dtype: want fp32, fp16 or bf16, got 'int8'"]
 
 
 def test_other_dtypes_than_asked_for_travel_and_here_those_that_were() -> None:
