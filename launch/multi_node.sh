@@ -64,6 +64,8 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         refuse "INTERFACE: want a network interface of this host with an address, got '$INTERFACE'"
     where+=(--local-addr "$address")
 fi
+# a store anew for each start: in the one that torchrun keeps, ranks would read where the others were before
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export OMP_NUM_THREADS=1 # only what is counted before threads_per_rank=N sets the threads
 exec "$python" -m torch.distributed.run --nnodes "$HOSTS" --nproc-per-node "$ranks" --max-restarts "${RESTARTS:-3}" \
     "${where[@]}" -m "sharded_emb.$command" "$@" ${more[@]+"${more[@]}"}

@@ -67,7 +67,8 @@ class RunConfig(Frozen):
     difference of a weight that is taken; null for what rounding in the dtypes of a table accounts for.
     cluster: what the planner takes the machine for. threads_per_rank: of the CPU; where cores are busy, waiting threads
     make a step many times slower. wait_seconds: how long a rank waits for the others before it fails. stall_seconds:
-    without a change on any rank, after which the log says what each is doing.
+    without a change on any rank, after which the log says what each is doing. lost_seconds: after which ranks end that
+    have not heard of one on another host; torchrun then starts those that are left.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -87,6 +88,7 @@ class RunConfig(Frozen):
     filter_seen: bool = True
     wait_seconds: PositiveInt = 600
     stall_seconds: PositiveFloat = 120.0
+    lost_seconds: PositiveFloat = 20.0
     verify: bool = False
     verify_tolerance: PositiveFloat | None = None
     batches: BatchesConfig = BatchesConfig()

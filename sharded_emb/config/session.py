@@ -15,6 +15,7 @@ from sharded_emb import versions
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
 from sharded_emb.distributed.agree import from_first_rank
+from sharded_emb.distributed.heartbeat import Heartbeat
 from sharded_emb.distributed.process_group import Place, by_torchrun, launch_id, process_group, restarted
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
@@ -95,7 +96,7 @@ def _watched(trainer: Trainer, config: RunConfig) -> Iterator[Pulse]:
     folder = trainer.parts.folder
     pulse = Pulse(folder.path, trainer.place)
     trainer.tell = pulse.tell
-    watch = Watch(pulse, config.stall_seconds)
+    watch, heartbeat = Watch(pulse, config.stall_seconds), Heartbeat(trainer.place, config.lost_seconds)
     seconds = config.checkpoint.stop_within_seconds
     if seconds is not None and by_torchrun():  # nobody else kills what takes longer
 
@@ -111,6 +112,7 @@ def _watched(trainer: Trainer, config: RunConfig) -> Iterator[Pulse]:
     try:
         yield pulse
     finally:
+        heartbeat.close()
         watch.close()
         pulse.close()
 

@@ -14,7 +14,11 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torch.optim import Optimizer
 from torchrec.distributed.comm import get_topology_group_world_size
-from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
+from torchrec.distributed.model_parallel import (
+    DefaultDataParallelWrapper,
+    DistributedModelParallel,
+    get_unwrapped_module,
+)
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 from sharded_emb.batch import Batch, Embedded
@@ -133,8 +137,15 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         kernel, arguments = table.optimizer.kernel() if table.update == "fused" else unfused
         _apply_optimizer_in_backward(kernel, [parameter], arguments)
     torchrec_plan = plan.torchrec(embeddings, "embeddings")
+    # DDP lays its buckets out anew after a first step, unless it looks for unused parameters. Where sums of several
+    # ranks are added up depends on that, and a run that is resumed has a first step more
+    fixed = place.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
     parallel = DistributedModelParallel(
-        model, device=place.device, plan=torchrec_plan, sharders=sharders(plan.communication, plan.block_width)
+        model,
+        device=place.device,
+        plan=torchrec_plan,
+        sharders=sharders(plan.communication, plan.block_width),
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=not fixed, find_unused_parameters=fixed),
     )
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)

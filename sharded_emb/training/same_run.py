@@ -19,6 +19,8 @@ FREE = frozenset(
         "threads_per_rank",
         "wait_seconds",
         "stall_seconds",
+        "lost_seconds",
+        "profile",
         "verify",
     ]
 )

@@ -36,6 +36,13 @@ def test_a_run_that_was_cut_off_ends_as_the_straight_one(resumed: Any, number: i
         assert starts == len(cases.CASES[number].cuts) + 1
 
 
+def test_sums_of_more_than_two_ranks_are_added_up_alike_after_a_cut(data: Path) -> None:
+    """A sum of two numbers has one order, one of four has many."""
+    several = cases.CASES[3:4]
+    for of_rank in run_ranks(cases.cut_and_resumed, 4, data, data.parent / "4", several):
+        assert [differing for differing, _ in of_rank] == [[]] * len(several)
+
+
 @pytest.fixture(scope="module")
 def moved(data: Path) -> dict[str, list[list[float]]]:
     """The losses of straight runs on one rank, and of those that went on elsewhere."""
