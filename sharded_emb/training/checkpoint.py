@@ -7,7 +7,7 @@ checkpoints/best       a link to the one with the best validation metric, if the
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,8 +70,12 @@ class Checkpoints:
             held = entries.weights(sharded) | entries.table_states(sharded) | entries.dense_states(sharded, dense)
             held |= entries.random_states(self.place)
             said = self._said(sharded, step, state or RunState())
-            pieces = self._everywhere(lambda: self._written(aside, held))
-            self._on_first_rank(lambda: self._finish(aside, target, said, [p for of_rank in pieces for p in of_rank]))
+            try:
+                pieces = self._everywhere(lambda: self._written(aside, held))
+                self._on_first_rank(lambda: self._finish(aside, target, said, [p for each in pieces for p in each]))
+            except NotSavedError:
+                self._on_first_rank(lambda: files.give_up(aside))  # a full disk needs the room
+                raise
         self._on_first_rank(lambda: self._name(target, best))
 
     def _written(self, aside: Path, held: entries.Entries) -> list[files.Piece]:
@@ -206,12 +210,18 @@ class Checkpoints:
 
 def _not_saved(error: BaseException) -> NotSavedError:
     """The reason that the system gives, wherever the library put it."""
-    causes = [error, *(getattr(error, "failures", None) or {}).values()]
-    found = [each[0] if isinstance(each, tuple) else each for each in causes]
-    said = next(
-        (f"{each.strerror}: {each.filename or ''}".rstrip(": ") for each in found if isinstance(each, OSError)), None
-    )
-    return NotSavedError(said or str(error).splitlines()[0])
+    failures = (getattr(error, "failures", None) or {}).values()
+    reasons = [*(each[0] if isinstance(each, tuple) else each for each in failures), error]
+    system = next((link for reason in reasons for link in _chain(reason) if isinstance(link, OSError)), None)
+    if system is not None and system.strerror:
+        return NotSavedError(f"{system.strerror}: {system.filename or ''}".rstrip(": "))
+    return NotSavedError(f"not all could be written; is the disk full? ({str(reasons[0]).splitlines()[0]})")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _ids(sharded: Sharded) -> dict[str, str]:
