@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from sharded_emb.config.build import Built
+from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.training import checkpoint
@@ -224,4 +226,35 @@ def flipped(place: Place, data: Path, run: Path) -> dict[str, str]:
         (newest / file).write_bytes(content)
     checkpoints.load(saving.built.sharded, saving.built.dense, newest)
     assert len(found) == len(pieces)
+    return found
+
+
+def background(place: Place, data: Path, run: Path) -> dict[str, Any]:
+    """A save in the background that fails, one that the model trains over, and what each leaves."""
+    saving = Saving(place, data, run)
+    sharded, dense = saving.built.sharded, saving.built.dense
+    config = CheckpointConfig(asynchronous=True)
+    checkpoints = Checkpoints(run, place, saving.built.vocabularies(), config)
+    saving.train(2)
+    folder, away = run / "checkpoints", run / "away"
+    from_first_rank(lambda: (folder.rename(away), folder.touch()), place)
+    checkpoints.save(sharded, dense, 2, best=False)
+    found: dict[str, Any] = {"error": ""}
+    deadline = time.monotonic() + 60
+    while not checkpoints.failed:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    try:
+        checkpoints.wait()
+    except NotSavedError as error:
+        found["error"] = str(error)
+    found["failed after"] = checkpoints.failed
+    from_first_rank(lambda: (folder.unlink(), away.rename(folder)), place)
+    checkpoints.save(sharded, dense, 2, best=False)
+    saving.train(3)  # while the thread writes
+    checkpoints.wait()
+    checkpoints.load(sharded, dense, run / "checkpoints" / "step-2")
+    got = numbers(sharded)
+    found["odd"] = [name for name, want in saving.numbers[2].items() if not torch.equal(want, got[name])]
+    found["trained"] = any(not torch.equal(each, got[name]) for name, each in saving.numbers[3].items())
     return found

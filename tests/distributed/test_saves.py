@@ -6,7 +6,7 @@ import pytest
 
 from tests.distributed import save_cases as cases
 from tests.distributed.next_item_cases import write_dataset
-from tests.distributed.ranks import on_one_rank
+from tests.distributed.ranks import on_one_rank, run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,10 @@ def test_a_flipped_byte_is_named_with_its_file_and_table_and_the_checkpoint_befo
             f"run: want a whole checkpoint, got {last} with a damaged {what}; "
             f"step-1 is whole, and is the one to go on from once {last} is removed"
         )
+
+
+def test_a_save_in_the_background_is_of_its_step_and_its_error_is_raised_later(data: Path, tmp_path: Path) -> None:
+    for found in run_ranks(cases.background, 2, data, tmp_path / "run"):
+        assert found["error"].startswith(("Not a directory", "File exists"))
+        assert found["failed after"] is False
+        assert (found["odd"], found["trained"]) == ([], True)
