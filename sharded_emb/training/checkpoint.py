@@ -7,7 +7,7 @@ checkpoints/best       a link to the one with the best validation metric, if the
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError, RunFailedError
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training import checkpoint_files as files
+from sharded_emb.training.checkpoint_background import Background
 from sharded_emb.training.checkpoint_config import CheckpointConfig
 from sharded_emb.training.checkpoint_misfits import misfits
 from sharded_emb.training.state import RunState
@@ -58,27 +59,45 @@ class Checkpoints:
         self.vocabularies = vocabularies
         self.config = config or CheckpointConfig()
         self.facts = facts or {}
+        self.background = Background(place) if self.config.asynchronous else None
 
     def save(self, sharded: Sharded, dense: Optimizer, step: int, best: bool, state: RunState | None = None) -> None:
         """Writes aside, renames, then moves `last` (and `best`), and drops what is not to be kept.
 
-        Raises NotSavedError on every rank where the disk does not take it.
+        Raises NotSavedError on every rank where the disk does not take it. Where saves are asynchronous, that is the
+        error of the save before; this one is done, or raises, in `wait`.
         """
-        target = files.of_step(self.folder, step)
-        aside = self._on_first_rank(lambda: None if target in files.steps(self.folder) else files.begin(target))
-        if aside is not None:
-            held = entries.weights(sharded) | entries.table_states(sharded) | entries.dense_states(sharded, dense)
-            held |= entries.random_states(self.place)
-            said = self._said(sharded, step, state or RunState())
-            pieces = self._everywhere(lambda: self._written(aside, held))
-            self._on_first_rank(lambda: self._finish(aside, target, said, [p for of_rank in pieces for p in of_rank]))
-        self._on_first_rank(lambda: self._name(target, best))
+        self.wait()
+        held = entries.weights(sharded) | entries.table_states(sharded) | entries.dense_states(sharded, dense)
+        held |= entries.random_states(self.place)
+        said = self._said(sharded, step, state or RunState())
+        if self.background is None:
+            self._save(held, said, best, self.place)
+            return
+        place, held = self.background.place, self.background.copies.of(held)
+        self.background.start(lambda: self._save(held, said, best, place))
 
-    def _written(self, aside: Path, held: entries.Entries) -> list[files.Piece]:
-        group = self.place.control
-        metadata = save(held, storage_writer=FileSystemWriter(aside), process_group=group)
-        assert isinstance(metadata, Metadata)
-        return files.pieces_of_rank(aside, metadata, self.place.rank)
+    def wait(self) -> None:
+        """Until the save under way is done, where saves are asynchronous. Raises its error, on every rank."""
+        if self.background is not None:
+            self.background.wait()
+
+    @property
+    def failed(self) -> bool:
+        """Whether `wait` would raise on this rank by now."""
+        return self.background is not None and self.background.failed
+
+    def _save(self, held: entries.Entries, said: dict[str, Any], best: bool, place: Place) -> None:
+        target = files.of_step(self.folder, said["step"])
+        aside = _on_first_rank(lambda: None if target in files.steps(self.folder) else files.begin(target), place)
+        if aside is not None:
+            try:
+                pieces = _everywhere(lambda: _written(aside, held, place), place)
+                _on_first_rank(lambda: _finish(aside, target, said, [p for each in pieces for p in each]), place)
+            except NotSavedError:
+                _on_first_rank(lambda: files.give_up(aside), place)  # a full disk needs the room
+                raise
+        _on_first_rank(lambda: self._name(target, best), place)
 
     def _said(self, sharded: Sharded, step: int, state: RunState) -> dict[str, Any]:
         return {
@@ -91,38 +110,11 @@ class Checkpoints:
             "run": state.to_json(),
         }
 
-    def _finish(self, aside: Path, target: Path, said: dict[str, Any], pieces: list[files.Piece]) -> None:
-        files.write_json(aside / _STATE, said)
-        files.finish(aside, target, [*pieces, *(files.whole_file(aside / name) for name in (".metadata", _STATE))])
-
     def _name(self, target: Path, best: bool) -> None:
         for name in ("last", "best") if best else ("last",):
             files.point(self.folder / name, target.name)
         kept = {*files.steps(self.folder)[: self.config.keep], *files.named(self.folder, ("last", "best")).values()}
         files.drop([old for old in files.steps(self.folder) if old.resolve() not in {k.resolve() for k in kept}])
-
-    def _on_first_rank(self, work: Callable[[], T]) -> T:
-        def attempt() -> T:
-            try:
-                return work()
-            except OSError as error:
-                raise _not_saved(error) from error
-
-        return from_first_rank(attempt, self.place)
-
-    def _everywhere(self, work: Callable[[], T]) -> list[T]:
-        """What each rank made of it. A rank whose disk is full must not leave the others waiting."""
-        made: T | NotSavedError
-        try:
-            made = work()
-        except (OSError, CheckpointException) as error:
-            made = _not_saved(error)
-        found = []
-        for each in all_values(made, self.place):
-            if isinstance(each, NotSavedError):
-                raise each
-            found.append(each)
-        return found
 
     def newest(self) -> Path:
         """The best checkpoint, else the last. Raises InputError if there is none."""
@@ -164,7 +156,7 @@ class Checkpoints:
     def resume(self, sharded: Sharded, dense: Optimizer, checkpoint: Path) -> RunState:
         """As `load`, and what was written after this checkpoint is forgotten; random draws go on where they were."""
         state = self.load(sharded, dense, checkpoint)
-        self._on_first_rank(lambda: self._rewind(checkpoint, state))
+        _on_first_rank(lambda: self._rewind(checkpoint, state), self.place)
         said = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
         saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
         mine = entries.empty(f"{entries.RANDOM}.{self.place.rank}", saved)
@@ -204,14 +196,56 @@ class Checkpoints:
         ]
 
 
+def _written(aside: Path, held: entries.Entries, place: Place) -> list[files.Piece]:
+    metadata = save(held, storage_writer=FileSystemWriter(aside), process_group=place.control)
+    assert isinstance(metadata, Metadata)
+    return files.pieces_of_rank(aside, metadata, place.rank)
+
+
+def _finish(aside: Path, target: Path, said: dict[str, Any], pieces: list[files.Piece]) -> None:
+    files.write_json(aside / _STATE, said)
+    files.finish(aside, target, [*pieces, *(files.whole_file(aside / name) for name in (".metadata", _STATE))])
+
+
+def _on_first_rank(work: Callable[[], T], place: Place) -> T:
+    def attempt() -> T:
+        try:
+            return work()
+        except OSError as error:
+            raise _not_saved(error) from error
+
+    return from_first_rank(attempt, place)
+
+
+def _everywhere(work: Callable[[], T], place: Place) -> list[T]:
+    """What each rank made of it. A rank whose disk is full must not leave the others waiting."""
+    made: T | NotSavedError
+    try:
+        made = work()
+    except (OSError, CheckpointException) as error:
+        made = _not_saved(error)
+    found = []
+    for each in all_values(made, place):
+        if isinstance(each, NotSavedError):
+            raise each
+        found.append(each)
+    return found
+
+
 def _not_saved(error: BaseException) -> NotSavedError:
     """The reason that the system gives, wherever the library put it."""
-    causes = [error, *(getattr(error, "failures", None) or {}).values()]
-    found = [each[0] if isinstance(each, tuple) else each for each in causes]
-    said = next(
-        (f"{each.strerror}: {each.filename or ''}".rstrip(": ") for each in found if isinstance(each, OSError)), None
-    )
-    return NotSavedError(said or str(error).splitlines()[0])
+    failures = (getattr(error, "failures", None) or {}).values()
+    reasons = [*(each[0] if isinstance(each, tuple) else each for each in failures), error]
+    system = next((link for reason in reasons for link in _chain(reason) if isinstance(link, OSError)), None)
+    if system is not None and system.strerror:
+        return NotSavedError(f"{system.strerror}: {system.filename or ''}".rstrip(": "))
+    return NotSavedError(f"not all could be written; is the disk full? ({str(reasons[0]).splitlines()[0]})")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _ids(sharded: Sharded) -> dict[str, str]:

@@ -8,11 +8,14 @@ from sharded_emb.component import Frozen
 class CheckpointConfig(Frozen):
     """every_steps, every_minutes: null for not by that; the end of a run, its best step and a signal are always saved.
 
-    keep: how many of the newest stay, besides the best one. stop_within_seconds: after a signal under torchrun, which
-    kills 30 s after it: what takes longer is given up, and the checkpoint before stands; null for no limit.
+    keep: how many of the newest stay, besides the best one. asynchronous: training waits for a copy of the shards in
+    the host's memory, not for the disk; a save that failed is told of at the next step. stop_within_seconds: after a
+    signal under torchrun, which kills 30 s after it: what takes longer is given up, and the checkpoint before stands;
+    null for no limit.
     """
 
     every_steps: PositiveInt | None = None
     every_minutes: PositiveFloat | None = 15.0
     keep: PositiveInt = 2
+    asynchronous: bool = False
     stop_within_seconds: PositiveFloat | None = 25.0

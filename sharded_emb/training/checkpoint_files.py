@@ -53,6 +53,11 @@ def begin(target: Path) -> Path:
     return aside
 
 
+def give_up(aside: Path) -> None:
+    """Removes what there is of a checkpoint that cannot be finished."""
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def finish(aside: Path, target: Path, pieces: Sequence[Piece]) -> None:
     """Writes the manifest, and gives the folder its name once everything is on the disk."""
     files = [[p.file, p.name, p.offset, p.size, p.crc32] for p in pieces]

@@ -58,8 +58,8 @@ class Parts:
     profile: Profile
 
 
-def _nobody(step: int, phase: str) -> None:
-    """Is told what the loop is at."""
+def _say_not_saved(step: int, error: NotSavedError) -> None:
+    log.error("no checkpoint of step %d: %s; the one before is whole", step, error)
 
 
 @dataclass
@@ -76,9 +76,10 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     unknown_ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split and feature, at the end
     managed_tables: dict[str, dict[str, int]] = field(default_factory=dict)  # whose rows ids have, at the end
+    under_way: tuple[int, bool] = (0, False)  # the step of the last save, and whether the run needs it
     stop_signal: int | None = None  # what all ranks agreed to stop for
     signals: Signals = field(default_factory=Signals)
-    tell: Callable[[int, str], None] = _nobody
+    tell: Callable[[int, str], None] = lambda *_: None
 
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
@@ -109,6 +110,7 @@ class Trainer:
             self.display.close()
             self.parts.profile.close()
         self._save()
+        self.parts.checkpoints.wait()
         if self._stopped():
             return {}
         return self._final_metrics()
@@ -168,7 +170,10 @@ class Trainer:
             weight = sum(batch.loss_weight for batch in batches)
             self._tell("agreeing on the batch")
             told = [float(error is not None), float(self.signals.heard), weight, float(self._minutes_over())]
-            errors, signals, global_weight, minutes_over = all_sums(told, self.place)
+            failed = float(self.parts.checkpoints.failed)
+            errors, signals, global_weight, minutes_over, not_saved = all_sums([*told, failed], self.place)
+            if not_saved:
+                self._settle()
             if errors:
                 raise next(e for e in all_values(error, self.place) if e is not None)
             if signals:
@@ -204,6 +209,8 @@ class Trainer:
     def _save(self, best: bool = False) -> None:
         started = time.monotonic()
         self._tell("saving")
+        self._settle()
+        self.under_way = (self.progress.step, best)
         step, state = self.progress.step, self._state()
         self.parts.checkpoints.save(self.parts.sharded, self.parts.dense, step, best, state)
         self.saved = time.monotonic()
@@ -211,11 +218,22 @@ class Trainer:
 
     def _save_if_possible(self) -> None:
         """A disk that is full for now costs a checkpoint and not the run; only the last save has to succeed."""
+        self._settle()
         try:
             self._save()
         except NotSavedError as error:
-            log.error("no checkpoint of step %d: %s; the one before is whole", self.progress.step, error)
+            _say_not_saved(self.progress.step, error)
             self.saved = time.monotonic()
+
+    def _settle(self) -> None:
+        """Waits for a save in the background. One that the run can do without is only told of if it failed."""
+        try:
+            self.parts.checkpoints.wait()
+        except NotSavedError as error:
+            step, needed = self.under_way
+            if needed:
+                raise
+            _say_not_saved(step, error)
 
     def _state(self) -> RunState:
         return RunState(

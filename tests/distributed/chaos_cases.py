@@ -37,6 +37,9 @@ CONFIGS: dict[str, list[str]] = {
     "row_wise, row-wise Adagrad": ["sharding=row_wise", "embedding_optimizer=rowwise_adagrad"],
     "column_wise, Adam": ["sharding=column_wise", "embedding_optimizer=adam", "checkpoint.every_steps=3"],
     "data_parallel, Adagrad": ["sharding=data_parallel", "embedding_optimizer=adagrad"],
+    "row_wise, Adagrad, asynchronous saves": [
+        *("sharding=row_wise", "embedding_optimizer=adagrad", "checkpoint.asynchronous=true"),
+    ],
     "table_wise, Adagrad, two pieces": ["sharding=table_wise", "embedding_optimizer=adagrad", "accumulation=2"],
 }
 _spawner = multiprocessing.get_context("forkserver")

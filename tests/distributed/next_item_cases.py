@@ -1,6 +1,7 @@
 """What the next-item tests run on every rank: SASRec on a tiny dataset folder's worth of sequences."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,8 @@ def drive(
     """The real trainer for some steps, without evaluations and checkpoints; returns the losses."""
     folder: Any = recorder or Recorder()
     watched = Profile(ProfileConfig(steps=0), built.sharded.place)
-    parts = Parts(built.sharded, built.dense, schedule, source, collate, built, folder, built, watched)
+    checkpoints: Any = SimpleNamespace(failed=False)
+    parts = Parts(built.sharded, built.dense, schedule, source, collate, built, folder, checkpoints, watched)
     trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None), stepping)
     while trainer.progress.step < steps:
         trainer._epoch()

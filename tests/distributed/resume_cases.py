@@ -42,11 +42,12 @@ class Case:
     optimizer: str = "adagrad"
     sharding: str = "row_wise"
     more: dict[str, Any] = field(default_factory=dict)
+    asynchronous: bool = False
 
     def config(self, data: Path) -> RunConfig:
         more = {"model": MODEL, "early_stopping": {"metric": "ndcg@10", "patience": 2}, "log_every_steps": 1}
         optimizer = OPTIMIZERS[self.optimizer]
-        saving = {"every_steps": self.every_steps, "every_minutes": None}
+        saving = {"every_steps": self.every_steps, "every_minutes": None, "asynchronous": self.asynchronous}
         tree = {**more, "embedding_optimizer": optimizer, "checkpoint": saving, **self.more}
         return config(data, self.sharding, **tree)
 
@@ -61,6 +62,8 @@ CASES = [
     Case(2, (6, 13), "adam", "data_parallel", {"accumulation": 2, "clip_norm": 0.5}),
     Case(2, (4, 9), "adam", "column_wise"),
     Case(5, (2,)),  # before there is any checkpoint
+    Case(1, (4, 9), asynchronous=True),
+    Case(2, (6, -14), "adam", "data_parallel", asynchronous=True),
 ]
 
 
@@ -99,6 +102,7 @@ def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) 
     except CutOffError:
         return None
     finally:
+        trainer.parts.checkpoints.wait()  # a process that is killed waits for nothing; this one goes on
         folder.close()
     return trainer
 
