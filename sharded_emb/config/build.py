@@ -66,7 +66,8 @@ class Built:
         """The plan that is given, or one for what the data read. Raises InputError where none fits."""
         known = lengths(self.config, self.tables, self.dataset, {})
         work, given = workload(self.config, self.tables, known), self.given
-        asked = Asked(self.config.cluster, None if given is None else given.placements())
+        replicas = 1 if isinstance(self.config, EvaluateConfig) else self.config.sharding.replicas
+        asked = Asked(self.config.cluster, None if given is None else given.placements(), replicas)
         return make_plan(self.held, self.place, work, self.config.sharding.communication, asked)
 
     def _loss(self) -> Loss:
@@ -160,7 +161,7 @@ class Built:
         """What the plan predicted of each rank's memory, and the most that it was: before there were tables, once they
         were filled, and in the end, with batches, dense weights and the copies that a checkpoint is written from.
         """
-        predicted = self.plan.outcome(self.held).bytes_W
+        predicted = [*self.plan.outcome(self.held).bytes_W] * self.plan.replicas
         return {
             "predicted_table_bytes_by_rank": [round(each) for each in predicted],
             "bytes_before_tables_by_rank": all_values(self._bytes_before_tables, self.place),
@@ -179,8 +180,9 @@ class Built:
             return None
         outcome = self.plan.outcome(self.held)
         latency = outcome.latency
-        lookup = [seconds + latency.lookup for seconds in outcome.lookup_W.tolist()]
-        communication = [seconds + latency.communication for seconds in outcome.communication_W.tolist()]
+        replicas = self.plan.replicas
+        lookup = [seconds + latency.lookup for seconds in outcome.lookup_W.tolist()] * replicas
+        communication = [seconds + latency.communication for seconds in outcome.communication_W.tolist()] * replicas
         least = min(each.communication for each in everyone)
         return {
             "predicted": {"lookup_seconds_by_rank": lookup, "communication_seconds_by_rank": communication},
@@ -231,6 +233,7 @@ def resolve_tables(
     tables = resolve(config.tables, config.features, rows, config.sharding.defaults(config.embedding_optimizer), raw)
     if given is not None:
         tables = given.applied(tables)
-    tables = with_updates(tables, step_of(device or config.device, config.accumulation, config.clip_norm))
+    step = step_of(device or config.device, config.accumulation, config.clip_norm, config.sharding.replicas)
+    tables = with_updates(tables, step)
     scored = item_table(config)
     return [table.reading(candidate_feature(table.name)) if table.name == scored else table for table in tables]

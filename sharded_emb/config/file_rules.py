@@ -8,6 +8,7 @@ from typing import Any
 from sharded_emb.config.plan_rules import (
     known_features,
     misfits_of_plan,
+    misfits_of_replicas,
     place_for_plan,
     plan_of_file,
     planned_device,
@@ -255,6 +256,7 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> 
         found += misfits_of_plan(plan, tables, ranks) if len(known) == len(configs) else []
         tables = plan.applied(tables)
     found += [*problems(held(tables), ranks), *_updates(kind, sound, tables), *_distinct(sharding, held(tables))]
+    found += misfits_of_replicas(kind, sound, held(tables))
     if dataset is not None and not issubclass(kind, EvaluateConfig | PlanConfig):  # whose weights are not filled so
         found += _weights(tables, dataset)
     return [_by_typed_key(problem, configs, sharding) for problem in found]
@@ -264,7 +266,8 @@ def _updates(kind: type[object], sound: Tree, tables: Sequence[Table]) -> Iterat
     """Every table has to be one that can be updated as asked."""
     if not all(name in sound for name in ("device", "accumulation", "clip_norm")):
         return
-    step = step_of(planned_device(kind, sound), sound["accumulation"], sound["clip_norm"])
+    replicas = sound["sharding"].replicas
+    step = step_of(planned_device(kind, sound), sound["accumulation"], sound["clip_norm"], replicas)
     yield from update_problems(tables, step)
     if step.accumulation > 1 and isinstance(sound.get("model"), NextItemConfig):
         # candidates are read once a piece, so the pieces would count more of them than the whole batch does

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sharded_emb.config.rules import Tree
-from sharded_emb.config.run import PlanConfig
+from sharded_emb.config.run import EvaluateConfig, PlanConfig
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.planning.shapes import Ranks
@@ -20,7 +20,33 @@ def planned_ranks(kind: type[object], sound: Tree) -> Ranks:
     if issubclass(kind, PlanConfig):
         cluster = described(sound.get("cluster", ClusterConfig()), present_machine(sound.get("device", "auto")))
         return Ranks(cluster.world_size, cluster.per_host)
-    return Ranks(launched_ranks(), launched_ranks_per_host())
+    if issubclass(kind, EvaluateConfig) or (replicas := sound["sharding"].replicas) == 1:
+        return Ranks(launched_ranks(), launched_ranks_per_host())
+    return Ranks(max(1, launched_ranks() // replicas), 1)
+
+
+def misfits_of_replicas(kind: type[object], sound: Tree, tables: Sequence[Table]) -> Iterator[str]:
+    """Ranks have to make whole replicas, and TorchRec has to find the groups of ranks in each."""
+    from sharded_emb.distributed.cuts import ALONG_HOSTS
+    from sharded_emb.distributed.process_group import launched_ranks
+
+    replicas: int = sound["sharding"].replicas
+    if replicas == 1 or issubclass(kind, EvaluateConfig):  # which makes none
+        return
+    if issubclass(kind, PlanConfig):
+        yield (
+            f"sharding.replicas: want 1, since a plan is of one replica, got {replicas}; describe the ranks of one by "
+            "cluster, and give its part of global_batch"
+        )
+        return
+    if (ranks := launched_ranks()) % replicas:
+        yield f"sharding.replicas: want a divisor of the number of ranks, {ranks}, got {replicas}"
+    for table in tables:
+        if table.sharding in ALONG_HOSTS:
+            yield (
+                f"tables.{table.name}.sharding: want table_wise, row_wise, column_wise, data_parallel or auto with "
+                f"sharding.replicas={replicas}, since TorchRec finds hosts among all ranks, got {table.sharding}"
+            )
 
 
 def planned_device(kind: type[object], sound: Tree) -> str:

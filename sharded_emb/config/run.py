@@ -28,14 +28,17 @@ UserPath = Annotated[Path, AfterValidator(from_home)]
 class ShardingConfig(KernelChoice):
     """The key `sharding`. type: of every table that names none itself; auto asks the planner. plan: the plan.json of
     the command `plan` or of a run, whose plan is taken as it is. tables: by name or pattern (`user_*`) of tables,
-    before `type`. kernel: likewise. communication: in which dtype vectors and gradients travel. distinct_ids: a rank
-    asks tables that are read as sequences for each id once a step, however often its samples repeat it, and adds up the
-    gradients of what was repeated before it sends them. A plan counts all ids none the less.
+    before `type`. kernel: likewise. replicas: groups of consecutive ranks, each of which has all sharded tables, cut
+    among its ranks; vectors travel within them, gradients of touched rows between them. communication: in which dtype
+    these travel. distinct_ids: a rank asks tables that are read as sequences for each id once a step, however often its
+    samples repeat it, and adds up the gradients of what was repeated before it sends them. A plan counts all ids none
+    the less.
     """
 
     type: ShardingType | Literal["auto"] = "auto"
     plan: UserPath | None = None
     tables: dict[str, TableSharding] = Field(default_factory=dict)
+    replicas: PositiveInt = 1
     communication: Communication = EXACT
     distinct_ids: bool = False
 

@@ -4,6 +4,7 @@ TorchRec's own generators cut columns at 128 and more, and name no kernel for tw
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch.distributed._shard.metadata import ShardMetadata
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
@@ -161,3 +162,17 @@ def assembled(table: Placement, place: Place, kernel: str) -> ParameterSharding:
         ranks=table.ranks,
         sharding_spec=EnumerableShardingSpec(shards),
     )
+
+
+def moved(sharding: ParameterSharding, place: Place, first_rank: int) -> ParameterSharding:
+    """The same for the replica that begins with this rank: TorchRec counts from there, but torch places shards on ranks
+    of the whole group.
+    """
+    if not first_rank:
+        return sharding
+    assert isinstance(sharding.sharding_spec, EnumerableShardingSpec)
+    shards = []
+    for shard in sharding.sharding_spec.shards:
+        where = placement(place.device.type, first_rank + shard.placement.rank(), place.local_world_size)
+        shards.append(ShardMetadata(shard.shard_offsets, shard.shard_sizes, where))
+    return replace(sharding, sharding_spec=EnumerableShardingSpec(shards))

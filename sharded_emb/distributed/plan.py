@@ -14,7 +14,7 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSha
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharded_emb.distributed.communication import EXACT, Communication, block_width
-from sharded_emb.distributed.cuts import Cutter, assembled, cache_of, kernel_of, problems
+from sharded_emb.distributed.cuts import Cutter, assembled, cache_of, kernel_of, moved, problems
 from sharded_emb.distributed.process_group import Place, launched_ranks, launched_ranks_per_host
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.errors import InputError
@@ -32,11 +32,12 @@ from sharded_emb.tables import Table
 @dataclass(frozen=True)
 class Asked:
     """What a plan has to go by besides the tables. cluster: what is described of the machine. placements: a plan that
-    is given, null to make one.
+    is given, null to make one. replicas: see `Plan`.
     """
 
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     placements: Mapping[str, Placement] | None = None
+    replicas: int = 1
 
 
 MACHINE = Asked()
@@ -47,7 +48,8 @@ class Plan:
     """Where every table lives.
 
     types: sharding type by table. replicated: the data-parallel ones. sharded: TorchRec's sharding of the others.
-    communication: how all of them exchange vectors. placements, costs: what it was made of.
+    communication: how all of them exchange vectors. placements, costs: what it was made of. replicas: groups of ranks
+    of which each has all sharded tables; all else is of the ranks of one of them.
     """
 
     types: dict[str, str]
@@ -55,6 +57,7 @@ class Plan:
     communication: Communication
     placements: Mapping[str, Placement]
     costs: Costs
+    replicas: int = 1
 
     @property
     def replicated(self) -> frozenset[str]:
@@ -66,13 +69,17 @@ class Plan:
         """The most numbers of a block that all shards are whole blocks of."""
         return block_width(shard.columns for name in self.sharded for shard in self.placements[name].shards)
 
-    def torchrec(self, embeddings: Embeddings, prefix: str) -> ShardingPlan:
-        """The same for the collections of this module, found under `prefix` in the model."""
+    def torchrec(self, embeddings: Embeddings, prefix: str, place: Place, first_rank: int) -> ShardingPlan:
+        """The same for the collections of this module, found under `prefix` in the model, and of the replica from
+        first_rank on.
+        """
         modules = {"pooled": embeddings.pooled} if embeddings.pooled is not None else {}
         modules |= {f"unpooled.{dim}": collection for dim, collection in embeddings.unpooled.items()}
         return ShardingPlan(
             {
-                f"{prefix}.{path}": EmbeddingModuleShardingPlan({t: self.sharded[t] for t in _table_names(module)})
+                f"{prefix}.{path}": EmbeddingModuleShardingPlan(
+                    {t: moved(self.sharded[t], place, first_rank) for t in _table_names(module)}
+                )
                 for path, module in modules.items()
             }
         )
@@ -85,7 +92,8 @@ class Plan:
         """What `plan.json` holds: the dtypes that travel; by table its type, ranks, shards, update and bytes; what is
         predicted of tables and ranks.
         """
-        return {"communication": self.communication.model_dump(), **written(self.outcome(tables))}
+        replicas = {"replicas": self.replicas} if self.replicas > 1 else {}
+        return {"communication": self.communication.model_dump(), **replicas, **written(self.outcome(tables))}
 
 
 def _table_names(module: EmbeddingBagCollection | EmbeddingCollection) -> list[str]:
@@ -107,6 +115,8 @@ def make_plan(
     """
     if isinstance(work, int):
         work = Workload(work * place.world_size, {f.name: 1.0 for table in tables for f in table.features})
+    place = place.in_replica(asked.replicas)
+    work = replace(work, batch=work.batch // asked.replicas)
     work = replace(work, forward=communication.forward, backward=communication.backward)
     # the ranks are those that there are, whatever the plan was made with before
     cluster = asked.cluster.model_copy(update={"device": None, "hosts": None, "gpus_per_host": None})
@@ -120,7 +130,7 @@ def make_plan(
             sharding.stochastic_rounding = False  # random numbers of a kernel would differ between plans
             sharding.output_dtype = DATA_TYPES[table.output_dtype]
     types: dict[str, str] = {table.name: placements[table.name].kind for table in tables}
-    return Plan(types, sharded, communication, placements, costs)
+    return Plan(types, sharded, communication, placements, costs, asked.replicas)
 
 
 def place_tables(tables: Sequence[Table], costs: Costs) -> dict[str, Placement]:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -38,6 +38,11 @@ class Place:
     device: torch.device
     control: dist.ProcessGroup | None
     equal_hosts: bool = True
+
+    def in_replica(self, replicas: int) -> "Place":
+        """The same among the ranks of one of so many replicas, whose hosts are not known to be equal."""
+        size = self.world_size // replicas
+        return self if replicas == 1 else replace(self, rank=self.rank % size, world_size=size, equal_hosts=False)
 
 
 def launched_ranks() -> int:

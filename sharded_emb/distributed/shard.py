@@ -29,6 +29,7 @@ from sharded_emb.distributed.cuts import ALONG_HOSTS
 from sharded_emb.distributed.kernels import agree_on_dtypes, take_over, tell_steps, unfused_rate
 from sharded_emb.distributed.plan import Plan
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.replicas import make_replicas
 from sharded_emb.distributed.sharders import sharders
 from sharded_emb.distributed.sums import send_parts
 from sharded_emb.distributed.updates import TableUpdates
@@ -136,15 +137,15 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         unfused: tuple[type[Optimizer], dict[str, Any]] = (torch.optim.SGD, {"lr": unfused_rate(number)})
         kernel, arguments = table.optimizer.kernel() if table.update == "fused" else unfused
         _apply_optimizer_in_backward(kernel, [parameter], arguments)
-    torchrec_plan = plan.torchrec(embeddings, "embeddings")
+    replicas = make_replicas(place, plan.replicas)
     # DDP lays its buckets out anew after a first step, unless it looks for unused parameters. Where sums of several
     # ranks are added up depends on that, and a run that is resumed has a first step more
     fixed = place.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
     parallel = DistributedModelParallel(
         model,
         device=place.device,
-        plan=torchrec_plan,
-        sharders=sharders(plan.communication, plan.block_width),
+        plan=plan.torchrec(embeddings, "embeddings", place, replicas.first_rank),
+        sharders=sharders(plan.communication, plan.block_width, replicas.inside),
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=not fixed, find_unused_parameters=fixed),
     )
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
@@ -162,7 +163,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     return Sharded(
         parallel=parallel,
         fused=parallel.fused_optimizer,
-        updates=TableUpdates(taken, [module.local for module in replicated], place, plan.communication),
+        updates=TableUpdates(taken, [module.local for module in replicated], place, plan.communication, replicas),
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
@@ -179,7 +180,7 @@ def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded
     return Sharded(
         parallel=cast(DistributedModelParallel, model),
         fused=cast(KeyedOptimizer, CombinedOptimizer([])),
-        updates=TableUpdates([], replicated, place, EXACT),
+        updates=TableUpdates([], replicated, place, EXACT, make_replicas(place, 1)),
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
@@ -191,6 +192,11 @@ def require_same_hosts(plan: Plan, place: Place) -> None:
     """
     if not {*ALONG_HOSTS} & {*plan.types.values()}:
         return
+    if plan.replicas > 1:
+        raise InputError(
+            f"sharding.replicas: want 1 with {', '.join(ALONG_HOSTS)}, whose groups TorchRec makes of all hosts, got "
+            f"{plan.replicas}; use table_wise, row_wise or column_wise"
+        )
     if not place.equal_hosts:
         raise InputError(
             f"sharding: {', '.join(ALONG_HOSTS)} want as many ranks on every host, got {place.local_world_size} on one "

@@ -13,6 +13,7 @@ from torch import Tensor
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.phases import EXCHANGE, UPDATE, named
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.replicas import Group, Replicas, everyone
 from sharded_emb.embeddings.local_rows import LocalRows, RowGradients, merged
 
 
@@ -20,15 +21,20 @@ class TableUpdates:
     """Drives the optimizers of this rank's parts of tables that are not fused.
 
     sharded: parts of tables of which each row and column is on one rank. replicated: tables that are whole on every
-    rank, whose gradients are exchanged as `communication` says. factor: of all learning rates, what the schedule says
-    of this step.
+    rank. Gradients of these, and of parts that are in several replicas, are exchanged as `communication` says. factor:
+    of all learning rates, what the schedule says of this step.
     """
 
     def __init__(
-        self, sharded: Sequence[LocalRows], replicated: Sequence[LocalRows], place: Place, communication: Communication
+        self,
+        sharded: Sequence[LocalRows],
+        replicated: Sequence[LocalRows],
+        place: Place,
+        communication: Communication,
+        replicas: Replicas,
     ) -> None:
         self.sharded, self.replicated, self.place = list(sharded), list(replicated), place
-        self.communication = communication
+        self.communication, self.replicas = communication, replicas
         self.steps = 0
         self.factor = 1.0
 
@@ -61,7 +67,8 @@ class TableUpdates:
             mine = [part.take_gradients() for part in self.replicated]
             owned = [part.take_gradients() for part in self.sharded]
         with named(EXCHANGE):
-            everywhere = [*owned, *_exchanged(mine, self.place, self.communication)]
+            owned = _exchanged(owned, self.replicas.across, self.communication)
+            everywhere = [*owned, *_exchanged(mine, everyone(self.place), self.communication)]
         parts = [*self.sharded, *self.replicated]
         return [
             replace(found, gradient_RD=found.gradient_RD / found.counts_R[:, None])
@@ -74,44 +81,44 @@ class TableUpdates:
         """At most 1. On the device, so that nobody waits for it."""
         squares = [found.gradient_RD.square().sum() for found in gradients]
         owned = torch.stack([torch.zeros((), device=self.place.device), *squares[: len(self.sharded)]]).sum()
-        if self.place.world_size > 1:
-            dist.all_reduce(owned)
+        if self.replicas.inside.ranks > 1:
+            dist.all_reduce(owned, group=self.replicas.inside.device)
         # replicated tables and dense weights have the same gradients on every rank by now
         same = [*squares[len(self.sharded) :], *(gradient.square().sum() for gradient in dense)]
         norm = torch.stack([owned, *same]).sum().sqrt()
         return (clip_norm / (norm + 1e-6)).clamp(max=1.0)
 
 
-def _exchanged(mine: Sequence[RowGradients], place: Place, communication: Communication) -> list[RowGradients]:
-    """The mean over ranks of the gradients of each replicated table: in the order of ranks, so the same on all."""
-    if not mine or place.world_size == 1:
+def _exchanged(mine: Sequence[RowGradients], group: Group, communication: Communication) -> list[RowGradients]:
+    """The mean over ranks of the gradients of each of their common parts: in the order of ranks, so the same on all."""
+    if not mine or group.ranks == 1:
         return list(mine)
     sizes = torch.tensor([len(each.rows_R) for each in mine])
-    sizes_WT = [torch.empty_like(sizes) for _ in range(place.world_size)]
-    dist.all_gather(sizes_WT, sizes, group=place.control)
-    rows = _gathered([each.rows_R for each in mine], sizes_WT)
-    counts = _gathered([each.counts_R for each in mine], sizes_WT)
-    gradients = _gathered([communication.sent(each.gradient_RD) for each in mine], sizes_WT)
+    sizes_WT = [torch.empty_like(sizes) for _ in range(group.ranks)]
+    dist.all_gather(sizes_WT, sizes, group=group.control)
+    rows = _gathered([each.rows_R for each in mine], sizes_WT, group)
+    counts = _gathered([each.counts_R for each in mine], sizes_WT, group)
+    gradients = _gathered([communication.sent(each.gradient_RD) for each in mine], sizes_WT, group)
     found = []
     for table, each in enumerate(mine):
         columns, parts = each.gradient_RD.shape[1], []
         for of_rank, sent, number in zip(rows, gradients, counts, strict=True):
-            gradient_RD = communication.received(sent[table], columns) / place.world_size
+            gradient_RD = communication.received(sent[table], columns) / group.ranks
             parts.append(RowGradients(of_rank[table], gradient_RD, number[table]))
         found.append(merged(parts))
     return found
 
 
-def _gathered(mine: Sequence[Tensor], sizes_WT: Sequence[Tensor]) -> list[list[Tensor]]:
+def _gathered(mine: Sequence[Tensor], sizes_WT: Sequence[Tensor], group: Group) -> list[list[Tensor]]:
     """The tensors of every rank, by rank. Their first dims are in sizes_WT, their other ones are those of `mine`."""
     wide = [[(int(size), *each.shape[1:]) for size, each in zip(sizes, mine, strict=True)] for sizes in sizes_WT]
     lengths = [[torch.Size(shape).numel() for shape in shapes] for shapes in wide]
     flat = torch.cat([each.flatten() for each in mine])
     longest = max(sum(of_rank) for of_rank in lengths)
     padded = torch.nn.functional.pad(flat, (0, longest - flat.numel()))
-    everyone = [torch.empty_like(padded) for _ in sizes_WT]
-    dist.all_gather(everyone, padded)
+    found = [torch.empty_like(padded) for _ in sizes_WT]
+    dist.all_gather(found, padded, group=group.device)
     return [
         [part.view(shape) for part, shape in zip(values[: sum(of_rank)].split(of_rank), shapes, strict=True)]
-        for values, of_rank, shapes in zip(everyone, lengths, wide, strict=True)
+        for values, of_rank, shapes in zip(found, lengths, wide, strict=True)
     ]

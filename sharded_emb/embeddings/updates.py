@@ -14,25 +14,30 @@ from sharded_emb.tables import Table, Update
 
 @dataclass(frozen=True)
 class Step:
-    """What a step asks of the updates. device_type: "cpu" or "cuda". accumulation, clip_norm: see the run's config."""
+    """What a step asks of the updates. device_type: "cpu" or "cuda". accumulation, clip_norm, replicas (of the tables):
+    see the run's config.
+    """
 
     device_type: str
     accumulation: int = 1
     clip_norm: float | None = None
+    replicas: int = 1
 
     @property
     def whole(self) -> str | None:
         """The key that asks for the gradients of the whole step before any row moves."""
         if self.clip_norm is not None:
             return "clip_norm"
+        if self.replicas > 1:
+            return "sharding.replicas"
         return "accumulation" if self.accumulation > 1 else None
 
 
-def step_of(device: str, accumulation: int, clip_norm: float | None) -> Step:
+def step_of(device: str, accumulation: int, clip_norm: float | None, replicas: int = 1) -> Step:
     """Of a config, whose device may be "auto"."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Step(device, accumulation, clip_norm)
+    return Step(device, accumulation, clip_norm, replicas)
 
 
 def why_not_fused(table: Table, step: Step) -> str | None:

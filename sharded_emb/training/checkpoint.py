@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
@@ -70,6 +71,8 @@ class Checkpoints:
         self.wait()
         held = entries.weights(sharded) | entries.table_states(sharded) | entries.dense_states(sharded, dense)
         held |= entries.random_states(self.place)
+        if not sharded.updates.replicas.speaks:
+            held = {name: each for name, each in held.items() if not isinstance(each, ShardedTensor)}
         said = self._said(sharded, step, state or RunState())
         if self.background is None:
             self._save(held, said, best, self.place)

@@ -2,7 +2,7 @@
 source, collate, plan, shard, fill and optimizers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,13 +105,14 @@ def source() -> Source:
 @dataclass(frozen=True)
 class Exchange:
     """From where vectors come, and how they travel. communication, kernel: of the run. output_dtypes: by table; fp32
-    where none is given. distinct_ids: of the run.
+    where none is given. distinct_ids, replicas: of the run.
     """
 
     communication: Communication = EXACT
     output_dtypes: Mapping[str, str] = field(default_factory=dict)
     kernel: KernelChoice = ANY_KERNEL
     distinct_ids: bool = False
+    replicas: int = 1
 
 
 PLAIN = Exchange()
@@ -129,7 +130,7 @@ def resolved(sharding: str, optimizer: EmbeddingOptimizer, exchange: Exchange = 
         for name in ROWS
     }
     resolved = resolve(configs, FEATURES, {}, Defaults(optimizer, kernel=exchange.kernel))
-    return with_updates(resolved, Step("cpu"))
+    return with_updates(resolved, Step("cpu", replicas=exchange.replicas))
 
 
 class Clicks(nn.Module):
@@ -150,7 +151,7 @@ def build(
     place: Place, sharding: str, optimizer: EmbeddingOptimizer, exchange: Exchange = PLAIN, asked: Asked = MACHINE
 ) -> tuple[Sharded, torch.optim.Optimizer]:
     tables = resolved(sharding, optimizer, exchange)
-    plan = make_plan(tables, place, GLOBAL_BATCH, exchange.communication, asked)
+    plan = make_plan(tables, place, GLOBAL_BATCH, exchange.communication, replace(asked, replicas=exchange.replicas))
     embeddings = Embeddings(tables, plan.replicated, place.device, exchange.distinct_ids)
     torch.manual_seed(SEED)
     trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())
