@@ -39,7 +39,7 @@ class AtomicFiles(LogConfig):
 
     def read(self, work: Work) -> RawLog:
         """See `LogConfig.read`."""
-        inter = self._inter_file()
+        inter = self._inter_file(work)
         wanted = {"dataset.user": self.user, "dataset.item": self.item, **event_columns(self)}
         if self.time is not None:
             wanted["dataset.time"] = self.time
@@ -62,9 +62,9 @@ class AtomicFiles(LogConfig):
             tables=["raw_events"],
         )
 
-    def _inter_file(self) -> Path:
+    def _inter_file(self, work: Work) -> Path:
         what = "a folder with NAME.inter"
-        path = self.raw_path(what)
+        path = self.raw_path(what, work)
         found = sorted(path.glob("*.inter")) if path.is_dir() else [path]
         if path.is_file() and path.suffix != ".inter":
             raise InputError(f"dataset.raw: want {what}, got the file {path}; name the folder or its .inter file")

@@ -18,17 +18,19 @@ class Attribute(Frozen):
 
     of: whose it is. column: its raw name, the attribute's own by default. table: the vocabulary that it reads, the
     attribute's own name by default; attributes that name one table share it. separator: splits one text into many
-    values (`Comedy|Drama`). edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25.
-    buckets: as many buckets of about equally many rows, in place of edges. number: it is no id but a number, which a
-    pooling may weigh by. scale: of a number: `log` of 1 + |x| with the sign of x, `standardize`: less the mean of all
-    rows, over their deviation, or the one after the other. raw: its ids, whole numbers of 64 bits, stay as they are and
-    have no vocabulary, for tables whose `ids` take any.
+    values (`Comedy|Drama`). flags: columns of 0 and 1, `[Action, Comedy]`; its values are the names of those that hold
+    1. edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25. buckets: as many buckets
+    of about equally many rows, in place of edges. number: it is no id but a number, which a pooling may weigh by.
+    scale: of a number: `log` of 1 + |x| with the sign of x, `standardize`: less the mean of all rows, over their
+    deviation, or the one after the other. raw: its ids, whole numbers of 64 bits, stay as they are and have no
+    vocabulary, for tables whose `ids` take any.
     """
 
     of: Literal["item", "user", "event"]
     column: str | None = None
     table: str | None = None
     separator: str | None = Field(default=None, min_length=1)
+    flags: list[str] | None = Field(default=None, min_length=1)
     edges: list[float] | None = Field(default=None, min_length=1)
     buckets: int | None = Field(default=None, ge=2)
     number: bool = False
@@ -37,13 +39,14 @@ class Attribute(Frozen):
 
     @model_validator(mode="after")
     def _has_a_vocabulary(self) -> "Attribute":
-        others = bool(self.table or self.separator or self.edges or self.buckets)
+        with_others = "with table, separator, flags, edges, buckets or"
+        others = bool(self.table or self.separator or self.flags or self.edges or self.buckets)
         if self.number and (others or self.raw):
-            raise ValueError("number: want false with table, separator, edges, buckets or raw, got true")
+            raise ValueError(f"number: want false {with_others} raw, got true")
         if self.raw and (others or self.of != "event"):
-            raise ValueError(
-                "raw: want false with of user or item, or with table, separator, edges, buckets or number, got true"
-            )
+            raise ValueError(f"raw: want false with of user or item, or {with_others} number, got true")
+        if self.flags and (self.column or self.separator or self.edges or self.buckets):
+            raise ValueError(f"flags: want null with column, separator, edges or buckets, got {self.flags}")
         if self.edges and self.buckets:
             raise ValueError(f"buckets: want null with edges, got {self.buckets}")
         if self.scale and not self.number:

@@ -14,6 +14,7 @@ from sharded_emb.data.dataset import Dataset, Manifest
 from sharded_emb.data.filters import Keep, seconds
 from sharded_emb.data.layouts.base import Layout
 from sharded_emb.data.layouts.next_item import NextItem
+from sharded_emb.data.locations import is_pattern, is_remote, local_files, local_path, require_sha256, unpacked
 from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError, nearest
 
@@ -67,13 +68,18 @@ class RawLog:
 class DatasetConfig(Component):
     """What becomes a dataset folder.
 
-    raw: the path of the raw data. paths: the keys that name files of the raw data. max_bad_rows: malformed rows up to
-    this number are left out, counted and listed in bad_rows.jsonl; more are an error.
+    raw: the raw data: a path, a URL (https://, s3://, gs://), and for event logs also a pattern (`logs/*.csv`) or a
+    list of all these. What is fetched is kept in `downloads`, and a zip archive stands for the folder of its files.
+    sha256: the hash that the one file of `raw` has to have, before it is unpacked. paths: the keys that name files of
+    the raw data. max_bad_rows: as many malformed rows are left out, counted and listed in bad_rows.jsonl; more are an
+    error.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("raw",)
 
-    raw: str | None = None
+    raw: str | list[str] | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
+    downloads: str = "data/downloads"
     max_bad_rows: int = Field(default=0, ge=0)
 
     def make(self, work: Work) -> Manifest:
@@ -88,29 +94,45 @@ class DatasetConfig(Component):
         return None
 
     def missing_files(self) -> list[str]:
-        """A problem for each path of this config that is not there: known before anything is read."""
+        """A problem for each path of this config that is not there: known before anything is read or fetched."""
         found = []
         for name in self.paths:
             place = getattr(self, name)
-            if name == "raw":
+            if name == "raw" and not place:
+                found.append(_no_raw("the raw data"))
+            for each in place if isinstance(place, list) else [place] if place else []:
+                if is_remote(each) or is_pattern(each):
+                    continue
                 try:
-                    self.raw_path("the raw data")
+                    local_path(f"dataset.{name}", each, "the raw data" if name == "raw" else "a file")
                 except InputError as error:
                     found += error.problems
-            elif place is not None and not Path(place).expanduser().exists():
-                found.append(f"dataset.{name}: want a file, got {place}, which does not exist; check the path")
         return found
 
-    def raw_path(self, what: str) -> Path:
-        """The place of the raw data, which exists. Raises InputError on `dataset.raw`."""
+    def raw_files(self, what: str, work: Work) -> list[Path]:
+        """The raw data as local files and folders, fetched and unpacked. Raises InputError on `dataset.raw`."""
         if not self.raw:
-            raise InputError(f"dataset.raw: missing; want {what}, give it as dataset.raw=PATH")
-        path = Path(self.raw).expanduser()
-        if not path.exists():
-            beside = [str(other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-            hint = nearest(path.name, beside) if beside else "; check the path"
-            raise InputError(f"dataset.raw: want {what}, got {self.raw}, which does not exist{hint}")
-        return path
+            raise InputError(_no_raw(what))
+        places = [self.raw] if isinstance(self.raw, str) else self.raw
+        for place in places:
+            if not is_remote(place) and not is_pattern(place):
+                local_path("dataset.raw", place, what)
+        key, downloads = "dataset.raw", Path(self.downloads)
+        files = [file for place in places for file in local_files(key, place, downloads, work.progress)]
+        if self.sha256 is not None:
+            require_sha256("dataset.sha256", files, self.sha256)
+        return [unpacked(key, file, work) if file.suffix.lower() == ".zip" else file for file in files]
+
+    def raw_path(self, what: str, work: Work) -> Path:
+        """The one place of the raw data. Raises InputError on `dataset.raw`."""
+        files = self.raw_files(what, work)
+        if len(files) != 1:
+            raise InputError(f"dataset.raw: want {what}, got {len(files)} files; name one")
+        return files[0]
+
+
+def _no_raw(what: str) -> str:
+    return f"dataset.raw: missing; want {what}, give it as dataset.raw=PATH"
 
 
 class VocabularyRule(Frozen):
@@ -196,8 +218,13 @@ def require_columns(wanted: Mapping[str, str], present: Iterable[str], file: Pat
 
 def attribute_columns(config: LogConfig, of: str) -> dict[str, str]:
     """Config key -> raw column, for the attributes of items, users or events."""
-    wanted = {name: each for name, each in config.all_attributes().items() if each.of == of}
-    return {f"dataset.attributes.{name}.column": each.column or name for name, each in wanted.items()}
+    wanted: dict[str, str] = {}
+    for name, each in config.all_attributes().items():
+        if each.of == of and each.flags:
+            wanted |= {f"dataset.attributes.{name}.flags.{i}": flag for i, flag in enumerate(each.flags)}
+        elif each.of == of:
+            wanted[f"dataset.attributes.{name}.column"] = each.column or name
+    return wanted
 
 
 def event_columns(config: LogConfig) -> dict[str, str]:

@@ -46,7 +46,7 @@ class LabelledText(DatasetConfig):
 
     def make(self, work: Work) -> Manifest:
         """See `DatasetConfig.make`; the split rule is at random by seed."""
-        path = self.raw_path("texts with a label")
+        path = self.raw_path("texts with a label", work)
         words, label_N = self._read(work, path)
         split_N = self._splits(len(label_N), work.seed)
         known = _vocabulary(words.filter(pa.array(split_N == "train")), self.min_count)

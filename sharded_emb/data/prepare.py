@@ -12,7 +12,10 @@ from typing import Any
 
 import duckdb
 import ibis
+import numpy as np
+import numpy.typing as npt
 
+from sharded_emb.data import report
 from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.dataset import Dataset, Manifest, write_manifest
@@ -20,6 +23,7 @@ from sharded_emb.data.folder import staged
 from sharded_emb.data.tabular import first_line
 from sharded_emb.data.work import EngineConfig, How, Progress, Work
 from sharded_emb.errors import InputError
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _WORK = "work"
 
@@ -36,9 +40,9 @@ def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool, 
     old = _opened(how.extend)
     bad = BadRows(config.max_bad_rows)
     with staged(folder, overwrite=overwrite) as part:
-        with _backend(part / _WORK, engine) as backend:
+        with _backend(part / _WORK, engine) as (backend, scratch):
             progress = Progress(backend.con, shown=engine.progress)
-            work = Work(backend, backend, part, seed, bad, progress, old)
+            work = Work(backend, backend, part, scratch, seed, bad, progress, old)
             with _problems_of_engine(engine):
                 manifest = config.make(work)
             bad.judge()
@@ -50,10 +54,21 @@ def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool, 
             "extends": old and {name: each.sha256 for name, each in old.manifest.vocabularies.items()},
         }
         manifest = manifest.model_copy(update=more)
+        with progress.step("looking at the dataset"):
+            found = report.look(dataset)
+            manifest = manifest.model_copy(update={"facts": {**manifest.facts, **report.facts(found)}})
+            counts = _item_counts(dataset)
+            report.write(part, manifest, found, counts)
         write_manifest(part, manifest)
     for line in bad.summary():
         progress.say(line)
     return manifest
+
+
+def _item_counts(dataset: Dataset) -> npt.NDArray[np.int64]:
+    if "item" not in dataset.manifest.vocabularies:
+        return np.zeros(0, np.int64)
+    return dataset.vocabulary("item")["count"].to_numpy()[FIRST_ROW:]
 
 
 def _opened(extend: Path | None) -> Dataset | None:
@@ -82,8 +97,8 @@ def _problems_of_engine(engine: EngineConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _backend(work: Path, engine: EngineConfig) -> Iterator[Any]:
-    """DuckDB with its database in a file: a log may be larger than memory. The file is gone afterwards."""
+def _backend(work: Path, engine: EngineConfig) -> Iterator[tuple[Any, Path]]:
+    """DuckDB with its database in a file, since a log may be larger than memory, and their folder, gone afterwards."""
     if engine.temp is not None:
         work = Path(engine.temp).expanduser() / f"{work.parent.name.removesuffix('.part').lstrip('.')}.prepare"
         shutil.rmtree(work, ignore_errors=True)
@@ -98,7 +113,7 @@ def _backend(work: Path, engine: EngineConfig) -> Iterator[Any]:
         settings["threads"] = engine.threads
     backend = ibis.duckdb.connect(work / "prepare.duckdb", **settings)
     try:
-        yield backend
+        yield backend, work
     finally:
         backend.disconnect()
         shutil.rmtree(work)

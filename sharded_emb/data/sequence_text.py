@@ -36,7 +36,7 @@ class SequenceText(LogConfig):
 
     def read(self, work: Work) -> RawLog:
         """See `LogConfig.read`."""
-        path = self.raw_path("a text file with one `user item item ...` a line")
+        path = self.raw_path("a text file with one `user item item ...` a line", work)
         if path.is_dir():
             raise InputError(f"dataset.raw: want a text file, got the folder {path}; name a file in it")
         self._check_columns(path)

@@ -44,13 +44,20 @@ class TableFiles:
     ids: frozenset[str] = field(default_factory=frozenset)
 
 
-def find_files(key: str, path: Path, kind: str | None) -> list[Path]:
+def find_files(key: str, path: Path, kind: str | None, wanted: str | None = None) -> list[Path]:
     """The file, or the folder's files of one known format, in the order of their names. Raises InputError on `key`.
 
-    kind: the format that the user says they have, whatever their names.
+    kind: the format that the user says they have, whatever their names. wanted: the name, or a pattern of names, of
+    those that count in the folder and the folders in it.
     """
     if path.is_file():
         return [path]
+    if wanted is not None:
+        files = sorted(file for file in path.rglob(wanted) if file.is_file())
+        if not files:
+            there = [file.name for file in path.rglob("*") if file.is_file()]
+            raise InputError(f"{key}: want {wanted} in {path}, got a folder without it{nearest(wanted, there)}")
+        return files
     files = sorted(file for file in path.iterdir() if file.is_file() and (kind or format_of(file)) is not None)
     formats = {kind or format_of(file) for file in files}
     if len(formats) != 1:
@@ -65,6 +72,11 @@ def format_of(path: Path) -> str | None:
     for ending in COMPRESSIONS:
         name = name.removesuffix(ending)
     return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
+
+
+def quote_of(separator: str) -> str:
+    """What encloses values that hold the separator: nothing where that has several letters, as in MovieLens."""
+    return '"' if len(separator) <= 1 else ""
 
 
 def require_whole(files: TableFiles) -> None:
@@ -148,7 +160,8 @@ def csv_scan(files: TableFiles, more: str = "") -> str:
         f"read_csv([{', '.join(sql_text(str(path)) for path in files.paths)}], columns={{{columns}}}, "
         f"auto_detect=false, header={str(files.header is None).lower()}, delim={sql_text(files.separator)}, "
         f"quote={sql_text(files.quote)}, escape={sql_text(files.quote)}, nullstr='', "
-        f"max_line_size={LONGEST_LINE_BYTES}, encoding={sql_text(files.encoding)}{more})"
+        f"max_line_size={LONGEST_LINE_BYTES}, buffer_size={2 * LONGEST_LINE_BYTES}, "
+        f"encoding={sql_text(files.encoding)}{more})"
     )
 
 

@@ -23,6 +23,10 @@ def attribute_values(
         if attribute.of != of:
             continue
         key = f"dataset.attributes.{name}"
+        if attribute.flags:
+            names = [ibis.ifelse(table[RAW + flag] == "1", flag, "") for flag in attribute.flags]
+            values[name] = ibis.array(names)  # an empty text is no value
+            continue
         column = attribute.column or name
         raw = table[RAW + column]
         if raw.type().is_array() and (wrong := _wants_one_value(attribute)):

@@ -82,12 +82,14 @@ class Progress:
 @dataclass
 class Work:
     """backend: where expressions are computed, an Ibis backend. reader: the DuckDB that reads files, the same backend
-    where that is DuckDB. folder: the dataset folder in the making. extend: the dataset whose rows keep their numbers.
+    where that is DuckDB. folder: the dataset folder in the making. scratch: a folder that is gone in the end. extend:
+    the dataset whose rows keep their numbers.
     """
 
     backend: Any
     reader: Any
     folder: Path
+    scratch: Path
     seed: int
     bad: BadRows
     progress: Progress
