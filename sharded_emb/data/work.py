@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import duckdb
 from pydantic import Field, PositiveInt
 
 from sharded_emb.component import Frozen
@@ -70,10 +71,17 @@ class Progress:
             ended.set()
             talker.join()
 
+    def _percent(self) -> float:
+        """Of the running query; below 0 where there is none."""
+        try:
+            return -1.0 if self._connection is None else self._connection.query_progress()
+        except duckdb.Error:  # closed meanwhile
+            return -1.0
+
     def _talk(self, name: str, ended: threading.Event) -> None:
         start, wait = time.monotonic(), _QUIET_SECONDS
         while not ended.wait(wait):
-            percent = -1.0 if self._connection is None else self._connection.query_progress()
+            percent = self._percent()
             done = f", {percent:.0f} % of this query" if percent > 0 else ""
             print(f"{name}: {time.monotonic() - start:.0f} s{done}", file=sys.stderr, flush=True)
             wait = min(wait * 1.5, 60.0)
