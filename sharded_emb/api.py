@@ -37,20 +37,22 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> "RunConfig
     return cli.compose_all("train", overrides, _folders(config_dir)).validated(RunConfig, files=False)
 
 
-def prepare(config: "RunConfig", *, overwrite: bool = False) -> "Dataset":
+def prepare(config: "RunConfig", *, overwrite: bool = False, extend: str | Path | None = None) -> "Dataset":
     """Writes the dataset folder `config.data` from the raw log of `config.dataset`, and opens it.
 
-    overwrite: replace a dataset that is there.
+    overwrite: replace a dataset that is there. extend: a dataset whose rows keep their numbers.
     """
     cli.check_versions()
     from sharded_emb.config.run import PrepareConfig
     from sharded_emb.config.validate import validate
     from sharded_emb.data.dataset import Dataset
     from sharded_emb.data.prepare import prepare as write
+    from sharded_emb.data.work import How
 
-    checked = validate(PrepareConfig, {**config.model_dump(), "overwrite": overwrite})
+    checked = validate(PrepareConfig, {**config.model_dump(), "overwrite": overwrite, "extend": extend})
     assert checked.data is not None
-    write(checked.dataset, checked.data, seed=checked.seed, overwrite=overwrite)
+    how = How(checked.prepare, checked.extend)
+    write(checked.dataset, checked.data, seed=checked.seed, overwrite=overwrite, how=how)
     return Dataset.open(checked.data)
 
 

@@ -9,6 +9,7 @@ from sharded_emb.component import Frozen, Slot
 from sharded_emb.config.where import from_home
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.source import BatchesConfig
+from sharded_emb.data.work import EngineConfig
 from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.losses.base import LossConfig
 from sharded_emb.models.base import ModelConfig
@@ -112,9 +113,13 @@ class RunConfig(Frozen):
 
 
 class PrepareConfig(RunConfig):
-    """What `prepare` adds. overwrite: replace an existing dataset folder."""
+    """What `prepare` adds. overwrite: replace an existing dataset folder. extend: one whose rows keep their numbers.
+    prepare: what computes it, and how much it may take.
+    """
 
     overwrite: bool = False
+    extend: UserPath | None = None
+    prepare: EngineConfig = EngineConfig()
 
 
 class PlanConfig(RunConfig):

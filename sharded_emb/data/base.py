@@ -1,62 +1,46 @@
 """The slot `dataset`: where a raw log comes from, how it is filtered, and which samples it becomes."""
 
-import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from sharded_emb.component import Component, Frozen, Slot
+from sharded_emb.data.attribute import RAW, Attribute
+from sharded_emb.data.bad_rows import Place
 from sharded_emb.data.dataset import Dataset, Manifest
+from sharded_emb.data.filters import Keep, seconds
 from sharded_emb.data.layouts.base import Layout
 from sharded_emb.data.layouts.next_item import NextItem
+from sharded_emb.data.locations import is_pattern, is_remote, local_files, local_path, require_sha256, unpacked
+from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError, nearest
 
-RAW = "raw:"
-"""Prefix of raw columns, which may be called `user` or `label` themselves."""
+__all__ = ["RAW", "Attribute", "DatasetConfig", "LogConfig", "RawLog"]
 
-_TAKEN = {"user", "item", "items", "time", "times", "label", "moment", "position", "row", "first", "events"}
+_TAKEN = {
+    "user",
+    "item",
+    "items",
+    "time",
+    "times",
+    "label",
+    "moment",
+    "position",
+    "row",
+    "first",
+    "events",
+    "piece",
+    "tie",
+    "fraction",
+}
 
 
-class Attribute(Frozen):
-    """One attribute of items, users or events that becomes a column of the dataset.
-
-    of: whose it is. column: its raw name, the attribute's own by default. table: the vocabulary that it reads, the
-    attribute's own name by default; attributes that name one table share it. separator: splits one text into many
-    values (`Comedy|Drama`). edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25.
-    number: it is no id but a number of an event, which a pooling may weigh by. raw: its ids, whole numbers of 64 bits,
-    stay as they are and have no vocabulary, for tables whose `ids` take any.
-    """
-
-    of: Literal["item", "user", "event"]
-    column: str | None = None
-    table: str | None = None
-    separator: str | None = Field(default=None, min_length=1)
-    edges: list[float] | None = Field(default=None, min_length=1)
-    number: bool = False
-    raw: bool = False
-
-    @model_validator(mode="after")
-    def _has_a_vocabulary(self) -> "Attribute":
-        for key, others in (("number", "table, separator, edges or raw"), ("raw", "table, separator, edges or number")):
-            alone = self.of == "event" and not (self.table or self.separator or self.edges or self.number == self.raw)
-            if getattr(self, key) and not alone:
-                raise ValueError(f"{key}: want false with of user or item, or with {others}, got true")
-        return self
-
-    @property
-    def counted(self) -> bool:
-        """Whether its values are numbered in a vocabulary."""
-        return not (self.number or self.raw)
-
-    @field_validator("edges")
-    @classmethod
-    def _ascending(cls, edges: list[float] | None) -> list[float] | None:
-        if edges and any(low >= high for low, high in itertools.pairwise(edges)):
-            raise ValueError(f"want rising numbers, got {edges}")
-        return edges
+def no_place(position: int) -> Place:
+    """For rows that were not read from a file."""
+    return Place("the log", position + 1, "row")
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,9 @@ class RawLog:
     """Raw tables as Ibis expressions; every raw column is a string (or a list of strings) named `raw:NAME`.
 
     events: user, item (strings), position (int64, unique, the order of the file), time (string, where has_time) and raw
-    columns. users, items: user or item, and raw columns; null where nothing asks for them.
+    columns. users, items: user or item, position, and raw columns; null where nothing asks for them. place, user_place,
+    item_place: where the row of a position stood. per_second: what a whole number of time counts. tables: what the
+    events were read into, which is dropped once it is not needed.
     """
 
     events: Any
@@ -72,23 +58,34 @@ class RawLog:
     items: Any | None
     has_time: bool
     files: list[Path]
+    place: Callable[[int], Place] = no_place
+    user_place: Callable[[int], Place] = no_place
+    item_place: Callable[[int], Place] = no_place
+    per_second: int = 1
+    tables: list[str] = field(default_factory=list)
 
 
 class DatasetConfig(Component):
     """What becomes a dataset folder.
 
-    raw: the path of the raw data. paths: the keys that name files of the raw data.
+    raw: the raw data: a path, a URL (https://, s3://, gs://), and for event logs also a pattern (`logs/*.csv`) or a
+    list of all these. What is fetched is kept in `downloads`, and a zip archive stands for the folder of its files.
+    sha256: the hash that the one file of `raw` has to have, before it is unpacked. paths: the keys that name files of
+    the raw data. max_bad_rows: as many malformed rows are left out, counted and listed in bad_rows.jsonl; more are an
+    error.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("raw",)
 
-    raw: str | None = None
+    raw: str | list[str] | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
+    downloads: str = "data/downloads"
+    max_bad_rows: int = Field(default=0, ge=0)
 
-    def make(self, backend: Any, folder: Path, seed: int) -> Manifest:
-        """Writes vocabularies and splits into the folder, which may be used for other files meanwhile.
+    def make(self, work: Work) -> Manifest:
+        """Writes vocabularies and splits into the folder of `work`, which may be used for other files meanwhile.
 
-        backend: an Ibis backend to work with. Raises InputError, each line on a key of `dataset`, for files, columns
-        and lines that are not as they should.
+        Raises InputError, each line on a key of `dataset`, for files, columns and lines that are not as they should.
         """
         raise NotImplementedError
 
@@ -97,43 +94,83 @@ class DatasetConfig(Component):
         return None
 
     def missing_files(self) -> list[str]:
-        """A problem for each path of this config that is not there: known before anything is read."""
+        """A problem for each path of this config that is not there: known before anything is read or fetched."""
         found = []
         for name in self.paths:
             place = getattr(self, name)
-            if name == "raw":
+            if name == "raw" and not place:
+                found.append(_no_raw("the raw data"))
+            for each in place if isinstance(place, list) else [place] if place else []:
+                if is_remote(each) or is_pattern(each):
+                    continue
                 try:
-                    self.raw_path("the raw data")
+                    local_path(f"dataset.{name}", each, "the raw data" if name == "raw" else "a file")
                 except InputError as error:
                     found += error.problems
-            elif place is not None and not Path(place).expanduser().exists():
-                found.append(f"dataset.{name}: want a file, got {place}, which does not exist; check the path")
         return found
 
-    def raw_path(self, what: str) -> Path:
-        """The place of the raw data, which exists. Raises InputError on `dataset.raw`."""
+    def raw_files(self, what: str, work: Work) -> list[Path]:
+        """The raw data as local files and folders, fetched and unpacked. Raises InputError on `dataset.raw`."""
         if not self.raw:
-            raise InputError(f"dataset.raw: missing; want {what}, give it as dataset.raw=PATH")
-        path = Path(self.raw).expanduser()
-        if not path.exists():
-            beside = [str(other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-            hint = nearest(path.name, beside) if beside else "; check the path"
-            raise InputError(f"dataset.raw: want {what}, got {self.raw}, which does not exist{hint}")
-        return path
+            raise InputError(_no_raw(what))
+        places = [self.raw] if isinstance(self.raw, str) else self.raw
+        for place in places:
+            if not is_remote(place) and not is_pattern(place):
+                local_path("dataset.raw", place, what)
+        key, downloads = "dataset.raw", Path(self.downloads)
+        files = [file for place in places for file in local_files(key, place, downloads, work.progress)]
+        if self.sha256 is not None:
+            require_sha256("dataset.sha256", files, self.sha256)
+        return [unpacked(key, file, work) if file.suffix.lower() == ".zip" else file for file in files]
+
+    def raw_path(self, what: str, work: Work) -> Path:
+        """The one place of the raw data. Raises InputError on `dataset.raw`."""
+        files = self.raw_files(what, work)
+        if len(files) != 1:
+            raise InputError(f"dataset.raw: want {what}, got {len(files)} files; name one")
+        return files[0]
+
+
+def _no_raw(what: str) -> str:
+    return f"dataset.raw: missing; want {what}, give it as dataset.raw=PATH"
+
+
+class VocabularyRule(Frozen):
+    """Which raw ids get a row of their own: those with min_count events, and of these the max_rows most frequent."""
+
+    min_count: PositiveInt = 1
+    max_rows: PositiveInt | None = None
 
 
 class LogConfig(DatasetConfig):
     """What all logs of events share.
 
+    keep: column -> which events stay. time_from, time_to: seconds since 1970, or ISO dates; the latter is excluded.
     min_user_events, min_item_events: users and items with fewer events are dropped, again and again until all that are
-    left have enough (a k-core); 1 keeps all. attributes: columns beside the ids. layout: which samples the log becomes,
-    and how they are split.
+    left have enough (a k-core); 1 keeps all. ties: the order of a user's events of the same time: that of the `file`,
+    `reversed`, by raw `item` ascending, or `random` by the seed. attributes: columns beside the ids. vocabularies:
+    table -> which ids get a row; the others are row 1. layout: which samples the log becomes, and how they are split.
     """
 
+    keep: dict[str, Keep] = Field(default_factory=dict)
+    time_from: int | float | str | None = None
+    time_to: int | float | str | None = None
     min_user_events: int = Field(default=1, ge=1)
     min_item_events: int = Field(default=1, ge=1)
+    ties: Literal["file", "reversed", "item", "random"] = "file"
     attributes: dict[str, Attribute] = Field(default_factory=dict)
+    vocabularies: dict[str, VocabularyRule] = Field(default_factory=dict)
     layout: Slot[Layout] = NextItem()
+
+    @field_validator("time_from", "time_to", mode="after")
+    @classmethod
+    def _a_time(cls, time: int | float | str | None) -> int | float | str | None:
+        if time is not None:
+            try:
+                seconds(time)
+            except ValueError:
+                raise ValueError(f"want seconds since 1970 or a date such as 2020-01-31, got {time!r}") from None
+        return time
 
     @field_validator("attributes")
     @classmethod
@@ -145,18 +182,22 @@ class LogConfig(DatasetConfig):
                 raise ValueError(f"{name}: the vocabulary {attribute.table} holds ids alone; name another table")
         return attributes
 
-    def make(self, backend: Any, folder: Path, seed: int) -> Manifest:
+    def make(self, work: Work) -> Manifest:
         """See `DatasetConfig.make`."""
         from sharded_emb.data.from_log import make  # whose steps need this class
 
-        return make(self, folder, backend, seed)
+        return make(self, work)
+
+    def kept_columns(self) -> list[str]:
+        """The raw columns that `keep` looks at."""
+        return sorted(self.keep)
 
     def all_attributes(self) -> dict[str, Attribute]:
         """The attributes to read, those that the source brings of itself included."""
         return self.attributes
 
-    def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:
-        """The raw log as Ibis tables. `workspace` may be written to, and becomes the dataset folder.
+    def read(self, work: Work) -> RawLog:
+        """The raw log as Ibis tables. The folder of `work` may be written to.
 
         Raises InputError, each line on a key of `dataset`, for files, columns and lines that are not as they should.
         """
@@ -177,11 +218,17 @@ def require_columns(wanted: Mapping[str, str], present: Iterable[str], file: Pat
 
 def attribute_columns(config: LogConfig, of: str) -> dict[str, str]:
     """Config key -> raw column, for the attributes of items, users or events."""
-    wanted = {name: each for name, each in config.all_attributes().items() if each.of == of}
-    return {f"dataset.attributes.{name}.column": each.column or name for name, each in wanted.items()}
+    wanted: dict[str, str] = {}
+    for name, each in config.all_attributes().items():
+        if each.of == of and each.flags:
+            wanted |= {f"dataset.attributes.{name}.flags.{i}": flag for i, flag in enumerate(each.flags)}
+        elif each.of == of:
+            wanted[f"dataset.attributes.{name}.column"] = each.column or name
+    return wanted
 
 
 def event_columns(config: LogConfig) -> dict[str, str]:
     """Config key -> raw column of all that is read of an event besides user, item and time."""
     label = config.layout.label_column()
-    return {**({"dataset.layout.label": label} if label else {}), **attribute_columns(config, "event")}
+    kept = {f"dataset.keep.{column}": column for column in config.kept_columns()}
+    return {**({"dataset.layout.label": label} if label else {}), **kept, **attribute_columns(config, "event")}

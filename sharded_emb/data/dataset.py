@@ -70,6 +70,8 @@ class Manifest(Frozen):
     counts: users, items and events after filtering. built_over: which events the vocabularies count. source: the
     fingerprint of the raw files. dataset: the resolved dataset config, seed: the one it was prepared with.
     best_reachable: metrics by split of a ranker that knows how the data were made; only generated logs have one.
+    facts: what else was counted, ties in time first of all. bad_rows: by config key, the malformed rows that were left
+    out. extends: the hashes of the vocabularies of the dataset whose rows kept their numbers.
     """
 
     schema_version: Literal[1]
@@ -85,6 +87,9 @@ class Manifest(Frozen):
     seed: int
     dataset: dict[str, Any]
     best_reachable: dict[str, dict[str, float]] | None = None
+    facts: dict[str, int] = Field(default_factory=dict)
+    bad_rows: dict[str, int] = Field(default_factory=dict)
+    extends: dict[str, str] | None = None
 
 
 class Dataset:

@@ -1,74 +1,150 @@
 """Event logs: one event a row, in CSV, TSV, JSONL or Parquet, with tables of users and items beside them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sharded_emb.data.base import RAW, LogConfig, RawLog, attribute_columns, event_columns, require_columns
-from sharded_emb.data.tabular import FORMATS, TableFiles, column_names, find_files, format_of, load
+from sharded_emb.data.base import (
+    RAW,
+    LogConfig,
+    RawLog,
+    attribute_columns,
+    event_columns,
+    no_place,
+    require_columns,
+)
+from sharded_emb.data.locations import is_pattern, is_remote
+from sharded_emb.data.reading import Places, load
+from sharded_emb.data.side_table import Format, SideTable
+from sharded_emb.data.tabular import (
+    FORMATS,
+    Encoding,
+    TableFiles,
+    column_names,
+    find_files,
+    format_of,
+    quote_of,
+    unknown_format,
+)
+from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError
 
+PER_SECOND = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 SEPARATORS = {"csv": ",", "tsv": "\t", "jsonl": "", "parquet": ""}
 
 
 class EventLog(LogConfig):
     """One event a row. `raw` is a file, or a folder whose files of one format are read in the order of their names.
 
-    user, item, time: the columns that hold them; time is a number or a date, null takes the order of the rows.
-    format: null goes by the file's ending. separator: of CSV and TSV, where it is another. header: column names, for
-    files that do not begin with them. users, items: tables of attributes, one user or item a row, whose key column is
-    called as in the log.
+    file: the name, or a pattern, of the log in a folder or archive that holds more. user, item, time: the columns that
+    hold them; time is a number or a date, null takes the order of the rows. time_unit: what its numbers count. format:
+    null goes by the file's ending. separator: of CSV and TSV, where it is another, up to four letters (`::`); beside
+    several letters, quotes are ordinary ones. encoding: of text. header: column names, for files that do not begin with
+    them. users, items: tables of attributes, read where attributes ask for them.
     """
 
-    paths: ClassVar[tuple[str, ...]] = ("raw", "users", "items")
+    paths: ClassVar[tuple[str, ...]] = ("raw",)
 
+    file: str | None = None
     user: str = "user"
     item: str = "item"
     time: str | None = "time"
-    format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
-    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] = "seconds"
+    format: Format | None = None
+    separator: str | None = Field(default=None, min_length=1, max_length=4)
+    encoding: Encoding = "utf-8"
     header: list[str] | None = None
-    users: str | None = None
-    items: str | None = None
+    users: SideTable | None = None
+    items: SideTable | None = None
 
-    def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:  # noqa: ARG002
+    def read(self, work: Work) -> RawLog:
         """See `LogConfig.read`."""
-        path = self.raw_path("an event log (CSV, TSV, JSONL or Parquet)")
-        log = self._files("dataset.raw", path, self.format, self.header)
+        log = self._log_files(work)
         wanted = {"dataset.user": self.user, "dataset.item": self.item, **event_columns(self)}
         if self.time is not None:
             wanted["dataset.time"] = self.time
         require_columns(wanted, column_names(log), log.paths[0])
-        events = load(backend, "raw_events", log, sorted(set(wanted.values())))
+        loaded = load(work, "raw_events", log, sorted(set(wanted.values())))
+        events = loaded.table
         events = events.mutate(user=events[RAW + self.user], item=events[RAW + self.item])
         if self.time is not None:
             events = events.mutate(time=events[RAW + self.time])
-        users, user_files = self._side_table(backend, "user")
-        items, item_files = self._side_table(backend, "item")
-        files = [*log.paths, *user_files, *item_files]
-        return RawLog(events=events, users=users, items=items, has_time=self.time is not None, files=files)
+        users, items = (self._side_table(work, of, log.paths[0].parent) for of in ("user", "item"))
+        return RawLog(
+            events=events,
+            users=users and users.table,
+            items=items and items.table,
+            has_time=self.time is not None,
+            files=[*log.paths, *(users.paths if users else []), *(items.paths if items else [])],
+            place=loaded.places.of,
+            user_place=users.places.of if users else no_place,
+            item_place=items.places.of if items else no_place,
+            per_second=PER_SECOND[self.time_unit],
+            tables=["raw_events"],
+        )
 
-    def _files(self, key: str, path: Path, kind: str | None, header: list[str] | None) -> TableFiles:
-        paths = find_files(key, path, kind)
-        kind = kind or format_of(paths[0])
+    def missing_files(self) -> list[str]:
+        """See `DatasetConfig.missing_files`: side tables are looked for where they are read."""
+        found = super().missing_files()
+        for of, table in (("user", self.users), ("item", self.items)):
+            if table is not None and attribute_columns(self, of) and not self._may_be_there(table):
+                found.append(f"dataset.{of}s: want a file, got {table.path}, which does not exist; check the path")
+        return found
+
+    def _may_be_there(self, table: SideTable) -> bool:
+        """Whether a side table is there, or may be once the log is."""
+        path = Path(table.path).expanduser()
+        if path.exists() or self.raw is None:
+            return path.exists()
+        if not isinstance(self.raw, str) or is_remote(self.raw) or is_pattern(self.raw):
+            return not path.is_absolute()
+        raw = Path(self.raw).expanduser()
+        folder = raw if raw.is_dir() else raw.parent
+        return raw.suffix.lower() == ".zip" or any(folder.rglob(table.path) if not path.is_absolute() else ())
+
+    def _log_files(self, work: Work) -> TableFiles:
+        key, what = "dataset.raw", "an event log (CSV, TSV, JSONL or Parquet)"
+        places = self.raw_files(what, work)
+        paths = [path for place in places for path in find_files(key, place, self.format, self.file)]
+        kinds = {self.format or format_of(path) for path in paths}
+        if len(kinds) > 1:
+            got = ", ".join(sorted(path.name for path in paths)[:5])
+            raise InputError(f"{key}: want files of one format ({', '.join(FORMATS)}), got {got}; name fewer")
+        kind = kinds.pop()
         if kind is None:
-            hint = "; say dataset.format=csv (or tsv, jsonl, parquet)" if key == "dataset.raw" else ""
-            raise InputError(f"{key}: want a file that ends with {', '.join(FORMATS)}, got {paths[0].name}{hint}")
-        return TableFiles(key, paths, kind, self.separator or SEPARATORS[kind], header=header)
+            raise unknown_format(key, paths[0])
+        separator = self.separator or SEPARATORS[kind]
+        ids = frozenset({self.user, self.item})
+        return TableFiles(key, paths, kind, separator, quote_of(separator), self.header, self.encoding, ids)
 
-    def _side_table(self, backend: Any, of: Literal["user", "item"]) -> tuple[Any | None, list[Path]]:
+    def _side_table(self, work: Work, of: str, beside: Path) -> "_Side | None":
         wanted = attribute_columns(self, of)
-        place, key_column = (self.users, self.user) if of == "user" else (self.items, self.item)
+        table, log_key = (self.users, self.user) if of == "user" else (self.items, self.item)
         key = f"dataset.{of}s"
         if not wanted:
-            return None, []
-        if place is None:
+            return None
+        if table is None:
             raise InputError(f"{key}: want a table of {of}s, got none, but {next(iter(wanted))} reads it; {key}=PATH")
-        path = Path(place).expanduser()
+        key_column = table.key or log_key
+        path = Path(table.path).expanduser()
+        path = path if path.is_file() else beside / table.path
         if not path.is_file():
-            raise InputError(f"{key}: want a table of {of}s, got {place}, which does not exist; check the path")
-        files = self._files(key, path, None, None)
+            raise InputError(f"{key}: want a table of {of}s, got {table.path}, which does not exist; check the path")
+        kind = table.format or format_of(path)
+        if kind is None:
+            raise unknown_format(key, path)
+        separator = table.separator or SEPARATORS[kind]
+        ids = frozenset({key_column})
+        files = TableFiles(key, [path], kind, separator, quote_of(separator), table.header, table.encoding, ids)
         require_columns({f"dataset.{of}": key_column, **wanted}, column_names(files), path)
-        table = load(backend, f"raw_{of}s", files, sorted({key_column, *wanted.values()}))
-        return table.mutate(**{of: table[RAW + key_column]}), files.paths
+        loaded = load(work, f"raw_{of}s", files, sorted({key_column, *wanted.values()}))
+        return _Side(loaded.table.mutate(**{of: loaded.table[RAW + key_column]}), loaded.places, files.paths)
+
+
+@dataclass(frozen=True)
+class _Side:
+    table: Any
+    places: Places
+    paths: list[Path]

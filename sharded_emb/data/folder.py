@@ -7,17 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sharded_emb.data.bad_rows import SIDE_FILE
 from sharded_emb.data.dataset import MANIFEST, Column, SplitInfo, part_name
 from sharded_emb.errors import InputError
 
 ROWS_PER_PART = 1_048_576
 ROWS_PER_GROUP = 65_536
+VALUES_PER_GROUP = 4_000_000
 LOCK = "lock"
+REPORT = "report.html"
 # all that prepare ever writes into a dataset folder; anything else in it is somebody's own and is never deleted
-_OURS = {MANIFEST, LOCK, "vocabulary", "attributes", "train", "valid", "test", "raw"}
+_OURS = {MANIFEST, LOCK, "vocabulary", "attributes", "train", "valid", "test", "raw", SIDE_FILE, REPORT}
 
 
 @contextmanager
@@ -91,28 +96,92 @@ def _take_name(part: Path, folder: Path) -> None:
     shutil.rmtree(old)
 
 
-def write_split(folder: Path, batches: Iterable[Any], columns: dict[str, Column]) -> SplitInfo:
-    """Write record batches, in order, as parts of at most ROWS_PER_PART rows; an empty split has one empty part."""
-    folder.mkdir()
-    schema = pa.schema([pa.field(name, column.arrow, nullable=False) for name, column in columns.items()])
-    rows = parts = 0
-    for part in _in_chunks(_in_chunks(batches, schema, ROWS_PER_GROUP), schema, ROWS_PER_PART):
-        pq.write_table(part, folder / part_name(parts), row_group_size=ROWS_PER_GROUP)
-        rows, parts = rows + len(part), parts + 1
-    if not parts:
-        pq.write_table(schema.empty_table(), folder / part_name(0))
-    return SplitInfo(rows=rows, parts=max(parts, 1))
+class SplitWriter:
+    """Writes record batches, in order, as the parts of a split, row group by row group; it holds one group at most.
 
+    A part has at most ROWS_PER_PART rows; a row group ROWS_PER_GROUP, or fewer where lists are long: about
+    VALUES_PER_GROUP values. The files depend on the rows alone, not on how they come; no row at all is one empty part.
+    """
 
-def _in_chunks(batches: Iterable[Any], schema: pa.Schema, rows_per_chunk: int) -> Iterator[pa.Table]:
-    """Tables of exactly rows_per_chunk rows (the last may be shorter), whatever sizes the batches come in."""
-    waiting: list[pa.Table] = []
-    for batch in batches:
+    def __init__(self, folder: Path, columns: dict[str, Column]) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._schema = pa.schema([pa.field(name, column.arrow, nullable=False) for name, column in columns.items()])
+        self._waiting: list[pa.Table] = []
+        self._values = 0
+        self._file: pq.ParquetWriter | None = None
+        self._rows_of_part = self._rows = self._parts = 0
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            if self._waiting:
+                self._write(pa.concat_tables(self._waiting))
+            if not self._parts:
+                self._open()
+        self._close()
+
+    @property
+    def info(self) -> SplitInfo:
+        """How much was written."""
+        return SplitInfo(rows=self._rows, parts=self._parts)
+
+    def add(self, batch: Any) -> None:
+        """The next rows: a record batch or a table."""
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-        waiting.append(table.cast(schema))
-        while sum(map(len, waiting)) >= rows_per_chunk:
-            every = pa.concat_tables(waiting)
-            yield every.slice(0, rows_per_chunk)
-            waiting = [every.slice(rows_per_chunk)]
-    if sum(map(len, waiting)):
-        yield pa.concat_tables(waiting)
+        table = table.cast(self._schema)
+        while len(table):
+            values = np.cumsum(_values_of_rows(table))
+            room = ROWS_PER_GROUP - sum(map(len, self._waiting))
+            # the row that passes the limit still goes in, so a group has at least one
+            fits = int(np.searchsorted(values, VALUES_PER_GROUP - self._values)) + 1
+            taken = min(room, fits, len(table), ROWS_PER_PART - self._rows_of_part - ROWS_PER_GROUP + room)
+            self._waiting.append(table.slice(0, taken))
+            self._values += int(values[taken - 1])
+            if taken == room or self._values >= VALUES_PER_GROUP or self._full():
+                self._write(pa.concat_tables(self._waiting))
+            table = table.slice(taken)
+
+    def _full(self) -> bool:
+        return self._rows_of_part + sum(map(len, self._waiting)) >= ROWS_PER_PART
+
+    def _write(self, group: pa.Table) -> None:
+        if self._file is None:
+            self._open()
+        assert self._file is not None
+        self._file.write_table(group, row_group_size=len(group))
+        self._rows += len(group)
+        self._rows_of_part += len(group)
+        self._waiting, self._values = [], 0
+        if self._rows_of_part >= ROWS_PER_PART:
+            self._close()
+
+    def _open(self) -> None:
+        self._file = pq.ParquetWriter(self._folder / part_name(self._parts), self._schema)
+        self._parts += 1
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._rows_of_part = None, 0
+
+
+def write_split(folder: Path, batches: Iterable[Any], columns: dict[str, Column]) -> SplitInfo:
+    """Writes all batches, in order; see `SplitWriter`."""
+    with SplitWriter(folder, columns) as writer:
+        for batch in batches:
+            writer.add(batch)
+    return writer.info
+
+
+def _values_of_rows(table: pa.Table) -> Any:
+    """How many values each row has, over all columns."""
+    values = np.zeros(len(table), np.int64)
+    for column in table.columns:
+        if pa.types.is_list(column.type):
+            values += pc.list_value_length(column).to_numpy().astype(np.int64)
+        else:
+            values += 1
+    return values

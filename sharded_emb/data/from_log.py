@@ -2,34 +2,41 @@
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sharded_emb.data import vocabulary
 from sharded_emb.data.base import LogConfig
 from sharded_emb.data.dataset import SCHEMA_VERSION, Manifest, SourceFile, SplitInfo
-from sharded_emb.data.folder import write_split
+from sharded_emb.data.folder import SplitWriter
 from sharded_emb.data.layouts.base import Arranged, Log
 from sharded_emb.data.normalize import normalize
-from sharded_emb.errors import InputError
+from sharded_emb.data.work import Work
+from sharded_emb.errors import InputError, nearest
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_PER_BATCH = 65_536
 
 
-def make(config: LogConfig, part: Path, backend: Any, seed: int) -> Manifest:
+def make(config: LogConfig, work: Work) -> Manifest:
     """See `DatasetConfig.make`."""
-    raw = normalize(config, config.read(backend, part, seed), backend)
+    raw = normalize(config, config.read(work), work)
     attributes = config.all_attributes()
-    counts = vocabulary.count_ids(raw, attributes)
+    _check_tables(config)
+    with work.progress.step("counting ids"):
+        counts = vocabulary.count_ids(raw, attributes)
     if not len(counts["user"]) or not len(counts["item"]):
         raise InputError(f"dataset.raw: want events, got none in {config.raw}; give a log that holds some")
-    vocabularies = {table: vocabulary.build(count) for table, count in counts.items()}
-    log = vocabulary.Encoder(backend, vocabularies).encode(raw, attributes)
-    arranged = config.layout.arrange(log, backend)
-    splits = _write(part, arranged, log, len(vocabularies["item"]))
+    events = pc.sum(counts["user"]["count"]).as_py()
+    vocabularies = _vocabularies(config, counts, work)
+    log = vocabulary.Encoder(work, vocabularies).encode(raw, config)
+    arranged = config.layout.arrange(log, work)
+    with work.progress.step("writing the splits"):
+        splits = _write(work.folder, arranged, log, len(vocabularies["item"]))
     return Manifest(
         schema_version=SCHEMA_VERSION,
         layout=type(config.layout).__name__,
@@ -37,30 +44,56 @@ def make(config: LogConfig, part: Path, backend: Any, seed: int) -> Manifest:
         columns=arranged.columns,
         item_attributes=log.item_columns if arranged.writes_item_attributes else {},
         splits=splits,
-        counts={
-            "users": len(counts["user"]),
-            "items": len(counts["item"]),
-            "events": int(raw.events.count().execute()),
-        },
-        vocabularies=vocabulary.write(part, vocabularies),
+        counts={"users": len(counts["user"]), "items": len(counts["item"]), "events": events},
+        vocabularies=vocabulary.write(work.folder, vocabularies),
         built_over=vocabulary.BUILT_OVER,
         source=fingerprint(raw.files),
-        seed=seed,
+        seed=work.seed,
         dataset=config.model_dump(mode="json"),
+        facts=work.facts,
     )
 
 
+def _check_tables(config: LogConfig) -> None:
+    """Rules for vocabularies that there are none of."""
+    tables = {"user", "item", *(a.table or name for name, a in config.all_attributes().items() if a.counted)}
+    problems = [
+        f"dataset.vocabularies.{name}: want a vocabulary of this dataset, got {name!r}{nearest(name, tables)}"
+        for name in config.vocabularies
+        if name not in tables
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def _vocabularies(config: LogConfig, counts: dict[str, pa.Table], work: Work) -> dict[str, pa.Table]:
+    old = work.extend
+    return {
+        table: vocabulary.build(
+            count,
+            config.vocabularies.get(table),
+            old.raw_ids(table)[FIRST_ROW:] if old is not None and table in old.manifest.vocabularies else None,
+        )
+        for table, count in counts.items()
+    }
+
+
 def _write(part: Path, arranged: Arranged, log: Log, items: int) -> dict[str, SplitInfo]:
-    splits = {}
-    for split, rows in arranged.splits.items():
-        batches = rows.to_pyarrow_batches(chunk_size=_ROWS_PER_BATCH)
-        splits[split] = write_split(part / split, batches, arranged.columns)
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(SplitWriter(part / split, arranged.columns))
+            for split in ("train", "valid", "test")
+        }
+        for piece in arranged.pieces:
+            for split, rows in piece.items():
+                for batch in rows.to_pyarrow_batches(chunk_size=_ROWS_PER_BATCH):
+                    writers[split].add(batch)
     if arranged.writes_item_attributes:
         table = vocabulary.attribute_table(log.items, log.item_columns, items)
         schema = pa.schema([pa.field(name, column.arrow, nullable=False) for name, column in log.item_columns.items()])
         (part / "attributes").mkdir()
         pq.write_table(table.cast(schema), part / "attributes" / "item.parquet")
-    return splits
+    return {split: writer.info for split, writer in writers.items()}
 
 
 def fingerprint(paths: Iterable[Path]) -> list[SourceFile]:

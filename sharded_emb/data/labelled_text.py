@@ -5,7 +5,6 @@ that is neither a letter nor a digit is a word of its own.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,9 @@ from sharded_emb.data.base import RAW, DatasetConfig, require_columns
 from sharded_emb.data.dataset import SCHEMA_VERSION, Column, Manifest, SplitInfo
 from sharded_emb.data.folder import write_split
 from sharded_emb.data.from_log import fingerprint
-from sharded_emb.data.tabular import TableFiles, column_names, load
+from sharded_emb.data.reading import load
+from sharded_emb.data.tabular import TableFiles, column_names
+from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
@@ -43,18 +44,18 @@ class LabelledText(DatasetConfig):
     valid_fraction: float = Field(default=0.1, ge=0, lt=0.5)
     test_fraction: float = Field(default=0.2, ge=0, lt=0.5)
 
-    def make(self, backend: Any, folder: Path, seed: int) -> Manifest:
+    def make(self, work: Work) -> Manifest:
         """See `DatasetConfig.make`; the split rule is at random by seed."""
-        path = self.raw_path("texts with a label")
-        words, label_N = self._read(backend, path)
-        split_N = self._splits(len(label_N), seed)
+        path = self.raw_path("texts with a label", work)
+        words, label_N = self._read(work, path)
+        split_N = self._splits(len(label_N), work.seed)
         known = _vocabulary(words.filter(pa.array(split_N == "train")), self.min_count)
         rows = _rows(words, known)
         splits: dict[str, SplitInfo] = {}
         for name in ("train", "valid", "test"):
             chosen = pa.array(np.flatnonzero(split_N == name))
             table = pa.table({"words": rows.take(chosen), "label": pa.array(label_N, pa.float32()).take(chosen)})
-            splits[name] = write_split(folder / name, [table], _COLUMNS)
+            splits[name] = write_split(work.folder / name, [table], _COLUMNS)
         return Manifest(
             schema_version=SCHEMA_VERSION,
             layout=type(self).__name__,
@@ -62,18 +63,20 @@ class LabelledText(DatasetConfig):
             columns=_COLUMNS,
             splits=splits,
             counts={"texts": len(label_N), "words": int(pc.sum(pc.list_value_length(words)).as_py())},
-            vocabularies=vocabulary.write(folder, {WORD: known}),
+            vocabularies=vocabulary.write(work.folder, {WORD: known}),
             built_over=_BUILT_OVER,
             source=fingerprint([path]),
-            seed=seed,
+            seed=work.seed,
             dataset=self.model_dump(mode="json"),
         )
 
-    def _read(self, backend: Any, path: Path) -> tuple[pa.ListArray, npt.NDArray[np.float32]]:
+    def _read(self, work: Work, path: Path) -> tuple[pa.ListArray, npt.NDArray[np.float32]]:
         """The words of each text, and 0 or 1."""
         files = TableFiles("dataset.raw", [path], "text", separator=self.separator, quote="")
         require_columns({"dataset.text": self.text, "dataset.label": self.label}, column_names(files), path)
-        table = load(backend, "texts", files, [self.text, self.label]).order_by("position")
+        loaded = load(work, "texts", files, [self.text, self.label])
+        work.bad.judge()
+        table = loaded.table.order_by("position")
         spaced = table[RAW + self.text].lower().re_replace(r"[0-9]", "0").re_replace(r"([^\p{L}0\s])", r" \1 ")
         found = table.select(text=spaced, label=table[RAW + self.label]).to_pyarrow()
         if not len(found):

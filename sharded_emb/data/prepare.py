@@ -1,7 +1,7 @@
 """Raw log -> dataset folder, by Ibis expressions on an embedded DuckDB.
 
 The expressions keep to what Spark has as well: no ordered collect, no window over all rows, and vocabularies numbered
-in this process. Only the readers of files (`tabular`) are DuckDB's own.
+in this process. Only the readers of files (`reading`) are DuckDB's own. What does not fit into memory is spilled.
 """
 
 import shutil
@@ -10,37 +10,110 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import ibis
+import numpy as np
+import numpy.typing as npt
 
+from sharded_emb.data import report
+from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.dataset import Dataset, Manifest, write_manifest
 from sharded_emb.data.folder import staged
+from sharded_emb.data.tabular import first_line
+from sharded_emb.data.work import EngineConfig, How, Progress, Work
+from sharded_emb.errors import InputError
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _WORK = "work"
 
 
-def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool) -> Manifest:
+def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool, how: How | None = None) -> Manifest:
     """Make the dataset folder that `config` describes. Equal inputs give equal folders, whatever the machine.
 
-    The folder is written aside and renamed: it is there whole or not at all. Raises InputError, each line beginning
-    with `dataset.` or `data`, for raw data that cannot be read and a folder that may not be written.
+    The folder is written aside and renamed: it is there whole or not at all. Raises InputError, each line on a key of
+    `dataset`, `data`, `prepare` or `extend`, for raw data that cannot be read, a folder that may not be written, and
+    memory or disk that are too small.
     """
+    how = how or How()
+    engine = how.engine
+    old = _opened(how.extend)
+    bad = BadRows(config.max_bad_rows)
     with staged(folder, overwrite=overwrite) as part:
-        with _backend(part / _WORK) as backend:
-            manifest = config.make(backend, part, seed)
+        with _backend(part / _WORK, engine) as (backend, scratch):
+            progress = Progress(backend.con, shown=engine.progress)
+            work = Work(backend, backend, part, scratch, seed, bad, progress, old)
+            with _problems_of_engine(engine):
+                manifest = config.make(work)
+            bad.judge()
+            bad.write(part)
         dataset = Dataset(part, manifest)
-        manifest = manifest.model_copy(update={"best_reachable": config.best_reachable(dataset, seed)})
+        more = {
+            "best_reachable": config.best_reachable(dataset, seed),
+            "bad_rows": bad.by_key,
+            "extends": old and {name: each.sha256 for name, each in old.manifest.vocabularies.items()},
+        }
+        manifest = manifest.model_copy(update=more)
+        with progress.step("looking at the dataset"):
+            found = report.look(dataset)
+            manifest = manifest.model_copy(update={"facts": {**manifest.facts, **report.facts(found)}})
+            counts = _item_counts(dataset)
+            report.write(part, manifest, found, counts)
         write_manifest(part, manifest)
+    for line in bad.summary():
+        progress.say(line)
     return manifest
 
 
-@contextmanager
-def _backend(work: Path) -> Iterator[Any]:
-    """DuckDB with its database in a file: a log may be larger than memory. The file is gone afterwards."""
-    work.mkdir()
-    backend = ibis.duckdb.connect(work / "prepare.duckdb", temp_directory=str(work))
+def _item_counts(dataset: Dataset) -> npt.NDArray[np.int64]:
+    if "item" not in dataset.manifest.vocabularies:
+        return np.zeros(0, np.int64)
+    return dataset.vocabulary("item")["count"].to_numpy()[FIRST_ROW:]
+
+
+def _opened(extend: Path | None) -> Dataset | None:
+    if extend is None:
+        return None
     try:
-        yield backend
+        return Dataset.open(extend)
+    except InputError as error:
+        raise InputError(*(f"extend: {line.removeprefix('data: ')}" for line in error.problems)) from error
+
+
+@contextmanager
+def _problems_of_engine(engine: EngineConfig) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        limit = engine.memory_limit or "this machine has"
+        raise InputError(
+            f"prepare.memory_limit: want enough for this log, got {limit} ({first_line(error)}); raise it, or set "
+            "prepare.threads=1"
+        ) from error
+    except duckdb.IOException as error:
+        raise InputError(
+            f"prepare.temp: want room to spill to, got {first_line(error)}; name another folder"
+        ) from error
+
+
+@contextmanager
+def _backend(work: Path, engine: EngineConfig) -> Iterator[tuple[Any, Path]]:
+    """DuckDB with its database in a file, since a log may be larger than memory, and their folder, gone afterwards."""
+    if engine.temp is not None:
+        work = Path(engine.temp).expanduser() / f"{work.parent.name.removesuffix('.part').lstrip('.')}.prepare"
+        shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"prepare.temp: want a folder to spill to, got {work}: {error.strerror}") from error
+    settings: dict[str, Any] = {"temp_directory": str(work)}
+    if engine.memory_limit is not None:
+        settings["memory_limit"] = engine.memory_limit
+    if engine.threads is not None:
+        settings["threads"] = engine.threads
+    backend = ibis.duckdb.connect(work / "prepare.duckdb", **settings)
+    try:
+        yield backend, work
     finally:
         backend.disconnect()
         shutil.rmtree(work)

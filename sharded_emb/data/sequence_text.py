@@ -7,11 +7,15 @@ from typing import Any, ClassVar
 import ibis
 import pyarrow as pa
 
+from sharded_emb.data.bad_rows import BadRow, shortened
 from sharded_emb.data.base import RAW, Attribute, LogConfig, RawLog, require_columns
-from sharded_emb.data.tabular import load_lines
+from sharded_emb.data.reading import Places, load_lines
+from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError
 
 _ATTRIBUTES = "attributes"
+_ITEMS_PER_LINE = 2**32
+"""More than a line may hold: a position is the line's times this, and the item's place in it."""
 
 
 class SequenceText(LogConfig):
@@ -30,36 +34,48 @@ class SequenceText(LogConfig):
             return self.attributes
         return {**self.attributes, "attribute": Attribute(of="item", column=_ATTRIBUTES)}
 
-    def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:  # noqa: ARG002
+    def read(self, work: Work) -> RawLog:
         """See `LogConfig.read`."""
-        path = self.raw_path("a text file with one `user item item ...` a line")
+        path = self.raw_path("a text file with one `user item item ...` a line", work)
         if path.is_dir():
             raise InputError(f"dataset.raw: want a text file, got the folder {path}; name a file in it")
         self._check_columns(path)
-        lines = load_lines(backend, "lines", "dataset.raw", path).filter(lambda t: t.line != "")
+        loaded = load_lines(work, "lines", "dataset.raw", path)
+        lines = loaded.table.filter(loaded.table.line != "")
         words = lines.select(words=lines.line.re_split(r"\s+"), at=lines.position)
-        words = backend.create_table("words", words.select(user=words.words[0], items=words.words[1:], at=words.at))
-        _check_lines(words, path)
+        words = work.backend.create_table(
+            "words", words.select(user=words.words[0], items=words.words[1:], at=words.at)
+        )
+        work.drop("lines")
+        words = _checked(words, path, loaded.places, work)
         events = words.unnest("items", offset="step")
-        # 2^32 items a line are more than a line may hold
-        position = events["at"] * 2**32 + events.step
-        events = backend.create_table("raw_events", events.select(user="user", item="items", position=position))
+        position = events["at"] * _ITEMS_PER_LINE + events.step
+        events = work.backend.create_table("raw_events", events.select(user="user", item="items", position=position))
         files = [path]
         items = None
         if self.item_attributes is not None:
-            items = self._read_attributes(backend)
+            items = self._read_attributes(work)
             files.append(Path(self.item_attributes).expanduser())
-        return RawLog(events=events, users=None, items=items, has_time=False, files=files)
+        return RawLog(
+            events=events,
+            users=None,
+            items=items,
+            has_time=False,
+            files=files,
+            place=lambda position: loaded.places.of(position // _ITEMS_PER_LINE),
+            tables=["words", "raw_events"],
+        )
 
     def _check_columns(self, path: Path) -> None:
-        require_columns({"dataset.layout.label": self.layout.label_column() or "item"}, ["user", "item"], path)
+        kept = {f"dataset.keep.{column}": column for column in self.kept_columns()}
+        require_columns({"dataset.layout.label": self.layout.label_column() or "item", **kept}, ["user", "item"], path)
         for name, attribute in self.all_attributes().items():
             key = f"dataset.attributes.{name}"
             if attribute.of != "item" or self.item_attributes is None:
                 raise InputError(f"{key}: want none, got one of {attribute.of}s; {path.name} holds ids alone")
             require_columns({f"{key}.column": attribute.column or name}, [_ATTRIBUTES], Path(self.item_attributes))
 
-    def _read_attributes(self, backend: Any) -> Any:
+    def _read_attributes(self, work: Work) -> Any:
         key, path = "dataset.item_attributes", Path(str(self.item_attributes)).expanduser()
         if not path.is_file():
             raise InputError(f"{key}: want a JSON file, got {path}, which does not exist; check the path")
@@ -71,16 +87,24 @@ class SequenceText(LogConfig):
             raise InputError(f"{key}: want an object of lists, item -> values, got something else in {path}")
         lists = pa.array([[str(each) for each in value] for value in values.values()], type=pa.list_(pa.string()))
         table = pa.table({"item": pa.array(list(values), type=pa.string()), RAW + _ATTRIBUTES: lists})
-        return backend.create_table("raw_items", ibis.memtable(table))
+        table = table.append_column("position", pa.array(range(len(table)), pa.int64()))
+        return work.backend.create_table("raw_items", ibis.memtable(table))
 
 
-def _check_lines(words: Any, path: Path) -> None:
-    bare = words.filter(words["items"].length() == 0).order_by("at").limit(1).to_pyarrow().to_pylist()
-    if bare:
-        got = f"no item in line {bare[0]['at'] + 1}"
-        raise InputError(f"dataset.raw: want `user item item ...` in each line of {path}, got {got}; mend the file")
+def _checked(words: Any, path: Path, places: Places, work: Work) -> Any:
+    """The lines that hold items; those with a user alone are bad rows. Raises InputError for users on two lines."""
+    bare = words.filter(words["items"].length() == 0)
+    if count := int(bare.count().execute()):
+        first = bare.order_by("at").limit(work.bad.room).to_pyarrow().to_pylist()
+        rows = [
+            BadRow("dataset.raw", "`user item item ...`", f"{shortened(row['user'])} alone", places.of(row["at"]))
+            for row in first
+        ]
+        work.bad.add(rows, unlisted=count - len(rows))
+        words = words.filter(words["items"].length() > 0)
     counts = words.group_by("user").agg(lines=words.count(), at=words["at"].max())
     twice = counts.filter(counts.lines > 1).order_by("at").limit(1).to_pyarrow().to_pylist()
     if twice:
-        got = f"user {twice[0]['user']} again in line {twice[0]['at'] + 1}"
+        got = f"user {twice[0]['user']} again in line {places.of(twice[0]['at']).line}"
         raise InputError(f"dataset.raw: want each user on one line of {path}, got {got}; join the lines, oldest first")
+    return words

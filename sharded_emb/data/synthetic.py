@@ -1,7 +1,7 @@
 """A generated event log with structure worth learning, whose best reachable score is known."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.layouts.next_item import NextItem
 from sharded_emb.data.synthetic_world import Habits, Ints, World, best_metrics, make_world, walk
+from sharded_emb.data.work import Work
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _FIRST_SECOND = 1_700_000_000
@@ -57,13 +58,13 @@ class Synthetic(LogConfig):
             raise ValueError(f"onward: want stay + back + onward below 1, got {self.stay + self.back + self.onward:g}")
         return self
 
-    def read(self, backend: Any, workspace: Path, seed: int) -> RawLog:
+    def read(self, work: Work) -> RawLog:
         """See `LogConfig.read`."""
-        file = workspace / "raw" / "events.csv"
+        file = work.folder / "raw" / "events.csv"
         file.parent.mkdir()
-        self.write(file, seed)
-        log = EventLog(raw=str(file), attributes=self.attributes, layout=self.layout)
-        return log.read(backend, workspace, seed)
+        self.write(file, work.seed)
+        log = EventLog(raw=str(file), attributes=self.attributes, layout=self.layout, keep=self.keep)
+        return log.read(work)
 
     def write(self, file: Path, seed: int) -> None:
         """The log as CSV: user, item, time; ids say nothing about clusters or popularity."""

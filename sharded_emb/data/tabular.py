@@ -1,19 +1,29 @@
-"""Tables in files: CSV, TSV, JSONL and Parquet, read as strings with the order of their lines kept."""
+"""Tables in files: which files there are, their format, compression and columns."""
 
 import csv
 import gzip
-from dataclasses import dataclass
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import duckdb
-import ibis
+import pyarrow as pa
 
-from sharded_emb.data.base import RAW
-from sharded_emb.errors import InputError
+from sharded_emb.errors import InputError, nearest
 
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 LONGEST_LINE_BYTES = 16 * 1024 * 1024
+NO_SEPARATOR = "\x1f"
+"""A separator that no text holds makes each line one value."""
+Encoding = Literal["utf-8", "utf-16", "latin-1"]
+
+_SAMPLED_LINES = 1000
+_BYTES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class TableFiles:
     """Files of one shape, read one after the other. `key` is the config key to blame.
 
     separator, quote: of delimited text; an empty quote means that quotes are ordinary letters. header: the names of
-    the columns where the files do not begin with them.
+    the columns where the files do not begin with them. ids: columns that hold ids, which no number may round.
     """
 
     key: str
@@ -30,15 +40,24 @@ class TableFiles:
     separator: str = ","
     quote: str = '"'
     header: list[str] | None = None
+    encoding: Encoding = "utf-8"
+    ids: frozenset[str] = field(default_factory=frozenset)
 
 
-def find_files(key: str, path: Path, kind: str | None) -> list[Path]:
+def find_files(key: str, path: Path, kind: str | None, wanted: str | None = None) -> list[Path]:
     """The file, or the folder's files of one known format, in the order of their names. Raises InputError on `key`.
 
-    kind: the format that the user says they have, whatever their names.
+    kind: the format that the user says they have, whatever their names. wanted: the name, or a pattern of names, of
+    those that count in the folder and the folders in it.
     """
     if path.is_file():
         return [path]
+    if wanted is not None:
+        files = sorted(file for file in path.rglob(wanted) if file.is_file())
+        if not files:
+            there = [file.name for file in path.rglob("*") if file.is_file()]
+            raise InputError(f"{key}: want {wanted} in {path}, got a folder without it{nearest(wanted, there)}")
+        return files
     files = sorted(file for file in path.iterdir() if file.is_file() and (kind or format_of(file)) is not None)
     formats = {kind or format_of(file) for file in files}
     if len(formats) != 1:
@@ -48,83 +67,122 @@ def find_files(key: str, path: Path, kind: str | None) -> list[Path]:
 
 
 def format_of(path: Path) -> str | None:
-    """csv, tsv, jsonl or parquet by the ending, before any .gz; None for another one."""
-    name = path.name.lower().removesuffix(".gz")
+    """csv, tsv, jsonl or parquet by the ending, before .gz or .zst; None for another one."""
+    name = path.name.lower()
+    for ending in COMPRESSIONS:
+        name = name.removesuffix(ending)
     return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
 
 
+def quote_of(separator: str) -> str:
+    """What encloses values that hold the separator: nothing where that has several letters, as in MovieLens."""
+    return '"' if len(separator) <= 1 else ""
+
+
+def require_whole(files: TableFiles) -> None:
+    """Raises InputError on the files' key for compressed files that are cut off or damaged: DuckDB would not notice."""
+    for path in files.paths:
+        compression = COMPRESSIONS.get(path.suffix.lower())
+        if compression is None or files.format == "parquet":
+            continue
+        try:
+            with gzip.open(path) if compression == "gzip" else pa.input_stream(str(path), compression) as stream:
+                while stream.read(_BYTES_AT_ONCE):
+                    pass
+        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            got = first_line(error)
+            raise InputError(
+                f"{files.key}: want a whole {compression} file in {path}, got {got}; get it anew"
+            ) from error
+
+
 def column_names(files: TableFiles) -> list[str]:
-    """The columns of the first file. Raises InputError on its key where there are none to be read."""
+    """The columns of the files. Raises InputError on their key where there are none, or not the same in each."""
     if files.header is not None:
         return files.header
-    path = files.paths[0]
+    names = _names_in(files, files.paths[0])
+    for path in files.paths[1:]:
+        if files.format != "jsonl" and (others := _names_in(files, path)) != names:
+            got = f"{', '.join(others)} in {path.name}"
+            raise InputError(f"{files.key}: want the columns {', '.join(names)} of {files.paths[0].name}, got {got}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{files.key}: want each column once in {files.paths[0]}, got {twice[0]!r} twice; rename one")
+    return names
+
+
+def _names_in(files: TableFiles, path: Path) -> list[str]:
     try:
         if files.format == "parquet":
             return list(duckdb.read_parquet(str(path)).columns)
         if files.format == "jsonl":
-            return list(duckdb.read_json(str(path), format="newline_delimited").columns)
-        opener = gzip.open if path.name.endswith(".gz") else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
-            if files.quote:
-                names = next(csv.reader(lines, delimiter=files.separator, quotechar=files.quote), [])
-            else:
-                names = lines.readline().rstrip("\r\n").split(files.separator)
+            return list(json_columns(files))
+        line = next(first_lines(files, path, 1), "").removeprefix("\ufeff")
+        if files.quote and len(files.separator) == 1:  # all that Python's reader takes
+            names = next(csv.reader(io.StringIO(line), delimiter=files.separator, quotechar=files.quote), [])
+        else:
+            names = line.split(files.separator)
     except (duckdb.Error, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{files.key}: want {files.format} in {path}, got {_first_line(error)}") from error
+        raise InputError(f"{files.key}: want {files.format} in {path}, got {first_line(error)}") from error
     if not any(names):
         raise InputError(f"{files.key}: want a header line in {path}, got an empty one; write the names into it")
     return names
 
 
-def load(backend: Any, name: str, files: TableFiles, wanted: list[str]) -> Any:
-    """A table of the `wanted` columns, `raw:` before each name, as strings or lists of strings, and `position`.
-
-    position (int64) numbers the rows from 0 in the order of the files. Raises InputError on the files' key.
-    """
-    try:
-        rows = _scan(backend, files)
-        columns = {RAW + column: _as_text(rows[column]) for column in wanted}
-        # numbered where the file is read: every later order rests on it
-        return backend.create_table(name, rows.select(**columns, position=ibis.row_number()))
-    except duckdb.Error as error:
-        got = _first_line(error)
-        raise InputError(f"{files.key}: want {files.format} in {files.paths[0]}, got {got}; mend the file") from error
-
-
-def load_lines(backend: Any, name: str, key: str, path: Path) -> Any:
-    """A table of a text file's lines: `line` (without spaces at its ends) and `position`, counted from 0."""
-    # a separator and a quote that no text holds make each line one value
-    files = TableFiles(key, [path], "text", separator="\x1f", quote="", header=["line"])
-    table = load(backend, name, files, ["line"])
-    return table.select(line=table[f"{RAW}line"].strip(), position=table.position)
+def json_columns(files: TableFiles) -> dict[str, bool]:
+    """The keys of the first lines, and whether they hold lists."""
+    columns: dict[str, bool] = {}
+    for path in files.paths[:1]:
+        for line in first_lines(files, path, _SAMPLED_LINES):
+            try:
+                values = json.loads(line)
+            except (ValueError, RecursionError):
+                continue  # counted when the file is read
+            if isinstance(values, dict):
+                for key, value in values.items():
+                    columns[key] = columns.get(key, False) or isinstance(value, list)
+    return columns
 
 
-def _scan(backend: Any, files: TableFiles) -> Any:
-    paths = [str(path) for path in files.paths]
-    if files.format == "parquet":
-        return backend.read_parquet(paths)
-    if files.format == "jsonl":
-        # read twice, the second time as text: guessed types would rewrite ids that look like dates or numbers
-        guessed = backend.read_json(paths, format="newline_delimited").schema()
-        columns = {column: "VARCHAR[]" if kind.is_array() else "VARCHAR" for column, kind in guessed.items()}
-        return backend.read_json(paths, format="newline_delimited", columns=columns)
-    names = column_names(files)
-    return backend.read_csv(
-        paths,
-        columns=dict.fromkeys(names, "VARCHAR"),
-        auto_detect=False,
-        header=files.header is None,
-        delim=files.separator,
-        quote=files.quote,
-        escape=files.quote,
-        nullstr="",
-        max_line_size=LONGEST_LINE_BYTES,
+def first_lines(files: TableFiles, path: Path, count: int) -> Iterator[str]:
+    """The first lines of a text file that can be read, whatever its compression and encoding. Raises duckdb.Error."""
+    lines = TableFiles(files.key, [path], "text", NO_SEPARATOR, "", ["line"], files.encoding)
+    with duckdb.connect() as connection:
+        found = connection.execute(
+            f"SELECT line FROM {csv_scan(lines, ', ignore_errors=true')} LIMIT {count}"
+        ).fetchall()
+    return (line or "" for (line,) in found)
+
+
+def csv_scan(files: TableFiles, more: str = "") -> str:
+    """SQL that scans delimited text as strings. more: further options of read_csv."""
+    columns = ", ".join(f"{sql_text(column)}: 'VARCHAR'" for column in column_names(files))
+    return (
+        f"read_csv([{', '.join(sql_text(str(path)) for path in files.paths)}], columns={{{columns}}}, "
+        f"auto_detect=false, header={str(files.header is None).lower()}, delim={sql_text(files.separator)}, "
+        f"quote={sql_text(files.quote)}, escape={sql_text(files.quote)}, nullstr='', "
+        f"max_line_size={LONGEST_LINE_BYTES}, buffer_size={2 * LONGEST_LINE_BYTES}, "
+        f"encoding={sql_text(files.encoding)}{more})"
     )
 
 
-def _as_text(column: Any) -> Any:
-    return column.cast("array<string>" if column.type().is_array() else "string")
+def sql_text(value: str) -> str:
+    """A string of SQL."""
+    return "'" + value.replace("'", "''") + "'"
 
 
-def _first_line(error: BaseException) -> str:
+def sql_name(value: str) -> str:
+    """A name of SQL."""
+    return '"' + value.replace('"', '""') + '"'
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def unknown_format(key: str, path: Path) -> InputError:
+    """For a file whose format its name does not tell."""
+    hint = "; say dataset.format=csv (or tsv, jsonl, parquet)" if key == "dataset.raw" else ""
+    if path.suffix and not hint:
+        hint = nearest(path.suffix, FORMATS)
+    return InputError(f"{key}: want a file that ends with {', '.join(FORMATS)}, got {path.name}{hint}")

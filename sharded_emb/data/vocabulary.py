@@ -11,15 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sharded_emb.data.base import Attribute, RawLog
+from sharded_emb.data.base import Attribute, LogConfig, RawLog, VocabularyRule
 from sharded_emb.data.dataset import Column, VocabularyInfo
-from sharded_emb.data.layouts.base import ITEM, USER, Log
+from sharded_emb.data.layouts.base import FIRST, ITEM, PIECE, POSITION, USER, Log
+from sharded_emb.data.layouts.splitting import drawn
+from sharded_emb.data.work import Work
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
 
 BUILT_OVER = (
     "all events after filtering, those of valid and test included (as the published protocols do); rows by count, most "
     "frequent first, ties by raw id, ascending"
 )
+EVENTS_PER_PIECE = 1_000_000
 # up to 18 digits always fit into int64; a leading zero or sign would not come back from a number
 _WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 
@@ -50,18 +53,38 @@ def _sum_counts(parts: list[Any]) -> pa.Table:
     return every.group_by("raw").agg(count=every["count"].sum().cast("int64")).to_pyarrow()
 
 
-def build(counts: pa.Table) -> pa.Table:
-    """row, raw, count in the order of the rows; see BUILT_OVER. The count of row 1 is that of missing values."""
+def build(counts: pa.Table, rule: VocabularyRule | None = None, old: pa.Array | None = None) -> pa.Table:
+    """row, raw, count in the order of the rows; see BUILT_OVER. The count of row 1 is that of all without a row.
+
+    rule: which ids get a row. old: raw ids that keep the rows that they have; new ones stand behind them.
+    """
+    rule = rule or VocabularyRule()
     missing = pc.is_null(counts["raw"])
     known = counts.filter(pc.invert(missing))
-    raw = known["raw"].combine_chunks()
-    if len(raw) and pc.all(pc.match_substring_regex(raw, _WHOLE_NUMBER)).as_py():
+    raw, count = known["raw"].combine_chunks(), known["count"].combine_chunks()
+    whole = bool(len(raw)) and pc.all(pc.match_substring_regex(raw, _WHOLE_NUMBER)).as_py()
+    if old is not None and len(old):
+        whole = pa.types.is_int64(old.type) and (whole or not len(raw))
+        old = old if whole else old.cast(pa.string())
+    if whole:
         raw = raw.cast(pa.int64())
-    known = pa.table({"raw": raw, "count": known["count"].combine_chunks()})
-    known = known.sort_by([("count", "descending"), ("raw", "ascending")])
-    out_of_vocabulary = pc.sum(counts.filter(missing)["count"]).as_py() or 0
-    heads = pa.table({"raw": pa.nulls(FIRST_ROW, raw.type), "count": pa.array([0, out_of_vocabulary], pa.int64())})
-    table = pa.concat_tables([heads, known]).combine_chunks()
+    new = pa.table({"raw": raw, "count": count})
+    if old is not None and len(old):
+        at = pc.index_in(raw, old)
+        kept = pa.table({"raw": raw.filter(pc.is_valid(at)), "count": count.filter(pc.is_valid(at))})
+        old_count = pc.fill_null(kept["count"].combine_chunks().take(pc.index_in(old, kept["raw"].combine_chunks())), 0)
+        new = new.filter(pc.is_null(at))
+    else:
+        old, old_count = raw.slice(0, 0), count.slice(0, 0)
+    new = new.sort_by([("count", "descending"), ("raw", "ascending")])
+    frequent = new.filter(pc.greater_equal(new["count"], rule.min_count))
+    if rule.max_rows is not None:
+        frequent = frequent.slice(0, max(0, rule.max_rows - len(old)))
+    kept_events = (pc.sum(frequent["count"]).as_py() or 0) + (pc.sum(old_count).as_py() or 0)
+    unknown = (pc.sum(counts["count"]).as_py() or 0) - kept_events
+    heads = pa.table({"raw": pa.nulls(FIRST_ROW, raw.type), "count": pa.array([0, unknown], pa.int64())})
+    before = pa.table({"raw": old.cast(raw.type), "count": old_count})
+    table = pa.concat_tables([heads, before, frequent.select(["raw", "count"])]).combine_chunks()
     return table.add_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64)))
 
 
@@ -89,38 +112,77 @@ def write(folder: Path, vocabularies: dict[str, pa.Table]) -> dict[str, Vocabula
 class Encoder:
     """Turns raw ids into rows by joins with the vocabularies; what has no row, a missing value too, is row 1."""
 
-    def __init__(self, backend: Any, vocabularies: dict[str, pa.Table]) -> None:
-        self._backend = backend
+    def __init__(self, work: Work, vocabularies: dict[str, pa.Table]) -> None:
+        self._work = work
+        self._backend = work.backend
         self._tables: dict[str, Any] = {}
         for name, table in vocabularies.items():
             known = table.slice(FIRST_ROW)
-            text = known["raw"].cast(pa.string())
-            rows = ibis.memtable(pa.table({"raw": text, "vocabulary_row": known["row"]}))
-            self._tables[name] = backend.create_table(f"vocabulary_{len(self._tables)}", rows)
+            # the rank of a raw id among all, numbers as numbers: what orders ties by item
+            rank = np.empty(len(known), np.int64)
+            rank[pc.sort_indices(known["raw"]).to_numpy()] = np.arange(len(known))
+            columns = {"raw": known["raw"].cast(pa.string()), "vocabulary_row": known["row"]}
+            if name == ITEM:
+                columns["rank"] = pa.array(rank)
+            self._tables[name] = self._backend.create_table(
+                f"vocabulary_{len(self._tables)}", ibis.memtable(pa.table(columns))
+            )
 
-    def encode(self, raw: RawLog, attributes: dict[str, Attribute]) -> Log:
-        """The log with rows in place of raw ids."""
+    def encode(self, raw: RawLog, config: LogConfig) -> Log:
+        """The log with rows in place of raw ids, cut into pieces; the raw events are dropped."""
+        attributes = config.all_attributes()
         ids = {n: a for n, a in attributes.items() if a.counted}
         of = {kind: {n: a.table or n for n, a in ids.items() if a.of == kind} for kind in ("event", USER, ITEM)}
         plain = {n: Column(type="float32" if a.number else "int64") for n, a in attributes.items() if n not in ids}
-        events = self._rows(raw.events, {USER: USER, ITEM: ITEM, **of["event"]}, "position")
-        users = None if raw.users is None else self._side(raw.users, USER, of[USER])
-        items = None if raw.items is None else self._side(raw.items, ITEM, of[ITEM])
+        plain_of = {kind: {n: c for n, c in plain.items() if attributes[n].of == kind} for kind in of}
+        firsts, pieces = make_pieces(raw.events, self._work)
+        tie = self._tie(raw.events, config.ties if raw.has_time else "file")
+        events = raw.events.mutate(tie=tie) if config.ties != "item" or not raw.has_time else self._by_item(raw.events)
+        events = events.join(firsts, USER)
+        events = self._rows(events, {USER: USER, ITEM: ITEM, **of["event"]}, POSITION)
+        if pieces > 1:
+            events = events.order_by(PIECE)  # so that reading one piece skips the others
+        with self._work.progress.step("turning ids into rows"):
+            encoded = self._backend.create_table("encoded_events", events)
+        self._work.drop(*raw.tables, "firsts")
+        users = None if raw.users is None else self._side(raw.users, USER, of[USER], plain_of[USER])
+        items = None if raw.items is None else self._side(raw.items, ITEM, of[ITEM], plain_of[ITEM])
         return Log(
-            events=self._backend.create_table("encoded_events", events),
+            events=encoded,
             users=users,
             items=items,
             has_time=raw.has_time,
-            event_columns={**_columns(events, of["event"]), **plain},
-            user_columns=_columns(users, of[USER]),
-            item_columns=_columns(items, of[ITEM]),
+            pieces=pieces,
+            ties=config.ties,
+            seed=self._work.seed,
+            event_columns={**_columns(events, of["event"]), **plain_of["event"]},
+            user_columns={**_columns(users, of[USER]), **plain_of[USER]},
+            item_columns={**_columns(items, of[ITEM]), **plain_of[ITEM]},
         )
 
-    def _side(self, table: Any, key: str, columns: dict[str, str]) -> Any:
-        """One row for every user or item of the vocabulary, those without attributes too."""
-        known = self._tables[key]
-        whole = known.select(**{key: known.raw}).left_join(table, key).drop(f"{key}_right")
-        whole = self._backend.create_table(f"whole_{key}s", whole)
+    def _tie(self, events: Any, rule: str) -> Any:
+        """What orders events of the same user and time, before their position does."""
+        position = events[POSITION]
+        if rule == "reversed":
+            return -position
+        if rule == "random":
+            return drawn(position, self._work.seed)
+        return ibis.literal(0, "int64")
+
+    def _by_item(self, events: Any) -> Any:
+        ranks = self._tables[ITEM].select(known="raw", tie="rank")
+        ranked = events.left_join(ranks, events[ITEM] == ranks.known).drop("known")
+        return ranked.mutate(tie=ibis.coalesce(ranked.tie, ibis.literal(-1, "int64")))
+
+    def _side(self, table: Any, key: str, columns: dict[str, str], plain: dict[str, Column]) -> Any:
+        """One row for every user or item of the vocabulary, those without attributes too, and for what is unknown."""
+        known = self._tables[key].select(key_of="raw")
+        unknown = ibis.memtable(pa.table({"key_of": pa.nulls(1, pa.string())}))
+        known = ibis.union(known, self._backend.create_table(f"unknown_{key}", unknown))
+        whole = known.left_join(table, known.key_of == table[key]).drop(key)
+        whole = self._backend.create_table(f"whole_{key}s", whole.rename({key: "key_of"}))
+        means = {name: ibis.coalesce(whole[name], whole[name].mean().as_scalar(), 0.0) for name in plain}
+        whole = whole.mutate(**means) if means else whole
         return self._backend.create_table(f"encoded_{key}s", self._rows(whole, {key: key, **columns}, key))
 
     def _rows(self, table: Any, columns: dict[str, str], unique: str) -> Any:
@@ -131,6 +193,7 @@ class Encoder:
                 table = table.drop(name).left_join(lists, table[unique] == lists["at"]).drop("at")
                 table = table.mutate(**{name: ibis.coalesce(table["value"], _empty())}).drop("value")
             else:
+                known = known.select("raw", "vocabulary_row")
                 table = table.left_join(known, table[name] == known["raw"]).drop("raw", name)
                 row = ibis.coalesce(table["vocabulary_row"], ibis.literal(UNKNOWN_ROW, "int64"))
                 table = table.mutate(**{name: row}).drop("vocabulary_row")
@@ -160,14 +223,26 @@ def _columns(table: Any | None, vocabularies: dict[str, str]) -> dict[str, Colum
 
 
 def attribute_table(items: Any, columns: Iterable[str], rows: int) -> pa.Table:
-    """The attributes of items, row i for row i of the vocabulary; rows 0 and 1 have none (row 1, or an empty list)."""
+    """The attributes of items, row i for row i of the vocabulary; rows 0 and 1 have none (row 1, an empty list, 0)."""
     names = list(columns)
     known = items.order_by(ITEM).select(names).to_pyarrow()
-    heads: dict[str, list[Any]] = {
-        name: [[]] * FIRST_ROW if pa.types.is_list(known.schema.field(name).type) else [UNKNOWN_ROW] * 2
-        for name in names
-    }
-    head_table = pa.table({name: pa.array(heads[name], known.schema.field(name).type) for name in names})
-    table = pa.concat_tables([head_table, known]).combine_chunks()
+    padding = {}
+    for name in names:
+        kind = known.schema.field(name).type
+        value: Any = [] if pa.types.is_list(kind) else 0.0 if pa.types.is_floating(kind) else UNKNOWN_ROW
+        padding[name] = pa.array([value], kind)
+    table = pa.concat_tables([pa.table(padding), known]).combine_chunks()
     assert len(table) == rows, "every item of the vocabulary has its row"
     return table
+
+
+def make_pieces(events: Any, work: Work) -> tuple[Any, int]:
+    """user, `first` (the position of the user's first event) and `piece`, as a table; and how many pieces there are."""
+    users = events.group_by(USER).agg(first=events[POSITION].min(), events=events.count())
+    with work.progress.step("finding each user's first event"):
+        found: pa.Table = users.to_pyarrow().sort_by("first")
+    before = np.cumsum(found["events"].to_numpy()) - found["events"].to_numpy()
+    piece = before // EVENTS_PER_PIECE
+    piece = np.unique(piece, return_inverse=True)[1].astype(np.int64)
+    firsts = pa.table({USER: found[USER], FIRST: found["first"], PIECE: pa.array(piece)})
+    return work.backend.create_table("firsts", ibis.memtable(firsts)), int(piece.max(initial=0)) + 1

@@ -324,7 +324,7 @@ def test_prepare_wants_the_raw_log_and_a_free_place(tmp_path: Path, tiny_data: P
         f"dataset.raw: want the raw data, got {raw}, which does not exist; did you mean Beauty.txt?",
         f"data: want a new folder, got {tiny_data}, which holds a dataset; overwrite=true replaces it",
     ]
-    words = ["dataset=events", "dataset.users=users.csv", "overwrite=maybe"]
+    words = ["dataset=events", "dataset.users=users.csv", "dataset.attributes.age={of: user}", "overwrite=maybe"]
     assert problems(*words, command="prepare", files=True) == [
         "overwrite: want true or false, got 'maybe'",
         "dataset.raw: missing; want the raw data, give it as dataset.raw=PATH",

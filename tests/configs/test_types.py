@@ -41,7 +41,11 @@ def test_all_problems_of_a_command_line_come_in_one_list() -> None:
         ("embedding_optimizer.esp=1", "embedding_optimizer.esp: unknown key; did you mean eps?"),
         ("batches.windw=1", "batches.windw: unknown key; did you mean window?"),
         ("early_stopping.patence=1", "early_stopping.patence: unknown key; did you mean patience?"),
-        ("dataset.layout.histories=1", "dataset.layout.histories: unknown key; there are none here"),
+        (
+            "dataset.layout.histories=1",
+            "dataset.layout.histories: unknown key; there are: session_gap_seconds, split, test_fraction, "
+            "valid_fraction",
+        ),
         ("global_batch=abc", "global_batch: want an integer, got 'abc'"),
         ("global_batch=1.5", "global_batch: want an integer, got 1.5"),
         ("global_batch=true", "global_batch: want a number, got true"),

@@ -107,21 +107,23 @@ def test_raw_ids_stay_as_they_are_in_events_and_histories_and_have_no_vocabulary
 
 @pytest.mark.parametrize("session", ["abc", "", "1.5", str(2**63)])
 def test_a_raw_id_is_a_whole_number_of_64_bits(tmp_path: Path, session: str) -> None:
-    message = r"^dataset\.attributes\.session: want a whole number of 64 bits in column session, got .* in row 3 below"
+    message = (
+        r"^dataset\.attributes\.session: want a whole number of 64 bits in column session, got .* in line 4 of log\.csv"
+    )
     with pytest.raises(InputError, match=message):
         prepare(EventLog.model_validate(with_raw_ids(tmp_path, session)), tmp_path / "data", seed=0, overwrite=False)
 
 
 @pytest.mark.parametrize("more", [{"of": "user"}, {"of": "event", "separator": "|"}, {"of": "event", "number": True}])
 def test_raw_ids_are_those_of_events_alone(more: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"(number|raw): want false with of user or item, or with table, "):
+    with pytest.raises(ValidationError, match=r"(number|raw): want false with "):
         EventLog.model_validate({"attributes": {"session": {**more, "raw": True}}})
 
 
 def test_a_missing_or_unreadable_label_is_an_error(tmp_path: Path) -> None:
     raw = write_log(tmp_path, [(1, 1, 1, 1)])
     raw.write_text(raw.read_text() + "1,2,good,3\n")
-    message = r"^dataset\.layout\.label: want a number in column rating, got 'good' in row 2 below the header; "
+    message = r"^dataset\.layout\.label: want a number in column rating, got 'good' in line 3 of log\.csv"
     with pytest.raises(InputError, match=message):
         made(raw, tmp_path / "data")
     with pytest.raises(InputError, match=r"^dataset\.layout\.label: want a column .*'ratng'; did you mean rating\?"):

@@ -1,5 +1,6 @@
 """What a layout gets (events with ids already turned into rows) and what it gives (splits of samples)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,35 +8,50 @@ from sharded_emb.component import Component
 from sharded_emb.data.dataset import Column
 
 USER, ITEM, LABEL = "user", "item", "label"
-TIME, FRACTION, POSITION = "time", "fraction", "position"
-ORDER = (TIME, FRACTION, POSITION)
-"""The total order of events: a second, the fraction of it, and the place in the raw files."""
+TIME, FRACTION, TIE, POSITION = "time", "fraction", "tie", "position"
+ORDER = (TIME, FRACTION, TIE, POSITION)
+"""The total order of events: a second, the fraction of it, the rule for ties, and the place in the raw files."""
+FIRST, PIECE = "first", "piece"
 
 
 @dataclass(frozen=True)
 class Log:
     """A log after filtering, ids as rows of their vocabularies. The tables are Ibis expressions.
 
-    events: user, item (int64 rows), time (int64) and fraction (float64 in [0, 1)), position (int64, unique), label
-    (float64, where the layout names one) and the attributes of events. users, items: user or item, and their
-    attributes; null where there are none. `*_columns` describe the attributes.
+    events: user, item (int64 rows), time (int64) and fraction (float64 in [0, 1)), tie and position (int64, unique),
+    label (float64, where the layout names one) and the attributes of events; `first` (int64), the position of the
+    user's first event, which tells users apart that are out of vocabulary alike; `piece` (int64). users, items: user or
+    item, and their attributes; null where there are none. `*_columns` describe the attributes.
+
+    pieces: how many there are. A piece holds all events of its users, few enough for memory, and users stand in the
+    pieces in the order in which they first appear.
     """
 
     events: Any
     users: Any | None
     items: Any | None
     has_time: bool
+    pieces: int
+    ties: str
+    seed: int
     event_columns: dict[str, Column] = field(default_factory=dict)
     user_columns: dict[str, Column] = field(default_factory=dict)
     item_columns: dict[str, Column] = field(default_factory=dict)
 
+    def piece(self, number: int) -> Any:
+        """The events of a piece."""
+        return self.events if self.pieces == 1 else self.events.filter(self.events[PIECE] == number)
+
 
 @dataclass(frozen=True)
 class Arranged:
-    """What goes to the disk: an ordered Ibis expression a split, which all have exactly `columns`."""
+    """What goes to the disk: for each piece an ordered Ibis expression a split, which all have exactly `columns`.
+
+    The pieces are made one after the other; an expression is good until the next one is asked for.
+    """
 
     columns: dict[str, Column]
-    splits: dict[str, Any]
+    pieces: Iterator[dict[str, Any]]
     split_rule: str
     writes_item_attributes: bool = False
 
@@ -51,6 +67,23 @@ class Layout(Component):
         """Labels at or above it are 1, others 0; null keeps them as they are."""
         return None
 
-    def arrange(self, log: Log, backend: Any) -> Arranged:
-        """The splits of the log. Raises InputError on the keys of the layout that do not fit the log."""
+    def positive_values(self) -> list[str] | None:
+        """Labels that are one of these texts are 1, others 0; null for labels that are numbers."""
+        return None
+
+    def arrange(self, log: Log, work: Any) -> Arranged:
+        """The splits of the log. Raises InputError on the keys of the layout that do not fit the log.
+
+        work: the `Work` of this prepare, whose `facts` get what was counted.
+        """
         raise NotImplementedError
+
+
+def count_ties(events: Any, work: Any) -> None:
+    """Adds to the facts how many events share their user and time with another, and how many users' last event does."""
+    at = events.group_by([FIRST, TIME, FRACTION]).agg(together=events.count())
+    tied = at.agg(events=at.together.sum(where=at.together > 1))
+    last = at.group_by(FIRST).agg(together=at.together.argmax(at[TIME] + at[FRACTION]))
+    users = last.agg(users=(last.together > 1).sum())
+    for fact, found in (("tied_events", tied.events), ("users_whose_last_event_is_tied", users.users)):
+        work.facts[fact] = work.facts.get(fact, 0) + int(found.as_scalar().execute() or 0)

@@ -3,10 +3,23 @@
 from typing import Any, Literal
 
 import ibis
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sharded_emb.data.dataset import Column
-from sharded_emb.data.layouts.base import FRACTION, ITEM, LABEL, ORDER, POSITION, TIME, USER, Arranged, Layout, Log
+from sharded_emb.data.layouts.base import (
+    FIRST,
+    ITEM,
+    LABEL,
+    ORDER,
+    POSITION,
+    TIME,
+    USER,
+    Arranged,
+    Layout,
+    Log,
+    count_ties,
+)
+from sharded_emb.data.layouts.splitting import before, check_fractions, cuts, parts_by_draw, rule_by_time
 from sharded_emb.errors import InputError
 
 Kept = Literal["all", "positive", "negative"]
@@ -14,24 +27,34 @@ _LIKED: dict[str, Kept] = {"items": "positive"}
 
 
 class LabelledEvents(Layout):
-    """One row an event, in order of time; ties keep the file's order.
+    """One row an event, in order of time; ties go by `dataset.ties`.
 
     Columns: `user`, `item`; each history, and beside it `HISTORY_times` where the log has times and `HISTORY_NAME` for
     each attribute of events that is a number or raw; each attribute of the event, its user and its item; `label`
     (float32); `time` (int64, whole seconds) where the log has times.
 
     label: the raw column that holds it. threshold: numbers at or above it are 1, others 0; null takes 0 and 1 as
-    they are. histories: column -> which of the user's events **strictly before** this one it holds, by their label;
-    the newest history_length of them, oldest first. valid_fraction, test_fraction: the newest events are test, those
-    before them valid, so training never sees the future of what it is tested on.
+    they are. positive: texts that are 1, all others 0, in place of numbers (`[buy, cart]`). histories: column -> which
+    of the user's events **strictly before** this one it holds, by their label; the newest history_length of them,
+    oldest first. split: `by_time`: the newest test_fraction of the events are test, those before them valid, so
+    training never sees the future of what it is tested on; `by_user` or `random`: about these fractions of the users or
+    of the events, drawn by the seed.
     """
 
     label: str
     threshold: float | None = None
+    positive: list[str] | None = None
     histories: dict[str, Kept] = Field(default_factory=lambda: dict(_LIKED))
     history_length: int = Field(default=50, ge=1)
+    split: Literal["by_time", "by_user", "random"] = "by_time"
     valid_fraction: float = Field(default=0.1, ge=0, lt=1)
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "LabelledEvents":
+        if self.positive is not None and self.threshold is not None:
+            raise ValueError(f"positive: want null with threshold, got {self.positive}")
+        return self
 
     def label_column(self) -> str | None:
         """See `Layout`."""
@@ -41,8 +64,12 @@ class LabelledEvents(Layout):
         """See `Layout`."""
         return self.threshold
 
-    def arrange(self, log: Log, backend: Any) -> Arranged:
-        """See `Layout.arrange`; the split rule is by time."""
+    def positive_values(self) -> list[str] | None:
+        """See `Layout`."""
+        return self.positive
+
+    def arrange(self, log: Log, work: Any) -> Arranged:
+        """See `Layout.arrange`."""
         attributes = {**log.event_columns, **log.user_columns, **log.item_columns}
         self._check(log, attributes)
         columns = {name: Column(type="int64", vocabulary=name) for name in (USER, ITEM)}
@@ -57,21 +84,47 @@ class LabelledEvents(Layout):
         columns[LABEL] = Column(type="float32")
         if log.has_time:
             columns[TIME] = Column(type="int64")
-        events = log.events
-        for name, kept in self.histories.items():
-            sources = {name: ITEM, **{f"{name}_{ending}": source for ending, source in beside.items()}}
-            events = _with_history(events, sources, kept, self.history_length)
-        for side, key in ((log.users, USER), (log.items, ITEM)):
-            events = events if side is None else events.join(side, key)
-        samples = backend.create_table("samples", events)
-        splits = {
-            split: rows.order_by(list(ORDER)).select(list(columns)) for split, rows in self._by_time(samples).items()
+        samples = self._samples(log, work, beside)
+        splits = self._splits(samples, log.seed)
+        ordered = {split: rows.order_by(list(ORDER)).select(list(columns)) for split, rows in splits.items()}
+        return Arranged(columns, iter([ordered]), self._rule(log))
+
+    def _samples(self, log: Log, work: Any, beside: dict[str, str]) -> Any:
+        """All samples, made piece by piece, as one table in no order."""
+        for number in range(log.pieces):
+            events = log.piece(number)
+            if log.has_time:
+                count_ties(events, work)
+            for name, kept in self.histories.items():
+                sources = {name: ITEM, **{f"{name}_{ending}": source for ending, source in beside.items()}}
+                events = _with_history(events, sources, kept, self.history_length)
+            for side, key in ((log.users, USER), (log.items, ITEM)):
+                events = events if side is None else events.join(side, key)
+            with work.progress.step(f"histories, piece {number + 1} of {log.pieces}"):
+                if number:
+                    work.backend.insert("samples", events)
+                else:
+                    work.backend.create_table("samples", events)
+        return work.backend.table("samples")
+
+    def _splits(self, samples: Any, seed: int) -> dict[str, Any]:
+        if self.split != "by_time":
+            column = samples[FIRST if self.split == "by_user" else POSITION]
+            parts = parts_by_draw(column, seed, self.valid_fraction, self.test_fraction)
+            return {split: samples.filter(belongs) for split, belongs in parts.items()}
+        total, valid_from, test_from = cuts(samples, self.valid_fraction, self.test_fraction)
+        before_test, before_valid = before(samples, test_from, total), before(samples, valid_from, total)
+        return {
+            "train": samples.filter(before_valid),
+            "valid": samples.filter(before_test & ~before_valid),
+            "test": samples.filter(~before_test),
         }
-        rule = (
-            f"by_time: the newest {self.test_fraction:g} of all events are test, the {self.valid_fraction:g} before "
-            "them valid; ties in time keep the file's order"
-        )
-        return Arranged(columns, splits, rule)
+
+    def _rule(self, log: Log) -> str:
+        if self.split == "by_time":
+            return rule_by_time(self.valid_fraction, self.test_fraction, log.ties)
+        of = "users" if self.split == "by_user" else "events"
+        return f"{self.split}: {self.valid_fraction:g} of the {of} are valid, {self.test_fraction:g} test, by seed"
 
     def _check(self, log: Log, attributes: dict[str, Column]) -> None:
         problems = [
@@ -79,11 +132,7 @@ class LabelledEvents(Layout):
             for name in self.histories
             if name in attributes or name in {USER, ITEM, LABEL, TIME}
         ]
-        if self.valid_fraction + self.test_fraction >= 1:
-            total = self.valid_fraction + self.test_fraction
-            problems.append(
-                f"dataset.layout.valid_fraction: want less than 1 with test_fraction, got {total:g}; lower it"
-            )
+        problems += check_fractions(self.valid_fraction, self.test_fraction)
         odd = (
             log.events.filter(~log.events[LABEL].isin([0.0, 1.0])).order_by(POSITION).limit(1).to_pyarrow().to_pylist()
         )
@@ -94,29 +143,6 @@ class LabelledEvents(Layout):
             )
         if problems:
             raise InputError(*problems)
-
-    def _by_time(self, samples: Any) -> dict[str, Any]:
-        """Cut at the events that stand where valid and test begin, so no window over all rows is needed."""
-        total = int(samples.count().execute())
-        test_from = total - round(total * self.test_fraction)
-        valid_from = test_from - round(total * self.valid_fraction)
-        before_test, before_valid = _before(samples, test_from, total), _before(samples, valid_from, total)
-        return {
-            "train": samples.filter(before_valid),
-            "valid": samples.filter(before_test & ~before_valid),
-            "test": samples.filter(~before_test),
-        }
-
-
-def _before(samples: Any, place: int, total: int) -> Any:
-    """Whether an event stands before the one at `place` (from 0) in the order of events."""
-    if place >= total:
-        return ibis.literal(True)
-    cut = samples.select(list(ORDER)).order_by(list(ORDER)).limit(1, offset=place).to_pyarrow().to_pylist()[0]
-    before = samples[POSITION] < cut[POSITION]
-    for column in (FRACTION, TIME):
-        before = (samples[column] < cut[column]) | ((samples[column] == cut[column]) & before)
-    return before
 
 
 def _with_history(events: Any, sources: dict[str, str], kept: Kept, length: int) -> Any:
@@ -131,10 +157,10 @@ def _with_history(events: Any, sources: dict[str, str], kept: Kept, length: int)
         "negative": events[LABEL] == 0,
     }[kept]
     events = events.mutate(is_kept=wanted)
-    earlier = ibis.window(group_by=USER, order_by=list(ORDER), preceding=(None, 1), following=None)
+    earlier = ibis.window(group_by=FIRST, order_by=list(ORDER), preceding=(None, 1), following=None)
     turn = events.is_kept.cast("int64").sum().over(earlier)
     events = events.mutate(turn=ibis.coalesce(turn, 0).cast("int64"))
-    newest = ibis.range_window(group_by=USER, order_by="turn", preceding=(length, 1))
+    newest = ibis.range_window(group_by=FIRST, order_by="turn", preceding=(length, 1))
     histories = {}
     for name, source in sources.items():
         history = events[source].collect(where=events.is_kept).over(newest)

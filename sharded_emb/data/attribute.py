@@ -1,0 +1,66 @@
+"""Attributes of items, users and events: what becomes of a raw column."""
+
+import itertools
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sharded_emb.component import Frozen
+
+RAW = "raw:"
+"""Prefix of raw columns, which may be called `user` or `label` themselves."""
+
+Scale = Literal["log", "standardize", "log_standardize"]
+
+
+class Attribute(Frozen):
+    """One attribute of items, users or events that becomes a column of the dataset.
+
+    of: whose it is. column: its raw name, the attribute's own by default. table: the vocabulary that it reads, the
+    attribute's own name by default; attributes that name one table share it. separator: splits one text into many
+    values (`Comedy|Drama`). flags: columns of 0 and 1, `[Action, Comedy]`; its values are the names of those that hold
+    1. edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25. buckets: as many buckets
+    of about equally many rows, in place of edges. number: it is no id but a number, which a pooling may weigh by.
+    scale: of a number: `log` of 1 + |x| with the sign of x, `standardize`: less the mean of all rows, over their
+    deviation, or the one after the other. raw: its ids, whole numbers of 64 bits, stay as they are and have no
+    vocabulary, for tables whose `ids` take any.
+    """
+
+    of: Literal["item", "user", "event"]
+    column: str | None = None
+    table: str | None = None
+    separator: str | None = Field(default=None, min_length=1)
+    flags: list[str] | None = Field(default=None, min_length=1)
+    edges: list[float] | None = Field(default=None, min_length=1)
+    buckets: int | None = Field(default=None, ge=2)
+    number: bool = False
+    scale: Scale | None = None
+    raw: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_vocabulary(self) -> "Attribute":
+        with_others = "with table, separator, flags, edges, buckets or"
+        others = bool(self.table or self.separator or self.flags or self.edges or self.buckets)
+        if self.number and (others or self.raw):
+            raise ValueError(f"number: want false {with_others} raw, got true")
+        if self.raw and (others or self.of != "event"):
+            raise ValueError(f"raw: want false with of user or item, or {with_others} number, got true")
+        if self.flags and (self.column or self.separator or self.edges or self.buckets):
+            raise ValueError(f"flags: want null with column, separator, edges or buckets, got {self.flags}")
+        if self.edges and self.buckets:
+            raise ValueError(f"buckets: want null with edges, got {self.buckets}")
+        if self.scale and not self.number:
+            raise ValueError(f"scale: want null without number: true, got {self.scale}")
+        return self
+
+    @property
+    def counted(self) -> bool:
+        """Whether its values are numbered in a vocabulary."""
+        return not (self.number or self.raw)
+
+    @field_validator("edges")
+    @classmethod
+    def _ascending(cls, edges: list[float] | None) -> list[float] | None:
+        if edges and any(low >= high for low, high in itertools.pairwise(edges)):
+            raise ValueError(f"want rising numbers, got {edges}")
+        return edges

@@ -1,0 +1,191 @@
+"""Reads tables in files into DuckDB, every value as a string, the order of the lines kept, malformed lines left out."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from sharded_emb.data.bad_rows import BadRow, Place, shortened
+from sharded_emb.data.base import RAW
+from sharded_emb.data.tabular import (
+    NO_SEPARATOR,
+    TableFiles,
+    column_names,
+    csv_scan,
+    first_line,
+    json_columns,
+    require_whole,
+    sql_name,
+    sql_text,
+)
+from sharded_emb.data.work import Work
+from sharded_emb.errors import InputError
+
+_FILE = "#file"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of a table stood. starts: the first position of each file. skipped: lines before the first row.
+
+    rejected: by file, the lines that were left out before they had a position, ascending. Blank lines are not counted.
+    """
+
+    files: list[str]
+    starts: list[int]
+    skipped: int
+    rejected: dict[str, list[int]]
+    unit: str
+
+    def of(self, position: int) -> Place:
+        """The file and line of a row."""
+        at = bisect_right(self.starts, position) - 1
+        file = self.files[at]
+        line = position - self.starts[at] + 1 + self.skipped
+        for rejected in self.rejected.get(file, []):
+            if rejected > line:
+                break
+            line += 1
+        return Place(file, line, self.unit)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """table: `raw:NAME` for each wanted column (string, or list of strings) and `position` (int64), which numbers the
+    rows from 0 in the order of the files.
+    """
+
+    table: Any
+    places: Places
+
+
+def load(work: Work, table: str, files: TableFiles, wanted: list[str]) -> Loaded:
+    """The wanted columns of the files, as a table of the backend. Lines that do not have the shape go to `work.bad`.
+
+    Raises InputError on the files' key for what cannot be read at all.
+    """
+    require_whole(files)
+    connection = work.reader.con
+    select = _SELECTS.get(files.format, _delimited)(files, wanted, len(files.paths) > 1)
+    try:
+        with work.progress.step(f"reading {files.paths[0].name}" + (" and more" if len(files.paths) > 1 else "")):
+            connection.execute(f"CREATE TABLE {sql_name(table)} AS {select}")
+        rejected = _rejected(work, files) if files.format != "parquet" else {}
+        places = _places(connection, table, files, rejected)
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        got = first_line(error)
+        raise InputError(f"{files.key}: want {files.format} in {files.paths[0]}, got {got}; mend the file") from error
+    found = work.reader.table(table)
+    columns = {RAW + column: found[RAW + column] for column in wanted}
+    return Loaded(found.select(**columns, position=found.rowid()), places)
+
+
+def load_lines(work: Work, table: str, key: str, path: Path) -> Loaded:
+    """The lines of a text file: `line` (without spaces at its ends, null where it is empty) and `position`."""
+    files = TableFiles(key, [path], "text", separator=NO_SEPARATOR, quote="", header=["line"])
+    loaded = load(work, table, files, ["line"])
+    lines = loaded.table
+    return Loaded(lines.select(line=lines[f"{RAW}line"].strip(), position=lines.position), loaded.places)
+
+
+def _delimited(files: TableFiles, wanted: list[str], many: bool) -> str:
+    columns = [f"{sql_name(column)} AS {sql_name(RAW + column)}" for column in wanted]
+    return _select(columns, csv_scan(files, _REJECTS + _filename(many)), many)
+
+
+_REJECTS = ", store_rejects=true, rejects_limit=0"
+
+
+def _filename(many: bool) -> str:
+    return f", filename={sql_text(_FILE)}" if many else ""
+
+
+def _select(columns: list[str], scan: str, many: bool) -> str:
+    return f"SELECT {', '.join([*columns, *([sql_name(_FILE)] if many else [])])} FROM {scan}"
+
+
+def _json(files: TableFiles, wanted: list[str], many: bool) -> str:
+    """Each line as text, and the values out of it: a type that is guessed would rewrite ids that look like dates."""
+    lists = json_columns(files)
+    columns = []
+    for column in wanted:
+        at = sql_text("/" + column.replace("~", "~0").replace("/", "~1"))
+        value = f"json_extract_string(line, {at})"
+        if column in files.ids:  # 2^64 and 1.5 come back rounded
+            value = f"CASE WHEN json_type(line, {at}) IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN {value} END"
+        elif lists.get(column):
+            value = f"TRY_CAST(json_extract(line, {at}) AS VARCHAR[])"
+        columns.append(f"CASE WHEN json_valid(line) THEN {value} END AS {sql_name(RAW + column)}")
+    lines = TableFiles(files.key, files.paths, "text", NO_SEPARATOR, "", ["line"], files.encoding)
+    return _select(columns, csv_scan(lines, _REJECTS + _filename(many)), many) + " WHERE line IS NOT NULL"
+
+
+_WHOLE_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT")
+_ID_TYPES = (*_WHOLE_TYPES, "UHUGEINT", "VARCHAR", "UUID", "ENUM", "DECIMAL", "DATE")
+
+
+def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
+    paths = ", ".join(sql_text(str(path)) for path in files.paths)
+    types = {column: str(kind) for column, kind in _parquet_types(files).items()}
+    columns = []
+    for column in wanted:
+        kind, value = types[column], sql_name(column)
+        if column in files.ids and kind in ("DOUBLE", "FLOAT"):
+            # what pandas makes of whole numbers where some are missing; beyond 2^53 they are rounded
+            value = f"CASE WHEN {value} = floor({value}) AND abs({value}) < 9007199254740992 THEN {value}::BIGINT END"
+        elif column in files.ids and (kind.endswith("]") or not kind.startswith(_ID_TYPES)):
+            want = f"want ids in column {column} of {files.paths[0].name}"
+            raise InputError(f"{files.key}: {want}, got the type {kind}; store them as text or whole numbers")
+        target = "VARCHAR[]" if kind.endswith("[]") else "VARCHAR"
+        columns.append(f"CAST({value} AS {target}) AS {sql_name(RAW + column)}")
+    return _select(columns, f"read_parquet([{paths}]{_filename(many)})", many)
+
+
+def _parquet_types(files: TableFiles) -> dict[str, Any]:
+    try:
+        found = duckdb.read_parquet(str(files.paths[0]))
+    except (duckdb.Error, OSError) as error:
+        raise InputError(f"{files.key}: want parquet in {files.paths[0]}, got {first_line(error)}") from error
+    return dict(zip(found.columns, found.types, strict=True))
+
+
+_SELECTS = {"parquet": _parquet, "jsonl": _json}
+
+
+def _rejected(work: Work, files: TableFiles) -> dict[str, list[int]]:
+    """Counts the lines that DuckDB rejected, and forgets them there. By file: the lines."""
+    connection = work.reader.con
+    if not connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchone()[0]:
+        return {}
+    # a line may be wrong in several ways; the first one is told
+    listed = connection.execute(
+        "SELECT file_path, line, arg_min(error_message, byte_position), arg_min(csv_line, byte_position) "
+        "FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY ALL ORDER BY 1, 2"
+    ).fetchall()
+    connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
+    lines: dict[str, list[int]] = {}
+    rows = []
+    for path, line, message, content in listed:
+        file = Path(path).name
+        lines.setdefault(file, []).append(line)
+        got = f"{shortened(content)} ({message.rstrip('.')})"
+        want = f"{files.format} of {len(column_names(files))} columns" if files.format != "jsonl" else "JSON"
+        rows.append(BadRow(files.key, want if files.format != "text" else "text", got, Place(file, line)))
+    work.bad.add(rows[: work.bad.room], unlisted=max(0, len(rows) - work.bad.room))
+    return lines
+
+
+def _places(connection: Any, table: str, files: TableFiles, rejected: dict[str, list[int]]) -> Places:
+    unit = "row" if files.format == "parquet" else "line"
+    skipped = 1 if files.header is None and files.format not in ("parquet", "jsonl") else 0
+    if len(files.paths) == 1:
+        return Places([files.paths[0].name], [0], skipped, rejected, unit)
+    found = connection.execute(
+        f"SELECT {sql_name(_FILE)}, min(rowid) FROM {sql_name(table)} GROUP BY 1 ORDER BY 2"
+    ).fetchall()
+    names, starts = [Path(file).name for file, _ in found], [start for _, start in found]
+    return Places(names or [files.paths[0].name], starts or [0], skipped, rejected, unit)

@@ -1,0 +1,122 @@
+"""Attributes: texts to numbers, buckets, lists and ids."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ibis
+import numpy as np
+import pyarrow as pa
+
+from sharded_emb.data.attribute import RAW, Attribute
+from sharded_emb.errors import InputError
+
+
+def attribute_values(
+    table: Any, attributes: dict[str, Attribute], of: str, check: Callable[[Any], None], make_check: Callable[..., Any]
+) -> dict[str, Any]:
+    """Name -> value, for the attributes of users, items or events. `check` is given what each row has to have.
+
+    Raises InputError on the keys of attributes that do not fit their column.
+    """
+    values = {}
+    for name, attribute in attributes.items():
+        if attribute.of != of:
+            continue
+        key = f"dataset.attributes.{name}"
+        if attribute.flags:
+            names = [ibis.ifelse(table[RAW + flag] == "1", flag, "") for flag in attribute.flags]
+            values[name] = ibis.array(names)  # an empty text is no value
+            continue
+        column = attribute.column or name
+        raw = table[RAW + column]
+        if raw.type().is_array() and (wrong := _wants_one_value(attribute)):
+            raise InputError(f"{key}.{wrong[0]}: want {wrong[1]} for a column of lists, got {wrong[2]}; {wrong[3]}")
+        values[name] = value = _value(table, raw, attribute)
+        if attribute.number:
+            check(make_check(key, f"a number in column {column}", value, raw))
+        elif attribute.raw:
+            check(make_check(key, f"a whole number of 64 bits in column {column}", value, raw))
+        elif attribute.edges is not None or attribute.buckets is not None:
+            # a missing text is no value, but no mistake
+            there = ibis.ifelse(raw.isnull(), ibis.literal(""), value)
+            check(
+                make_check(
+                    f"{key}.{'edges' if attribute.edges else 'buckets'}", f"a number in column {column}", there, raw
+                )
+            )
+    return values
+
+
+def _wants_one_value(attribute: Attribute) -> tuple[str, str, object, str] | None:
+    if attribute.raw:
+        return "raw", "false", "true", "without it the ids get a vocabulary"
+    if attribute.number:
+        return "number", "false", "true", "without it the values get a vocabulary"
+    for key, given in (("edges", attribute.edges), ("buckets", attribute.buckets)):
+        if given is not None:
+            return key, "null", given, "buckets hold single numbers"
+    return None
+
+
+def _value(table: Any, raw: Any, attribute: Attribute) -> Any:
+    if attribute.number:
+        return _scaled(table, _finite(raw), attribute)
+    if attribute.raw:
+        # a cast alone would round 1.5
+        return ibis.ifelse(raw.re_search("^-?[0-9]+$"), raw.try_cast("int64"), ibis.null("int64"))
+    if attribute.separator is not None and not raw.type().is_array():
+        return raw.split(attribute.separator)
+    if attribute.edges is not None:
+        return _bucket(_finite(raw, infinite=True), attribute.edges)
+    if attribute.buckets is not None:
+        number = _finite(raw)
+        return _bucket(number, _even_edges(table, number, attribute.buckets))
+    return raw
+
+
+def _finite(raw: Any, infinite: bool = False) -> Any:
+    number = raw.try_cast("float64")
+    bound = ~number.isnan() if infinite else number.abs() < float("inf")
+    return ibis.ifelse(bound, number, ibis.null("float64"))
+
+
+def _scaled(table: Any, number: Any, attribute: Attribute) -> Any:
+    """log: log(1 + |x|) with the sign of x. standardize: less the mean, over the deviation, of all rows."""
+    if attribute.scale in ("log", "log_standardize"):
+        size = (number.abs() + 1).ln()
+        number = ibis.ifelse(number < 0, -size, size)
+    if attribute.scale in ("standardize", "log_standardize"):
+        # over the count of each value, whose order is fixed: the sums do not depend on threads
+        values, counts = _distinct(table, number)
+        total = max(int(counts.sum()), 1)
+        mean = float((values * counts).sum() / total)
+        deviation = float(np.sqrt(((values - mean) ** 2 * counts).sum() / total))
+        number = (number - mean) / (deviation or 1.0)
+    return number
+
+
+def _distinct(table: Any, number: Any) -> tuple[Any, Any]:
+    """The values, ascending, and how often each occurs."""
+    counted = table.select(value=number).filter(lambda t: t.value.notnull())
+    found: pa.Table = counted.group_by("value").agg(n=counted.count()).order_by("value").to_pyarrow()
+    return found["value"].to_numpy(), found["n"].to_numpy()
+
+
+def _even_edges(table: Any, number: Any, buckets: int) -> list[float]:
+    """Bounds between so many buckets of about equally many rows; fewer where values are too often the same."""
+    values, counts = _distinct(table, number)
+    if not len(values):
+        return [0.0]
+    wanted = np.arange(1, buckets) / buckets * counts.sum()
+    at = np.unique(np.searchsorted(np.cumsum(counts), wanted, side="right"))
+    edges = values[at[(at > 0) & (at < len(values))]]
+    return [float(edge) for edge in edges] or [float(values[0])]
+
+
+def _bucket(number: Any, edges: list[float]) -> Any:
+    names = [f"{edge:g}" for edge in edges]
+    if len({*names}) < len(names):
+        names = [repr(edge) for edge in edges]
+    branches = [(number.isnull(), None), (number < edges[0], f"<{names[0]}")]
+    branches += [(number < high, f"{names[i]}-{names[i + 1]}") for i, high in enumerate(edges[1:])]
+    return ibis.cases(*branches, else_=f">={names[-1]}")

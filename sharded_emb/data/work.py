@@ -1,0 +1,111 @@
+"""What every step of `prepare` works with: an engine, a folder, and what it has to tell."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+from pydantic import Field, PositiveInt
+
+from sharded_emb.component import Frozen
+from sharded_emb.data.bad_rows import BadRows
+from sharded_emb.data.dataset import Dataset
+
+_QUIET_SECONDS = 5.0
+
+
+class EngineConfig(Frozen):
+    """The key `prepare`: what computes a dataset, and how much it may take.
+
+    memory_limit: of DuckDB, as `4GB`; what does not fit is spilled to the disk; null for .8 of the machine. The process
+    takes up to a gigabyte more. threads: null for all cores. temp: the folder to spill to, null for one beside `data`.
+    progress: say on stderr what takes longer than a few seconds.
+    """
+
+    engine: Literal["duckdb"] = "duckdb"
+    memory_limit: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]i?B$")
+    threads: PositiveInt | None = None
+    temp: str | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class How:
+    """engine: what computes, and how much it may take. extend: a dataset whose vocabularies keep their rows; new ids
+    stand behind them.
+    """
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    extend: Path | None = None
+
+
+class Progress:
+    """Says on stderr which step is running, once it takes long."""
+
+    def __init__(self, connection: Any | None, *, shown: bool) -> None:
+        self._connection = connection
+        self._shown = shown
+
+    def say(self, line: str) -> None:
+        """One line on stderr."""
+        if self._shown:
+            print(line, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Runs the block; every few seconds a line with the name, the seconds and what part of its query is done."""
+        if not self._shown:
+            yield
+            return
+        ended = threading.Event()
+        talker = threading.Thread(target=self._talk, args=(name, ended), daemon=True)
+        talker.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            talker.join()
+
+    def _percent(self) -> float:
+        """Of the running query; below 0 where there is none."""
+        try:
+            return -1.0 if self._connection is None else self._connection.query_progress()
+        except duckdb.Error:  # closed meanwhile
+            return -1.0
+
+    def _talk(self, name: str, ended: threading.Event) -> None:
+        start, wait = time.monotonic(), _QUIET_SECONDS
+        while not ended.wait(wait):
+            percent = self._percent()
+            done = f", {percent:.0f} % of this query" if percent > 0 else ""
+            print(f"{name}: {time.monotonic() - start:.0f} s{done}", file=sys.stderr, flush=True)
+            wait = min(wait * 1.5, 60.0)
+
+
+@dataclass
+class Work:
+    """backend: where expressions are computed, an Ibis backend. reader: the DuckDB that reads files, the same backend
+    where that is DuckDB. folder: the dataset folder in the making. scratch: a folder that is gone in the end. extend:
+    the dataset whose rows keep their numbers.
+    """
+
+    backend: Any
+    reader: Any
+    folder: Path
+    scratch: Path
+    seed: int
+    bad: BadRows
+    progress: Progress
+    extend: Dataset | None = None
+    facts: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, *tables: str) -> None:
+        """Gives back the room of tables that are not read again."""
+        for table in tables:
+            # not drop_table of Ibis, whose statement newer sqlglot empties
+            self.backend.raw_sql(f"DROP TABLE IF EXISTS {table}")
