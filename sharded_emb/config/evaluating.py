@@ -2,16 +2,21 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sharded_emb.config.against_rules import BASELINES, other_run
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig
 from sharded_emb.config.session import best_reachable, joined
+from sharded_emb.config.validate import validate
+from sharded_emb.config.where import from_home
 from sharded_emb.errors import InputError
+from sharded_emb.training.against import Differences, of_baseline, of_model
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.compare import baseline_metrics, write_predictions
-from sharded_emb.training.evaluation import Metrics, NextItemEvaluator
+from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import without_nan
 
@@ -25,8 +30,9 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         newest = checkpoints.newest()
         checkpoints.load(built.sharded, None, newest)
         evaluator, split = built.evaluator(), config.split
-        metrics = evaluator(split)
+        metrics = evaluator(split, lists=True)
         baselines = baseline_metrics(evaluator, split) if config.baselines else {}
+        differences = _against(built, evaluator) if config.against is not None else {}
         if config.predictions is not None:
             if not isinstance(evaluator, NextItemEvaluator):
                 raise InputError("predictions: want a next-item model, which has items to list, got a binary one")
@@ -34,24 +40,58 @@ def evaluate(config: EvaluateConfig) -> Metrics:
             if place.rank == 0:
                 print(f"{config.predictions}: the top {config.top_k} of {users:,} users")
         if place.rank == 0:
-            _show_evaluation(built, newest, metrics, baselines, evaluator.protocol(split))
+            others = {"baselines": baselines, "against": differences}
+            _show_evaluation(built, newest, metrics, others, evaluator.protocol(split))
     return metrics
 
 
+def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> Differences:
+    """How far the run is from another one, or from a baseline, on the same rows."""
+    config = built.config
+    assert isinstance(config, EvaluateConfig)
+    assert config.against is not None
+    mine = of_model(evaluator, config.split)
+    if config.against in BASELINES[config.model.task]:
+        other = of_baseline(evaluator, config.against, config.split)
+    else:
+        folder = from_home(Path(config.against))
+        other_built = Built(validate(EvaluateConfig, other_run(folder, config)), built.place)
+        checkpoints = Checkpoints(folder, built.place, other_built.vocabularies())
+        checkpoints.load(other_built.sharded, None, checkpoints.newest())
+        other = of_model(other_built.evaluator(), config.split)
+    users = evaluator.users(config.split) if isinstance(evaluator, BinaryEvaluator) else None
+    return mine.less(other, users)
+
+
+def _show_differences(differences: Differences, against: str) -> None:
+    for name, found in differences.items():
+        print(f"{name}: the difference to {against}, and where 95 of 100 samples of users have it")
+        for metric, each in found.items():
+            sure = "" if each.certain else "  not certain"
+            print(f"  {metric:<20} {each.difference:+.4f}  [{each.low:+.4f}, {each.high:+.4f}]{sure}")
+
+
 def _show_evaluation(
-    built: Built, checkpoint: Path, metrics: Metrics, baselines: Mapping[str, Metrics], protocol: Mapping[str, Any]
+    built: Built, checkpoint: Path, metrics: Metrics, others: Mapping[str, Any], protocol: Mapping[str, Any]
 ) -> None:
     config = built.config
     assert isinstance(config, EvaluateConfig)
     assert config.run is not None
     best = {split: values for split, values in best_reachable(built).items() if str(config.split) == split}
-    others: dict[str, Metrics] = {**baselines, "best reachable": best}
+    beside: dict[str, Metrics] = {**others["baselines"], "best reachable": best}
     for name in metrics:
         rows = {config.model.__class__.__name__: metrics[name]}
-        rows |= {other: found[name] for other, found in others.items() if name in found}
+        rows |= {other: found[name] for other, found in beside.items() if name in found}
         print(f"{name}  ({', '.join(f'{key}: {value}' for key, value in protocol[name].items())})")
         print(results_table(rows))
-    found = {"checkpoint": checkpoint.name, "metrics": metrics, "baselines": baselines, "protocol": protocol}
+    found = {"checkpoint": checkpoint.name, "metrics": metrics, "baselines": others["baselines"], "protocol": protocol}
+    if config.against is not None:
+        _show_differences(others["against"], config.against)
+        values = {
+            name: {metric: asdict(each) for metric, each in by_metric.items()}
+            for name, by_metric in others["against"].items()
+        }
+        found["against"] = {"name": config.against, "users": "paired bootstrap", "differences": values}
     (config.run / f"evaluation_{config.split}.json").write_text(
         json.dumps(without_nan(found), indent=2) + "\n", encoding="utf-8"
     )

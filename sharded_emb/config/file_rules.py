@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sharded_emb.config.against_rules import against_problems
 from sharded_emb.config.plan_rules import (
     known_features,
     misfits_of_plan,
@@ -79,7 +80,7 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
     if issubclass(kind, PlanConfig):
         yield from (*place_for_plan(sound), *known_features(sound))
     elif issubclass(kind, EvaluateConfig):
-        yield from _place_for_predictions(sound)
+        yield from (*_place_for_predictions(sound), *against_problems(sound))
     else:
         yield from _place_for_run(sound)
 

@@ -145,7 +145,8 @@ def _metric(sound: Tree) -> Iterator[str]:
     if model.task == "next_item":
         known = [*ranking.sums(torch.ones(1))]
     else:
-        known = [*binary.metrics(np.array([0.0, 1.0]), np.zeros(2))]
+        known = [*binary.metrics(np.array([0.0, 1.0]), np.zeros(2), np.zeros(2, dtype=np.int64))]
+        known.remove("calibration")  # neither high nor low is good
     if stopping.metric not in known:
         yield (
             f"early_stopping.metric: want a metric of {_named(model.task)}, got "

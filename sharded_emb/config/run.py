@@ -122,11 +122,13 @@ class PlanConfig(RunConfig):
 class EvaluateConfig(RunConfig):
     """What `evaluate` adds to the run it evaluates.
 
-    split: which part of the data. baselines: counting baselines beside the model. predictions: a Parquet file for the
-    top_k items of every user.
+    split: which part of the data. baselines: counting baselines beside the model. against: a run folder or a baseline,
+    to which the difference is said, with an interval by a paired bootstrap over users. predictions: a Parquet file for
+    the top_k items of every user.
     """
 
     split: Literal["train", "valid", "test"] = "test"
     baselines: bool = False
+    against: str | None = None
     predictions: UserPath | None = None
     top_k: PositiveInt = 20

@@ -37,15 +37,20 @@ def ranks_of_target(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: 
     return ranks[0], ranks[1]
 
 
-def sums(rank_B: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
-    """The sum over rows of hit_rate@k, ndcg@k and mrr: one relevant item a row, so that recall is hit rate."""
-    found: dict[str, float] = {}
+def values(rank_B: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Tensor]:
+    """hit_rate@k, recall@k, ndcg@k and mrr of each row, float64 (B). Recall is hit rate: there is one target a row."""
+    found: dict[str, Tensor] = {}
     for k in cutoffs:
         hit_B = rank_B <= k
-        found[f"hit_rate@{k}"] = hit_B.double().sum().item()
-        found[f"ndcg@{k}"] = (hit_B / torch.log2(rank_B + 1)).sum().item()
-    found["mrr"] = (1 / rank_B).sum().item()
+        found[f"hit_rate@{k}"] = found[f"recall@{k}"] = hit_B.double()
+        found[f"ndcg@{k}"] = hit_B / torch.log2(rank_B.double() + 1)
+    found["mrr"] = 1 / rank_B.double()
     return found
+
+
+def sums(rank_B: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
+    """The sums of `values` over rows."""
+    return {name: value_B.sum().item() for name, value_B in values(rank_B, cutoffs).items()}
 
 
 def means(summed: Mapping[str, float], add_up: Callable[[list[float]], list[float]]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What stands beside a model's metrics: baselines on the same rows by the same rule, and lists of recommendations."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,40 +9,63 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
+from sharded_emb.data.columns import Int64s
 from sharded_emb.distributed.agree import all_sums, all_values, from_first_rank
 from sharded_emb.errors import InputError
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 from sharded_emb.metrics.baselines_logistic import logistic_scores
-from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator, Recommended
+from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator, Recommended, Scored
+
+NEXT_ITEM_BASELINES = ("popularity", "markov", "sequence_knn")
+BINARY_BASELINES = ("logistic_regression",)
 
 
 def baseline_metrics(evaluator: BinaryEvaluator | NextItemEvaluator, split: str) -> dict[str, Metrics]:
     """By baseline the metrics that the evaluator gives the model. All ranks call it together."""
     if isinstance(evaluator, NextItemEvaluator):
-        train = evaluator.scoring.dataset.split("train")
-        fitted = fit_baselines(train, evaluator.table.rows, evaluator.column)
-        return {baseline.name: _counted(evaluator, baseline, split) for baseline in fitted}
+        return {baseline.name: _counted(evaluator, baseline, split) for baseline in fitted_baselines(evaluator)}
+    scored = regressed(evaluator, split)
+    metrics = binary.metrics(scored.label_N, scored.logit_N, evaluator.users(split))
+    return {"logistic_regression": {split: metrics}}
+
+
+def fitted_baselines(evaluator: NextItemEvaluator) -> list[Baseline]:
+    """Counted over the train split."""
+    return fit_baselines(evaluator.scoring.dataset.split("train"), evaluator.table.rows, evaluator.column)
+
+
+def regressed(evaluator: BinaryEvaluator, split: str) -> Scored:
+    """Labels of a split, and logits of a logistic regression on what the model reads. All ranks call it together."""
     dataset, reading = evaluator.scoring.dataset, evaluator.scoring.reading
     columns, label = [feature.column for feature in reading.features], reading.label
     assert label is not None
 
-    def regress() -> dict[str, float]:
+    def regress() -> Scored:
         probability_N = logistic_scores(dataset, columns, split, label)
         label_N = dataset.split(split)[label].to_numpy().astype(np.float64)
-        return binary.metrics(label_N, np.log(probability_N) - np.log1p(-probability_N))
+        return Scored(label_N, np.log(probability_N) - np.log1p(-probability_N))
 
-    return {"logistic_regression": {split: from_first_rank(regress, evaluator.scoring.place)}}
+    return from_first_rank(regress, evaluator.scoring.place)
+
+
+def counted_ranks(
+    evaluator: NextItemEvaluator, baseline: Baseline, split: str
+) -> Iterator[tuple[Int64s, dict[str, Tensor]]]:
+    """As `NextItemEvaluator.ranks`, by a baseline."""
+    for rows in evaluator.parts(split):
+        values, lengths = evaluator.histories(split, rows)
+        scores_BN = torch.from_numpy(baseline.scores(values, np.concatenate([[0], np.cumsum(lengths)])))
+        unfiltered_B, filtered_B = ranking.ranks_of_target(scores_BN, *evaluator.targets_and_seen(split, rows))
+        yield rows, {split: filtered_B, f"{split}_unfiltered": unfiltered_B}
 
 
 def _counted(evaluator: NextItemEvaluator, baseline: Baseline, split: str) -> Metrics:
     summed = {split: Counter[str](), f"{split}_unfiltered": Counter[str]()}
-    for rows in evaluator.parts(split):
-        values, lengths = evaluator.histories(split, rows)
-        scores_BN = torch.from_numpy(baseline.scores(values, np.concatenate([[0], np.cumsum(lengths)])))
-        ranks = ranking.ranks_of_target(scores_BN, *evaluator.targets_and_seen(split, rows))
-        for name, rank_B in zip((f"{split}_unfiltered", split), ranks, strict=True):
+    for rows, ranks in counted_ranks(evaluator, baseline, split):
+        for name, rank_B in ranks.items():
             summed[name].update({"rows": len(rows), **ranking.sums(rank_B)})
     return {
         name: ranking.means(counts, lambda v: all_sums(v, evaluator.scoring.place)) for name, counts in summed.items()

@@ -22,6 +22,8 @@ from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.metrics import binary, ranking
+from sharded_emb.metrics.lists import ListSums
+from sharded_emb.metrics.lists import means as lists_means
 from sharded_emb.models.base import NextItemModel
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
@@ -33,8 +35,10 @@ Metrics = dict[str, dict[str, float]]
 class Evaluator(Protocol):
     """Evaluates a split with the weights as they are; all ranks call it together."""
 
-    def __call__(self, split: str) -> Metrics:
-        """Metrics by name of the evaluation: the split, and for next-item runs also SPLIT_unfiltered."""
+    def __call__(self, split: str, lists: bool = False) -> Metrics:
+        """Metrics by name of the evaluation: the split, and for next-item runs also SPLIT_unfiltered. lists: with those
+        of whole lists of recommendations, which take longer.
+        """
         ...
 
     def protocol(self, split: str) -> dict[str, Any]:
@@ -89,27 +93,44 @@ class BinaryEvaluator:
         """All rows count once."""
         return {split: {"split": split, "rows": "all", "ties": "count half"}}
 
-    @torch.no_grad()
-    def __call__(self, split: str) -> Metrics:
+    def __call__(self, split: str, lists: bool = False) -> Metrics:  # noqa: ARG002
         """By the name of the split."""
-        label_N, logit_N = self.labels_and_logits(split)
-        return {split: binary.metrics(label_N, logit_N) if len(label_N) else {}}
+        scored = self.score(split)
+        if not len(scored.label_N):
+            return {split: {}}
+        return {split: binary.metrics(scored.label_N, scored.logit_N, self.users(split))}
 
-    def labels_and_logits(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and logits of all rows, float64 (N), on every rank; the order is that of the batches."""
+    def users(self, split: str) -> Int64s | None:
+        """The user of each row of a split, where the data have a column of that name."""
+        if "user" not in self.scoring.dataset.columns:
+            return None
+        return RaggedColumn.from_arrow(self.scoring.dataset.split(split)["user"]).values
+
+    @torch.no_grad()
+    def score(self, split: str) -> "Scored":
+        """All rows in the order of the split, on every rank."""
         plain = self.scoring.sharded.plain.eval()
-        labels, logits = [np.zeros(0)], [np.zeros(0)]
+        mine: list[tuple[np.ndarray, ...]] = [(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))]
         everything = np.arange(self.scoring.dataset.manifest.splits[split].rows)
         for rows, batch in self.scoring.batches(split, everything):
             output_B = plain.get_submodule("model")(self.scoring.sharded.embed(batch))
             if len(rows):
                 assert batch.label_B is not None
-                labels.append(batch.label_B[: len(rows)].cpu().double().numpy())
-                logits.append(output_B[: len(rows)].cpu().double().numpy())
+                values = (each[: len(rows)].cpu().double().numpy() for each in (batch.label_B, output_B))
+                mine.append((rows, *values))
         plain.train()
-        mine = (np.concatenate(labels), np.concatenate(logits))
-        gathered = all_values(mine, self.scoring.place)
-        return np.concatenate([part[0] for part in gathered]), np.concatenate([part[1] for part in gathered])
+        gathered = all_values([np.concatenate(each) for each in zip(*mine, strict=True)], self.scoring.place)
+        row_N, label_N, logit_N = (np.concatenate(each) for each in zip(*gathered, strict=True))
+        order_N = np.argsort(row_N)
+        return Scored(label_N[order_N], logit_N[order_N])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Labels and logits of all rows of a split, float64 (N)."""
+
+    label_N: np.ndarray
+    logit_N: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -144,14 +165,42 @@ class NextItemEvaluator:
         }
 
     @torch.no_grad()
-    def __call__(self, split: str) -> Metrics:
+    def __call__(self, split: str, lists: bool = False) -> Metrics:
         """Filtered by the name of the split, and SPLIT_unfiltered."""
-        summed = {split: Counter[str](), f"{split}_unfiltered": Counter[str]()}
+        names = (f"{split}_unfiltered", split)
+        summed = {name: Counter[str]() for name in names}
+        listed = {name: ListSums(self._train_counts()) for name in names} if lists else {}
         for rows, scores_BN in self.scores(split):
-            ranks = ranking.ranks_of_target(scores_BN, *self.targets_and_seen(split, rows))
-            for name, rank_B in zip((f"{split}_unfiltered", split), ranks, strict=True):
+            seen = self.targets_and_seen(split, rows)
+            ranks = ranking.ranks_of_target(scores_BN, *seen)
+            for name, rank_B in zip(names, ranks, strict=True):
                 summed[name].update({"rows": len(rows), **ranking.sums(rank_B)})
-        return {name: ranking.means(sums, lambda v: all_sums(v, self.scoring.place)) for name, sums in summed.items()}
+                if lists:
+                    listed[name].add(scores_BN if name != split else without_seen(scores_BN, *seen))
+        place = self.scoring.place
+        found = {name: ranking.means(sums, lambda v: all_sums(v, place)) for name, sums in summed.items()}
+        for name, sums in listed.items():
+            found[name] |= self._of_lists(sums)
+        return {name: found[name] for name in (split, names[0])}
+
+    def _of_lists(self, mine: ListSums) -> dict[str, float]:
+        """Over all ranks."""
+        place = self.scoring.place
+        surprise, count = all_sums(list(mine.sums()), place)
+        listed = [torch.from_numpy(np.unpackbits(bits)) for bits in all_values(np.packbits(mine.listed_N), place)]
+        return lists_means(surprise, count, torch.stack(listed).amax(0)[: len(mine.listed_N)])
+
+    def _train_counts(self) -> Tensor:
+        """How often each row of the item table is an event of the train split."""
+        values = self._column("train").values
+        known = values[(values >= 0) & (values < self.table.rows)]
+        return torch.from_numpy(np.bincount(known, minlength=self.table.rows))
+
+    def ranks(self, split: str) -> Iterator[tuple[Int64s, dict[str, Tensor]]]:
+        """By batch of this rank: rows of the split, and by name of the evaluation the rank of each row's target."""
+        for rows, scores_BN in self.scores(split):
+            unfiltered_B, filtered_B = ranking.ranks_of_target(scores_BN, *self.targets_and_seen(split, rows))
+            yield rows, {split: filtered_B, f"{split}_unfiltered": unfiltered_B}
 
     @torch.no_grad()
     def recommend(self, split: str, top_k: int, filter_seen: bool) -> list[Recommended]:
@@ -159,10 +208,7 @@ class NextItemEvaluator:
         found = []
         for rows, scores_BN in self.scores(split):
             if filter_seen:
-                target_B, row_P, item_P = self.targets_and_seen(split, rows)
-                target_scores_B1 = scores_BN.gather(1, target_B[:, None])
-                scores_BN[row_P, item_P] = -torch.inf
-                scores_BN.scatter_(1, target_B[:, None], target_scores_B1)  # never the target
+                scores_BN = without_seen(scores_BN, *self.targets_and_seen(split, rows))
             ordered = scores_BN.sort(dim=1, descending=True, stable=True)
             items_BK, scores_BK = ordered.indices[:, :top_k], ordered.values[:, :top_k]
             found.append(Recommended(rows, items_BK.cpu().numpy(), scores_BK.cpu().numpy()))
@@ -229,6 +275,13 @@ class NextItemEvaluator:
             embedded = lookup(batch.to(self.scoring.place.device))
             parts.append(model.items(embedded.sequences["candidates"].values_TD))
         return torch.cat(parts)
+
+
+def without_seen(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: Tensor) -> Tensor:
+    """The scores, in their place, with -inf for what the user had, but never for the target."""
+    target_scores_B1 = scores_BN.gather(1, target_B[:, None])
+    scores_BN[row_P, item_P] = -torch.inf
+    return scores_BN.scatter_(1, target_B[:, None], target_scores_B1)
 
 
 def _constant(ids: Tensor) -> Callable[[int], Tensor]:

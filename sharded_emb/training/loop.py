@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -196,7 +197,9 @@ class Trainer:
             self._save(best=True)
         elif self._steps_over():
             self._save_if_possible()
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in found["valid"].items() if "@5" not in name)
+        shown = "  ".join(
+            f"{name} {value:.4f}" for name, value in found["valid"].items() if not re.match("recall|.*@5$", name)
+        )
         mark = "  (best so far)" if best else ""
         log.info("epoch %d  step %d  valid  %s%s", self.progress.epoch, self.progress.step, shown, mark)
         self.display.exclude(time.monotonic() - started)
@@ -258,7 +261,7 @@ class Trainer:
         found: Metrics = {}
         for split in ("valid", "test"):
             self._tell(f"evaluating {split}")
-            found |= self.parts.evaluator(split)
+            found |= self.parts.evaluator(split, lists=True)
         self._count_unknown()
         self.managed_tables = self.parts.sharded.collisions.counts()
         for table, counts in self.managed_tables.items():

@@ -7,8 +7,10 @@ from rich.table import Table
 
 
 def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Metrics as columns, one line an evaluation; a metric that an evaluation does not have stays empty."""
-    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
+    """Metrics as columns, one line an evaluation; a metric that an evaluation does not have stays empty. Recall, which
+    is hit rate where there is one target, is left out.
+    """
+    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics if not name.startswith("recall")))
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in names:

@@ -43,7 +43,7 @@ DIN = "experiment=din_ml100k"
         (
             f"{DIN} early_stopping.metric=mrr",
             "early_stopping.metric: want a metric of a binary model, got 'mrr'; "
-            "there are: accuracy, auc, log_loss, normalized_entropy",
+            "there are: accuracy, auc, group_auc, log_loss, mean_squared_error, normalized_entropy",
         ),
         (
             "early_stopping=null epochs=null",

@@ -21,6 +21,7 @@ from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.initializers import Normal, hashed_uniform, stream_key
 from sharded_emb.models.sasrec import SASRecModel
 from sharded_emb.optim.schedule import Schedule
+from sharded_emb.training.against import of_baseline, of_model
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import NextItemEvaluator
@@ -328,7 +329,15 @@ def evaluate_and_list(place: Place, folder: Path) -> Any:
         for part in evaluator.recommend("test", 10, filter_seen=True)
         for user, items in zip(part.rows_B, part.items_BK, strict=True)
     }
-    return {split: evaluator(split) for split in ("valid", "test")}, lists, built.sharded.whole_table("item")
+    metrics = {split: evaluator(split, lists=True) for split in ("valid", "test")}
+    return metrics, lists, built.sharded.whole_table("item")
+
+
+def perform(place: Place, folder: Path) -> dict[str, Any]:
+    """By model or baseline the ranks of all targets; on every rank those of all users, in the order of the split."""
+    evaluator = Built(config(folder), place).evaluator()
+    found = {"model": of_model(evaluator, "test"), "markov": of_baseline(evaluator, "markov", "test")}
+    return {name: each.ranks for name, each in found.items()}
 
 
 def save_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tensor, Any]:

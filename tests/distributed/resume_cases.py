@@ -87,10 +87,10 @@ def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) 
     class CutEvaluator:
         unknown, protocol = evaluator.unknown, evaluator.protocol
 
-        def __call__(self, split: str) -> Any:
+        def __call__(self, split: str, lists: bool = False) -> Any:
             if cut is not None and -trainer.progress.step == cut:
                 raise CutOffError
-            return evaluator(split)
+            return evaluator(split, lists)
 
     parts: Any = {"collate": Cut(), "evaluator": CutEvaluator()}
     trainer.parts = replace(trainer.parts, **parts)

@@ -27,6 +27,7 @@ def everything(place: Any, folder: Path) -> dict[str, Any]:
         "bad_ids": cases.bad_ids(place, folder),
         "no_number": cases.no_number(place, folder),
         "evaluated": cases.evaluate_and_list(place, folder),
+        "performed": cases.perform(place, folder),
     }
 
 
@@ -108,6 +109,20 @@ def test_evaluation_is_the_same_for_any_number_of_ranks(found) -> None:  # type:
             lists |= part
         assert lists == want_lists
     assert len(want_lists) == cases.USERS
+
+
+def test_every_rank_knows_the_ranks_of_all_users_in_the_order_of_the_split(found) -> None:  # type: ignore[no-untyped-def]
+    want = found[1][0]["performed"]
+    metrics = found[1][0]["evaluated"][0]["test"]
+    for name in ("test", "test_unfiltered"):
+        mean = (want["model"][name] <= 10).double().mean().item()
+        assert mean == pytest.approx(metrics[name]["hit_rate@10"])
+    for world_size in WORLD_SIZES:
+        for answers in found[world_size]:
+            for who, ranks in answers["performed"].items():
+                for name, rank_B in ranks.items():
+                    assert len(rank_B) == cases.USERS
+                    assert torch.equal(rank_B, want[who][name]), (who, name)
 
 
 def test_lists_hold_neither_padding_nor_what_the_user_had(found) -> None:  # type: ignore[no-untyped-def]

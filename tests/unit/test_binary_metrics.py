@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, brier_score_loss, mean_squared_error, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from sharded_emb.metrics.binary import Floats, auc, log_loss, metrics
+from sharded_emb.metrics.binary import Floats, auc, group_auc, log_loss, metrics
 
 
 def sigmoid(logit_N: Floats) -> Floats:
@@ -87,3 +87,35 @@ def test_huge_logits_neither_overflow_nor_are_clipped(huge: float) -> None:
 def test_predicting_the_mean_has_a_normalized_entropy_of_one() -> None:
     label_N = np.array([1.0, 0, 0, 0])
     assert metrics(label_N, np.full(4, math.log(1 / 3)))["normalized_entropy"] == pytest.approx(1)
+
+
+@cases
+def test_within_users_the_auc_is_the_mean_of_scikit_learns_weighted_by_rows(rows: int, decimals: int) -> None:
+    label_N, logit_N = sample(rows, decimals, 3)
+    user_N = np.random.default_rng(4).integers(5, 5 + max(1, rows // 8), rows)
+    found, weights = [], []
+    for user in np.unique(user_N):
+        mine = user_N == user
+        if len({*label_N[mine]}) == 2:
+            found.append(roc_auc_score(label_N[mine], logit_N[mine]))
+            weights.append(mine.sum())
+    want = np.average(found, weights=weights) if found else math.nan
+    assert group_auc(label_N, logit_N, user_N) == pytest.approx(want, abs=1e-12, nan_ok=True)
+    assert metrics(label_N, logit_N, user_N)["group_auc"] == pytest.approx(want, abs=1e-12, nan_ok=True)
+    assert "group_auc" not in metrics(label_N, logit_N)
+
+
+def test_one_group_of_all_has_the_auc_of_all_and_users_of_one_class_none() -> None:
+    label_N, logit_N = sample(60, 1, 0)
+    assert group_auc(label_N, logit_N, np.full(60, 7)) == pytest.approx(auc(label_N, logit_N), abs=1e-12)
+    assert math.isnan(group_auc(label_N, logit_N, np.arange(60)))
+
+
+@cases
+def test_squared_error_and_calibration_are_those_of_probabilities(rows: int, decimals: int) -> None:
+    label_N, logit_N = sample(rows, decimals, 5)
+    found, probability_N = metrics(label_N, logit_N), sigmoid(logit_N)
+    assert found["mean_squared_error"] == pytest.approx(mean_squared_error(label_N, probability_N), rel=1e-12)
+    assert found["mean_squared_error"] == pytest.approx(brier_score_loss(label_N, probability_N), rel=1e-12)
+    assert found["calibration"] == pytest.approx(probability_N.sum() / label_N.sum(), rel=1e-12)
+    assert math.isnan(metrics(np.zeros(3), logit_N[:3] if rows > 2 else np.zeros(3))["calibration"])

@@ -111,10 +111,13 @@ def test_metrics_by_hand() -> None:
     assert found == pytest.approx(
         {
             "hit_rate@5": 2,
+            "recall@5": 2,
             "ndcg@5": 1 + 1 / 2,
             "hit_rate@10": 4,
+            "recall@10": 4,
             "ndcg@10": 1 + 1 / 2 + 1 / math.log2(6.5) + 1 / math.log2(11),
             "hit_rate@20": 5,
+            "recall@20": 5,
             "ndcg@20": 1 + 1 / 2 + 1 / math.log2(6.5) + 1 / math.log2(11) + 1 / math.log2(12),
             "mrr": 1 + 1 / 3 + 1 / 5.5 + 1 / 10 + 1 / 11,
         },
@@ -129,7 +132,7 @@ def test_a_rank_just_behind_the_cutoff_is_a_miss() -> None:
 
 def test_other_cutoffs() -> None:
     found = sums(torch.tensor([1.0, 2.0], dtype=torch.float64), cutoffs=(1,))
-    assert found == {"hit_rate@1": 1, "ndcg@1": 1, "mrr": 1.5}
+    assert found == {"hit_rate@1": 1, "recall@1": 1, "ndcg@1": 1, "mrr": 1.5}
 
 
 def test_means_are_over_the_rows_of_all_ranks() -> None:

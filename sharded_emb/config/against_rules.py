@@ -1,0 +1,51 @@
+"""What `evaluate against=` may name: a baseline of the task, or the folder of a run on the same rows."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sharded_emb.config.run import EvaluateConfig
+from sharded_emb.config.where import from_home
+from sharded_emb.errors import nearest
+from sharded_emb.training.compare import BINARY_BASELINES, NEXT_ITEM_BASELINES
+from sharded_emb.training.run_folder import RUN
+
+BASELINES = {"next_item": NEXT_ITEM_BASELINES, "binary": BINARY_BASELINES}
+
+
+def against_problems(sound: Mapping[str, Any]) -> Iterator[str]:
+    """It has to be there, and be a model of the same task that is evaluated on the same columns."""
+    against, model = sound.get("against"), sound.get("model")
+    if against is None or model is None or against in BASELINES[model.task]:
+        return
+    names = BASELINES[model.task]
+    if not (from_home(Path(against)) / RUN).is_file():
+        hint = nearest(against, names)
+        yield f"against: want a run folder or the name of a baseline, got {against}{hint}"
+        return
+    tree = yaml.safe_load((from_home(Path(against)) / RUN).read_text(encoding="utf-8"))
+    for what, mine, other in _compared(sound, tree):
+        if mine != other:
+            yield f"against: want a run with the same {what}, got {other} in {against} beside {mine}"
+
+
+def _compared(sound: Mapping[str, Any], tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What has to be alike for rows to be the same: what is predicted."""
+    model, loss, features = sound["model"], sound.get("loss"), sound.get("features", {})
+    if model.task == "binary":
+        yield "loss.label", getattr(loss, "label", None), tree["loss"].get("label")
+        return
+    history = tree["model"].get("history")
+    column = tree["features"].get(history, {}).get("column")
+    mine = features.get(model.history)
+    yield "column of the history", None if mine is None else mine.column, column
+
+
+def other_run(folder: Path, config: EvaluateConfig) -> dict[str, Any]:
+    """The tree of another run, to be evaluated on the data and as the command says of this one."""
+    tree: dict[str, Any] = yaml.safe_load((folder / RUN).read_text(encoding="utf-8"))
+    for key in ("data", "device", "threads_per_rank", "wait_seconds", "deterministic"):
+        tree[key] = config.model_dump(mode="json")[key]
+    return {**tree, "run": str(folder), "split": config.split}

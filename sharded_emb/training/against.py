@@ -1,0 +1,72 @@
+"""A model and another one, or a baseline, on the same rows: how far apart, and how sure that is.
+
+B  rows
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharded_emb.data.columns import Int64s
+from sharded_emb.distributed.agree import all_values
+from sharded_emb.metrics import bootstrap, ranking
+from sharded_emb.metrics.bootstrap import Difference
+from sharded_emb.training.compare import counted_ranks, fitted_baselines, regressed
+from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scored
+
+Ranked = Iterable[tuple[Int64s, dict[str, Tensor]]]
+Differences = dict[str, dict[str, Difference]]
+
+
+class Performance:
+    """What a model did on a split, row by row, on every rank: ranks of targets, or labels and logits."""
+
+    def __init__(self, split: str, ranks: dict[str, Tensor] | None = None, scored: Scored | None = None) -> None:
+        self.split = split
+        self.ranks = ranks
+        self.scored = scored
+
+    def less(self, other: "Performance", user_N: Int64s | None) -> Differences:
+        """The differences by evaluation and metric. user_N: of each row that has a label; None for one a row."""
+        if self.ranks is not None and other.ranks is not None:
+            return {
+                name: bootstrap.of_means(_by_metric(rank_B), _by_metric(other.ranks[name]))
+                for name, rank_B in self.ranks.items()
+            }
+        assert self.scored is not None
+        assert other.scored is not None
+        label_N = self.scored.label_N
+        user_N = np.arange(len(label_N)) if user_N is None else user_N
+        found = bootstrap.of_labels(label_N, (self.scored.logit_N, other.scored.logit_N), user_N)
+        return {self.split: found}
+
+
+def of_model(evaluator: BinaryEvaluator | NextItemEvaluator, split: str) -> Performance:
+    """Of the weights as they are. All ranks call it together."""
+    if isinstance(evaluator, BinaryEvaluator):
+        return Performance(split, scored=evaluator.score(split))
+    return Performance(split, ranks=_gathered(evaluator.ranks(split), evaluator))
+
+
+def of_baseline(evaluator: BinaryEvaluator | NextItemEvaluator, name: str, split: str) -> Performance:
+    """Of a baseline on the rows of the evaluator. All ranks call it together."""
+    if isinstance(evaluator, BinaryEvaluator):
+        return Performance(split, scored=regressed(evaluator, split))
+    baseline = next(each for each in fitted_baselines(evaluator) if each.name == name)
+    return Performance(split, ranks=_gathered(counted_ranks(evaluator, baseline, split), evaluator))
+
+
+def _gathered(ranked: Ranked, evaluator: NextItemEvaluator) -> dict[str, Tensor]:
+    """In the order of the split."""
+    with torch.no_grad():
+        mine = [(rows, {name: rank_B.cpu() for name, rank_B in ranks.items()}) for rows, ranks in ranked]
+    parts = [part for of_rank in all_values(mine, evaluator.scoring.place) for part in of_rank]
+    order_B = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return {name: torch.cat([ranks[name] for _, ranks in parts])[order_B] for name in parts[0][1]}
+
+
+def _by_metric(rank_B: Tensor) -> dict[str, bootstrap.Floats]:
+    found = ranking.values(rank_B)
+    return {name: value_B.numpy() for name, value_B in found.items() if not name.startswith("recall")}
