@@ -53,7 +53,7 @@ class Built:
         self._bytes_before_tables = peak_memory_bytes(place.device)
         embeddings = Embeddings(self.tables, self.plan.replicated, place.device, config.sharding.distinct_ids)
         poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
-        trainee = Trainee(embeddings, poolings, model, self._loss())
+        trainee = Trainee(embeddings, poolings, model, self._loss(), self.config.dense)
         self.sharded: Sharded = shard(trainee, embeddings, self.plan, place)
         fill(self.sharded, config.seed)
         self._bytes_with_tables = peak_memory_bytes(place.device)
@@ -91,7 +91,7 @@ class Built:
         names = frozenset(table.name for table in held(tables))
         embeddings = Embeddings(tables, names, self.place.device)
         poolings, model = Poolings(tables, self.place.device), self.config.model.build(tables)
-        trainee = Trainee(embeddings, poolings, model, self._loss())
+        trainee = Trainee(embeddings, poolings, model, self._loss(), self.config.dense)
         found = unsharded(trainee.to(self.place.device), embeddings, alone(self.place))
         fill(found, self.config.seed)
         for table in self.tables:
@@ -109,7 +109,7 @@ class Built:
             or max(TOLERANCES[dtype] for dtype in (table.dtype, table.state_dtype, table.output_dtype))
             for table in self.held
         }
-        between = chosen or max(TOLERANCES[wire.forward], TOLERANCES[wire.backward])
+        between = chosen or max(TOLERANCES[each] for each in (wire.forward, wire.backward, self.config.dense.dtype))
         found = {name: max(between, each) for name, each in found.items()}
         widest = max(found.values())
         return {**found, "dense": chosen or max(DENSE_TOLERANCE, widest), "losses": widest}

@@ -21,6 +21,7 @@ from sharded_emb.tables import Defaults, FeatureConfig, TableConfig
 from sharded_emb.training.checkpoint_config import CheckpointConfig
 from sharded_emb.training.early_stopping import EarlyStoppingConfig
 from sharded_emb.training.profile import ProfileConfig
+from sharded_emb.training.trainee import DenseConfig
 
 UserPath = Annotated[Path, AfterValidator(from_home)]
 """A path as a user types it; ~ is the home folder, which a shell does not put into `data=~/x`."""
@@ -96,6 +97,7 @@ class RunConfig(Frozen):
     verify: bool = False
     verify_tolerance: PositiveFloat | None = None
     batches: BatchesConfig = BatchesConfig()
+    dense: DenseConfig = DenseConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()

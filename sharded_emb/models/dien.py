@@ -77,5 +77,5 @@ class InterestEvolution(nn.Module):
             candidate_BD = torch.tanh(new + torch.sigmoid(reset + reset_of) * new_of)
             # behind the end of a row the weight is zero, and the state stays
             gate_BD = weight_B[:, None] * torch.sigmoid(update + update_of)
-            state_BD = torch.lerp(state_BD, candidate_BD, gate_BD)
+            state_BD = state_BD + gate_BD * (candidate_BD - state_BD)
         return state_BD

@@ -1,23 +1,55 @@
 """What is sharded and trained: lookups, model and loss in one module."""
 
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
 from torch import Tensor, nn
 
-from sharded_emb.batch import Batch
+from sharded_emb.batch import Batch, Embedded
+from sharded_emb.component import Frozen
 from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.losses.base import Loss
+from sharded_emb.models.base import NextItem
+
+
+class DenseConfig(Frozen):
+    """The key `dense`: how a training step computes its model. Weights, losses and evaluation are fp32.
+
+    dtype: of matrix products and attention.
+    """
+
+    dtype: Literal["fp32", "bf16"] = "fp32"
+
+
+PLAIN = DenseConfig()
 
 
 class Trainee(nn.Module):
     """A batch to the weighted sum of its losses on this rank, a scalar."""
 
-    def __init__(self, embeddings: Embeddings, poolings: Poolings, model: nn.Module, loss: Loss) -> None:
+    def __init__(
+        self, embeddings: Embeddings, poolings: Poolings, model: nn.Module, loss: Loss, dense: DenseConfig = PLAIN
+    ) -> None:
         super().__init__()
         self.embeddings = embeddings
         self.poolings = poolings
         self.model = model
         self.loss = loss
+        self.autocast = dense.dtype == "bf16"
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum, not the mean: what the mean divides by is known to the loop, over all ranks."""
-        return self.loss(self.model(self.poolings(self.embeddings(batch))), batch)
+        return self.loss(self._output(self.poolings(self.embeddings(batch))), batch)
+
+    def _output(self, embedded: Embedded) -> Any:
+        if not self.autocast:
+            return self.model(embedded)
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            output = self.model(embedded)
+        if isinstance(output, NextItem):
+            vectors = {name: getattr(output, name).float() for name in ("states_SD", "positives_SD", "candidates_KD")}
+            return replace(output, **vectors)
+        return output.float()

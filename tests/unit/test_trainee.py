@@ -1,0 +1,58 @@
+"""bf16 in a training step: the model is near the exact one, what the loss is given is fp32, and weights stay it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sharded_emb.batch import CANDIDATES, Embedded
+from sharded_emb.models.base import NextItem
+from sharded_emb.training.trainee import DenseConfig, Trainee
+from tests.unit import test_click_models as click
+from tests.unit import test_next_item_models as sequence
+
+
+class Kept(nn.Module):
+    """A loss that keeps what it was given."""
+
+    def forward(self, output: Any, batch: Any) -> Tensor:  # noqa: ARG002
+        self.output = output
+        return output.states_SD.sum() if isinstance(output, NextItem) else output.sum()
+
+
+def step(model: nn.Module, embedded: Embedded, dtype: str) -> tuple[Any, list[Tensor]]:
+    """The output of the model, and the gradients of its weights."""
+    loss = Kept()
+    trainee: Any = Trainee(nn.Identity(), nn.Identity(), model, loss, DenseConfig(dtype=dtype))  # type: ignore[arg-type]
+    total = trainee(embedded)
+    return loss.output, list(torch.autograd.grad(total, [*model.parameters()], allow_unused=True))
+
+
+def near(found: list[Tensor], exact: list[Tensor]) -> None:
+    for one, other in zip(found, exact, strict=True):
+        if other is not None:
+            assert one.dtype == torch.float32
+            assert (one - other).norm() <= 0.15 * other.norm() + 1e-2
+
+
+@pytest.mark.parametrize("name", sequence.MODELS)
+def test_a_next_item_model_in_bf16(name: str) -> None:
+    model, table_ND = sequence.build(name), sequence.item_vectors()
+    rows = sequence.HISTORIES
+    candidates = sequence.jagged([[20, 21, 22], *[[] for _ in rows[1:]]], table_ND)
+    embedded = Embedded({}, {"history": sequence.events(rows, table_ND), CANDIDATES: candidates})
+    (exact, exact_gradients), (found, gradients) = (step(model, embedded, dtype) for dtype in ("fp32", "bf16"))
+    for vectors in ("states_SD", "positives_SD", "candidates_KD"):
+        near([getattr(found, vectors)], [getattr(exact, vectors)])
+    assert not torch.equal(found.states_SD, exact.states_SD)
+    near(gradients, exact_gradients)
+
+
+@pytest.mark.parametrize("name", [name for name in click.MODELS if name != "fm"])  # which has no product of matrices
+def test_a_click_model_in_bf16(name: str) -> None:
+    model, embedded = click.build(name), click.clicks(click.LIKED, click.DISLIKED)
+    (exact, exact_gradients), (found, gradients) = (step(model, embedded, dtype) for dtype in ("fp32", "bf16"))
+    near([found], [exact])
+    assert not torch.equal(found, exact)
+    near(gradients, exact_gradients)
