@@ -16,8 +16,9 @@ from sharded_emb.errors import InputError
 ROWS_PER_PART = 1_048_576
 ROWS_PER_GROUP = 65_536
 LOCK = "lock"
-# all that prepare ever writes into a dataset folder; anything else in it is somebody's own and is never deleted
-_OURS = {MANIFEST, LOCK, "vocabulary", "attributes", "train", "valid", "test", "raw"}
+# all that prepare ever writes into a dataset folder, and the flat copy of a run; anything else in it is somebody's own
+# and is never deleted
+_OURS = {MANIFEST, LOCK, "vocabulary", "attributes", "train", "valid", "test", "raw", "flat"}
 
 
 @contextmanager

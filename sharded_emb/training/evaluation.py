@@ -4,7 +4,7 @@ B  rows    N  rows of the item table    K  items of a list
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharded_emb.batch import Batch
-from sharded_emb.data.collate import Collate, Reading, check_ids
-from sharded_emb.data.columns import Int64s, RaggedColumn
+from sharded_emb.batch import Batch, UnknownCount
+from sharded_emb.data.collate import Bags, Collate, Reading, check_ids
+from sharded_emb.data.columns import Int64s
 from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.extents import Extents
+from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.source import BatchesConfig, Part, Source
-from sharded_emb.data.unknown_ids import UnknownCount, as_rows, out_of_range
+from sharded_emb.data.unknown_ids import as_rows, out_of_range
+from sharded_emb.data.window import Window, nobody
 from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
@@ -26,6 +29,7 @@ from sharded_emb.models.base import NextItemModel
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_PER_LOOKUP = 1 << 16
+_MEGABYTES_AT_ONCE = 32  # of a split
 
 Metrics = dict[str, dict[str, float]]
 
@@ -53,6 +57,7 @@ class Scoring:
 
     sharded: Sharded
     dataset: Dataset
+    flat: FlatCopy
     reading: Reading
     batch_per_rank: int
     unknown: dict[str, dict[str, UnknownCount]] = field(default_factory=dict)
@@ -68,13 +73,26 @@ class Scoring:
         for part in source.parts(0, self.place.rank, self.place.world_size):
             yield replace(part, rows=rows[part.rows])
 
-    def batches(self, split: str, rows: Int64s) -> Iterator[tuple[Int64s, Batch]]:
-        """This rank's part of these rows of the split, and its batch on the device."""
-        collate = Collate(self.dataset.split(split), self.reading, self.place.rank)
+    def windows(self, split: str, columns: Iterable[str]) -> Iterator[Window]:
+        """All rows of a split in their order, some at a time."""
+        flat = self.flat.split(split)
+        for extents in flat.spans(_MEGABYTES_AT_ONCE):
+            with together(self.place):
+                window = flat.window(columns, extents)
+            yield window
+
+    def collate(self, split: str) -> Collate:
+        """Which counts anew what is unknown."""
+        collate = Collate(self.flat.split(split), self.reading, self.place.rank)
         self.unknown[split] = collate.unknown
+        return collate
+
+    def batches(self, collate: Collate, rows: Int64s, window: Window) -> Iterator[tuple[Int64s, Batch]]:
+        """This rank's part of these rows of a window, and its batch on the device."""
         for number, part in enumerate(self.parts(rows)):
             with together(self.place):
-                batch = collate(part.rows, part.size, number)
+                batch = collate(part.rows, part.size, number, window=window)
+            collate.count(batch)
             yield part.rows, batch.to(self.place.device)
 
 
@@ -99,13 +117,14 @@ class BinaryEvaluator:
         """Labels and logits of all rows, float64 (N), on every rank; the order is that of the batches."""
         plain = self.scoring.sharded.plain.eval()
         labels, logits = [np.zeros(0)], [np.zeros(0)]
-        everything = np.arange(self.scoring.dataset.manifest.splits[split].rows)
-        for rows, batch in self.scoring.batches(split, everything):
-            output_B = plain.get_submodule("model")(self.scoring.sharded.embed(batch))
-            if len(rows):
-                assert batch.label_B is not None
-                labels.append(batch.label_B[: len(rows)].cpu().double().numpy())
-                logits.append(output_B[: len(rows)].cpu().double().numpy())
+        collate = self.scoring.collate(split)
+        for window in self.scoring.windows(split, collate.columns):
+            for rows, batch in self.scoring.batches(collate, window.rows(), window):
+                output_B = plain.get_submodule("model")(self.scoring.sharded.embed(batch))
+                if len(rows):
+                    assert batch.label_B is not None
+                    labels.append(batch.label_B[: len(rows)].cpu().double().numpy())
+                    logits.append(output_B[: len(rows)].cpu().double().numpy())
         plain.train()
         mine = (np.concatenate(labels), np.concatenate(logits))
         gathered = all_values(mine, self.scoring.place)
@@ -135,6 +154,7 @@ class NextItemEvaluator:
             (t, f) for t in scoring.reading.tables for f in t.features if f.name == sequence
         )
         self.column = self.feature.column
+        self._held: tuple[str, Window] | None = None  # the rows that are scored now
 
     def protocol(self, split: str) -> dict[str, Any]:
         """Of both evaluations."""
@@ -175,57 +195,74 @@ class NextItemEvaluator:
         plain = self.scoring.sharded.plain.eval()
         model = cast(NextItemModel, plain.get_submodule("model"))
         items_ND = self._item_vectors(model)
-        for rows, batch in self.scoring.batches(split, self._eligible(split)):
-            embedded = self.scoring.sharded.embed(batch)
-            if len(rows):
-                scores_BN = model.queries(embedded)[: len(rows)] @ items_ND.T
-                scores_BN[:, :FIRST_ROW] = -torch.inf
-                yield rows, scores_BN
+        collate = self.scoring.collate(split)
+        for eligible, window in self._eligible(split, collate.columns):
+            for rows, batch in self.scoring.batches(collate, eligible, window):
+                embedded = self.scoring.sharded.embed(batch)
+                if len(rows):
+                    scores_BN = model.queries(embedded)[: len(rows)] @ items_ND.T
+                    scores_BN[:, :FIRST_ROW] = -torch.inf
+                    yield rows, scores_BN
         plain.train()
 
     def parts(self, split: str) -> Iterator[Int64s]:
         """This rank's rows of each batch, as `scores` has them."""
-        return (part.rows for part in self.scoring.parts(self._eligible(split)) if len(part.rows))
+        for eligible, _ in self._eligible(split, [self.column]):
+            yield from (part.rows for part in self.scoring.parts(eligible) if len(part.rows))
 
     def histories(self, split: str, rows: Int64s) -> tuple[Int64s, Int64s]:
         """All events of these rows before the target, one row after the other, and their number by row."""
-        events, lengths = self._column(split).take(rows)
+        events, lengths = self._events(split, rows)
         return np.delete(events, np.cumsum(lengths) - 1), lengths - 1
 
     def targets_and_seen(self, split: str, rows: Int64s) -> tuple[Tensor, Tensor, Tensor]:
         """Targets (B), and the distinct (row, item) pairs of the events before them, on the device."""
-        column = self._column(split)
+        events, lengths = self._events(split, rows)
+        targets = events[np.cumsum(lengths) - 1]
         history, lengths = self.histories(split, rows)
         pairs = np.unique(np.repeat(np.arange(len(rows)), lengths) * self.table.rows + history)
         row, item = np.divmod(pairs, self.table.rows)
-        found = (column.values[column.offsets[rows + 1] - 1], row, item)
-        target_B, row_P, item_P = (torch.from_numpy(each).to(self.scoring.place.device) for each in found)
+        target_B, row_P, item_P = (
+            torch.from_numpy(each).to(self.scoring.place.device) for each in (targets, row, item)
+        )
         return target_B, row_P, item_P
 
-    def _column(self, split: str) -> RaggedColumn:
-        column = RaggedColumn.from_arrow(self.scoring.dataset.split(split)[self.column])
+    def _events(self, split: str, rows: Int64s) -> tuple[Int64s, Int64s]:
+        """All events of these rows, and their number by row."""
+        of_split, window = self._held or ("", None)
+        places = None if window is None or of_split != split else window.extents.places(rows)
+        if window is None or places is None:
+            window = self.scoring.flat.split(split).window([self.column], Extents.around(rows))
+            places = window.extents.places(rows)
+            assert places is not None
+        events, lengths = window.columns[self.column].take(places)
         if self.feature.unknown == "error":
-            return column
-        wrong = out_of_range(column.values, self.table.rows)
-        return replace(column, values=as_rows(column.values, wrong, self.table.rows, self.feature))
+            return events, lengths
+        return as_rows(events, out_of_range(events, self.table.rows), self.table.rows, self.feature), lengths
 
-    def _eligible(self, split: str) -> Int64s:
-        column = self._column(split)
-        lengths = column.lengths()
-        # all of a history counts as seen, also what no lookup reads; every rank checks all, so all raise alike
-        check_ids(self.feature, column.values, lengths, self.table.rows, f"split {split}, row {{row}}")
-        by_length = np.argsort(lengths, kind="stable")  # batches of like lengths need the least padding
-        return by_length[lengths[by_length] >= 2]
+    def _eligible(self, split: str, columns: Iterable[str]) -> Iterator[tuple[Int64s, Window]]:
+        """The rows that have something to predict from, some at a time, the shortest of them first."""
+        for window in self.scoring.windows(split, {*columns, self.column}):
+            self._held = (split, window)
+            column, rows = window.columns[self.column], window.rows()
+            lengths = column.lengths()
+            if self.feature.unknown == "error":
+                # all of a history counts as seen, also what no lookup reads; every rank checks all, so all raise alike
+                bags = Bags(column.values, lengths)
+                check_ids(self.feature, bags, self.table.rows, lambda row: f"split {split}, row {rows[row]}")  # noqa: B023
+            by_length = np.argsort(lengths, kind="stable")  # batches of like lengths need the least padding
+            yield rows[by_length[lengths[by_length] >= 2]], window
+        self._held = None
 
     def _item_vectors(self, model: NextItemModel) -> Tensor:
         """Every row of the item table as it is compared with states (N, D), through the same lookups as in training."""
         lookup = self.scoring.sharded.embed
         parts = []
-        any_split, nobody = self.scoring.dataset.split("train"), np.zeros(0, dtype=np.int64)
+        any_split = self.scoring.flat.split("train")
         for start in range(0, self.table.rows, _ROWS_PER_LOOKUP):
             ids = torch.arange(start, min(start + _ROWS_PER_LOOKUP, self.table.rows))
             reading = replace(self.scoring.reading, candidates=_constant(ids))
-            batch = Collate(any_split, reading, self.scoring.place.rank)(nobody, 1, 0)
+            batch = Collate(any_split, reading, self.scoring.place.rank)(nobody(), 1, 0)
             embedded = lookup(batch.to(self.scoring.place.device))
             parts.append(model.items(embedded.sequences["candidates"].values_TD))
         return torch.cat(parts)
