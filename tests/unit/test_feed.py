@@ -1,10 +1,12 @@
 """Batches made ahead: the same in the same order however they are made, errors in their place, no thread left."""
 
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ import pytest
 import torch
 
 from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.dataset import Column, Dataset, Manifest, write_manifest
+from sharded_emb.data.flat import FlatCopy
+from sharded_emb.data.folder import write_split
 from sharded_emb.data.prefetch import NONE, PrefetchConfig, ahead
 from sharded_emb.data.source import BatchesConfig, Measures, Share, Source
 from sharded_emb.data.unknown_ids import add_counts
@@ -238,3 +243,40 @@ def test_no_more_is_made_ahead_than_asked_for() -> None:
         next(made)
         next(made)
     assert len(started) <= 2 + 3
+
+
+def test_the_memory_of_an_epoch_does_not_grow_with_the_data(tmp_path: Path) -> None:
+    """Of what is allocated by numpy and Python, at most, for ten times the rows."""
+    peaks = []
+    for rows in (30_000, 300_000):
+        split = FlatCopy(flat_dataset(tmp_path / str(rows), rows)).split("train")
+        source = Source(
+            LengthsOf(split, {"items": None}), BatchesConfig(pool_megabytes=1), 512, 4, Measures(split.row_bytes)
+        )
+        feed = Feed(source, Collate(split, reading(), 0), Share(0, 1), torch.device("cpu"), NONE)
+        tracemalloc.start()
+        samples = sum(fed.samples for fed in feed.epoch(0, 0, 1))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert samples == rows
+    assert peaks[1] < 1.2 * peaks[0] < 12e6
+
+
+def flat_dataset(folder: Path, rows: int) -> Dataset:
+    """Rows of nine items."""
+    columns = {"user": "int64", "items": "list<int64>", "label": "float32"}
+    ids = np.random.default_rng(0).integers(2, ITEMS, 9 * rows)
+    whole = pa.table(
+        {
+            "user": np.arange(rows) % ROWS,
+            "items": pa.ListArray.from_arrays(np.arange(0, 9 * rows + 1, 9, dtype=np.int32), ids),
+            "label": np.ones(rows, np.float32),
+        }
+    )
+    folder.mkdir()
+    types = {name: Column.model_validate({"type": kind}) for name, kind in columns.items()}
+    info = write_split(folder / "train", [whole], types)
+    values: dict[str, Any] = dict.fromkeys(("layout", "split", "built_over"), "")
+    values |= {"counts": {}, "vocabularies": {}, "source": [], "seed": 0, "dataset": {}, "schema_version": 1}
+    write_manifest(folder, Manifest(**values, columns=types, splits={"train": info}))
+    return Dataset.open(folder)
