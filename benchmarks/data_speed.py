@@ -1,6 +1,6 @@
 """From Parquet to `Batch` on one core, beside a bare read of the same columns and a DataLoader over Python lists.
 
-    python benchmarks/data_speed.py [--rows 500000] [--report FILE]
+    python benchmarks/data_speed.py [--rows 200000] [--report FILE]
 
 Two generated splits: sequences of 3 to 60 events, and clicks of four numbers, a list of up to 5 and a label; ids are as
 uneven as those of items. An epoch is shuffled over the whole split, as a run of one rank has it, without prefetching:
@@ -182,7 +182,7 @@ def measured(case: Case, rows: int, folder: Path) -> list[str]:
 def main() -> None:
     """Prints the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=500_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -272,16 +272,18 @@ class Collate:
 
     def _loss_weight(self, weight_B: npt.NDArray[np.float32], read: Mapping[str, Bags]) -> float:
         """The sum of the weights of this part's labels, or of its events that are predicted and are items."""
-        weight_B = weight_B.astype(np.float64)
         if self.reading.sequence is None:
-            return float(weight_B.sum())
+            return float(weight_B.sum(dtype=np.float64))
         bags = read[self.reading.sequence]
-        predicted_T = np.ones(len(bags.ids))
+        predicted_T = bags.ids >= FIRST_ROW
         if self.reading.predicted is not None and bags.numbers is not None:
-            predicted_T = bags.numbers.astype(np.float64)
+            predicted_T &= bags.numbers > 0
         else:
-            predicted_T[(np.cumsum(bags.lengths) - bags.lengths)[bags.lengths > 0]] = 0  # the first of a row
-        return float((predicted_T * (bags.ids >= FIRST_ROW)) @ np.repeat(weight_B, bags.lengths))
+            predicted_T[(np.cumsum(bags.lengths) - bags.lengths)[bags.lengths > 0]] = False  # the first of a row
+        if self.reading.weight is None:
+            return float(np.count_nonzero(predicted_T))
+        # no matrix product: BLAS would set threads of its own on it, which spin
+        return float(np.repeat(weight_B.astype(np.float64), bags.lengths)[predicted_T].sum())
 
 
 def _joined(arrays: Sequence[Int64s]) -> Int64s:
