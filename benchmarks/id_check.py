@@ -19,7 +19,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocati
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
 
-from sharded_emb.data.collate import check_ids
+from sharded_emb.data.collate import Bags, check_ids
 from sharded_emb.tables import Feature, FeatureConfig
 
 ROWS, DIM, TURNS = 1_000_000, 64, 50
@@ -38,14 +38,14 @@ def main() -> None:
 def measured(batch: int, length: int) -> tuple[float, float]:
     """Milliseconds of the check, and of forward, backward and update."""
     ids = np.random.default_rng(0).integers(0, ROWS, batch * length)
-    lengths = np.full(batch, length)
+    bags = Bags(ids, np.full(batch, length))
     feature = Feature(name="history", **dict(FeatureConfig(table="item", column="items")))
     kernel_step, ids_N = fused_step(ROWS, DIM, length), torch.from_numpy(ids)
 
     def step() -> None:
         kernel_step(ids_N)
 
-    found = [(timed(lambda: check_ids(feature, ids, lengths, ROWS, "")), timed(step)) for _ in range(TURNS)]
+    found = [(timed(lambda: check_ids(feature, bags, ROWS, str)), timed(step)) for _ in range(TURNS)]
     check, lookup = zip(*found, strict=True)
     return statistics.median(check), statistics.median(lookup)
 

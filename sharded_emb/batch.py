@@ -7,9 +7,13 @@ D  dim of a table                       K  candidates
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 
 CANDIDATES = "candidates"  # the feature through which a loss reads rows of the item table; no column of the data
 
@@ -25,6 +29,35 @@ class Extent:
     nonempty: int
 
 
+@dataclass
+class UnknownCount:
+    """ids: all that were read. out_of_range: those that are no row of the table, first: the first of them.
+    out_of_vocabulary: those that are the row of what the vocabulary does not know.
+    """
+
+    ids: int = 0
+    out_of_range: int = 0
+    out_of_vocabulary: int = 0
+    first: int | None = None
+
+    def plus(self, other: "UnknownCount") -> "UnknownCount":
+        """Both together; the first is that of this one, if it has any."""
+        return UnknownCount(
+            self.ids + other.ids,
+            self.out_of_range + other.out_of_range,
+            self.out_of_vocabulary + other.out_of_vocabulary,
+            other.first if self.first is None else self.first,
+        )
+
+    def add(self, ids: npt.NDArray[np.int64], out_of_range: npt.NDArray[np.bool_] | None) -> None:
+        """Counts the ids of a batch; out_of_range is None where all are rows."""
+        self.ids += len(ids)
+        self.out_of_vocabulary += int((ids == UNKNOWN_ROW).sum())
+        if out_of_range is not None:
+            self.out_of_range += int(out_of_range.sum())
+            self.first = int(ids[out_of_range][0]) if self.first is None else self.first
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """One rank's part of a global batch.
@@ -36,6 +69,7 @@ class Batch:
     numbers: by feature whose pooling asks for it, one float32 an event.
     loss_weight: this rank's share of what the global mean divides by (labels, or events with a successor).
     samples: the number of real samples in this part.
+    unknown: by feature that takes unknown ids, those among its ids.
     """
 
     ids: KeyedJaggedTensor
@@ -45,9 +79,10 @@ class Batch:
     loss_weight: float
     samples: int
     numbers: dict[str, Tensor] = field(default_factory=dict)
+    unknown: dict[str, UnknownCount] = field(default_factory=dict)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        """The same batch on a device."""
+        """The same batch on a device, non_blocking from pinned memory."""
         return replace(
             self,
             ids=self.ids.to(device, non_blocking=non_blocking),
@@ -55,6 +90,23 @@ class Batch:
             numbers={name: each.to(device, non_blocking=non_blocking) for name, each in self.numbers.items()},
             label_B=None if self.label_B is None else self.label_B.to(device, non_blocking=non_blocking),
         )
+
+    def pinned(self) -> "Batch":
+        """The same batch in memory of the host that a CUDA device copies from by itself."""
+        return replace(
+            self,
+            ids=self.ids.pin_memory(),
+            weight_B=self.weight_B.pin_memory(),
+            numbers={name: each.pin_memory() for name, each in self.numbers.items()},
+            label_B=None if self.label_B is None else self.label_B.pin_memory(),
+        )
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Its memory on the device is kept until the stream, too, has done what it was given so far."""
+        self.ids.record_stream(stream)
+        for each in (self.weight_B, self.label_B, *self.numbers.values()):
+            if each is not None:
+                each.record_stream(stream)
 
 
 @dataclass(frozen=True)

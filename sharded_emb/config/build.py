@@ -11,9 +11,10 @@ from sharded_emb.config.reading import item_rows, item_table, make_reading, seen
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.config.workload import lengths, workload
 from sharded_emb.data.collate import Collate
-from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
-from sharded_emb.data.source import Source
+from sharded_emb.data.flat import FlatCopy
+from sharded_emb.data.source import Measures, Source
+from sharded_emb.data.window import LengthsOf
 from sharded_emb.distributed.agree import all_values, from_first_rank, together
 from sharded_emb.distributed.phases import Phases
 from sharded_emb.distributed.plan import Asked, Plan, make_plan, present
@@ -27,8 +28,9 @@ from sharded_emb.planning.cluster import unlike_the_device
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled, WeightsFile
 from sharded_emb.tables import Table, held, resolve
-from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scoring, make_evaluator
+from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, make_evaluator
 from sharded_emb.training.run_folder import peak_memory_bytes
+from sharded_emb.training.scoring import Scoring
 from sharded_emb.training.trainee import Trainee
 from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, replicated
 
@@ -42,12 +44,16 @@ class Built:
         torch.use_deterministic_algorithms(config.deterministic)
         self.config, self.place = config, place
         self.dataset = Dataset.open(config.data)
-        with together(place):  # a damaged part shows now, not after the training
-            for split in self.dataset.manifest.splits:
-                self.dataset.split(split)
+        self.flat = FlatCopy(self.dataset, config.flat_copy)
+        for ready in (place.local_rank == 0, True):  # one of a machine copies what the others then read
+            with together(place):  # a damaged part shows now, not after the training
+                for split in self.dataset.manifest.splits if ready else ():
+                    self.flat.split(split)
         self.given = given_plan(config)
         self.tables = resolve_tables(config, self.dataset, self.given)
-        self.reading = make_reading(config, self.tables, self.dataset)
+        with together(place):
+            self.seen = seen_before(config, self.tables, self.flat.split("train"))
+        self.reading = make_reading(config, self.tables, self.seen)
         self.held = held(self.tables)
         self.plan: Plan = from_first_rank(self._plan, place)
         self._bytes_before_tables = peak_memory_bytes(place.device)
@@ -72,7 +78,7 @@ class Built:
 
     def _loss(self) -> Loss:
         rows = item_rows(self.config, self.tables)
-        return self.config.loss.build(rows, seen_before(self.config, self.tables, self.dataset))
+        return self.config.loss.build(rows, self.seen)
 
     def _load_pretrained(self) -> dict[str, Filled]:
         """By table what its file of weights gave. Raises InputError on every rank."""
@@ -119,6 +125,7 @@ class Built:
         scoring = Scoring(
             sharded=self.sharded,
             dataset=self.dataset,
+            flat=self.flat,
             reading=self.reading,
             batch_per_rank=self.config.evaluation.batch_per_rank,
         )
@@ -126,14 +133,16 @@ class Built:
 
     def source(self) -> Source:
         """The batches of the training split."""
-        split = self.dataset.split("train")
-        column = self.config.features[self.reading.sequence].column if self.reading.sequence else None
-        lengths = RaggedColumn.from_arrow(split[column if column else split.column_names[0]]).lengths()
-        return Source(lengths, self.config.batches, self.config.global_batch, self.config.seed)
+        split, config = self.flat.split("train"), self.config
+        lengths, measures = (
+            LengthsOf(split, self.reading.events()),
+            Measures(split.row_bytes, config.global_batch_events),
+        )
+        return Source(lengths, config.batches, config.global_batch, config.seed, measures)
 
     def collate(self) -> Collate:
         """Rows of the training split to batches."""
-        return Collate(self.dataset.split("train"), self.reading, self.place.rank)
+        return Collate(self.flat.split("train"), self.reading, self.place.rank)
 
     def vocabularies(self) -> dict[str, str]:
         """The hash of the vocabulary of each table that has one."""

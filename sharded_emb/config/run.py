@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from sharded_emb.component import Frozen, Slot
 from sharded_emb.config.where import from_home
 from sharded_emb.data.base import DatasetConfig
+from sharded_emb.data.prefetch import PrefetchConfig
 from sharded_emb.data.source import BatchesConfig
 from sharded_emb.data.work import EngineConfig
 from sharded_emb.distributed.communication import EXACT, Communication
@@ -64,8 +65,10 @@ class RunConfig(Frozen):
 
     name: the first part of a run folder's name. run: the run folder, null for a new one under runs/. resume: go on with
     an unfinished run in that folder, start it where there is none yet, and do nothing with a finished one. data: the
-    dataset folder. steps and epochs: limits, the first one reached ends the run. global_batch: samples a step, over all
-    ranks.
+    dataset folder. flat_copy: the folder for a copy of its splits that can be read at any row, of the size of their
+    numbers; null for data/flat. steps and epochs: limits, the first one reached ends the run. global_batch: samples a
+    step, over all ranks. global_batch_events: a step has fewer samples where they would have more events than that:
+    ids of the sequence that is predicted, else of all features, as far as they are read.
     accumulation: pieces that a global batch is computed in, one after the other: less memory, the same numbers.
     clip_norm: the 2-norm that gradients of tables and dense weights are scaled down to, together; null for no limit.
     verify: in place of a run, train 20 steps sharded and unsharded and compare. verify_tolerance: the largest
@@ -80,6 +83,7 @@ class RunConfig(Frozen):
     run: UserPath | None = None
     resume: bool = False
     data: UserPath | None = None
+    flat_copy: UserPath | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads_per_rank: PositiveInt = 1
@@ -87,6 +91,7 @@ class RunConfig(Frozen):
     steps: PositiveInt | None = None
     epochs: PositiveInt | None = None
     global_batch: PositiveInt
+    global_batch_events: PositiveInt | None = None
     accumulation: PositiveInt = 1
     clip_norm: PositiveFloat | None = None
     log_every_steps: PositiveInt = 50
@@ -98,6 +103,7 @@ class RunConfig(Frozen):
     verify_tolerance: PositiveFloat | None = None
     batches: BatchesConfig = BatchesConfig()
     dense: DenseConfig = DenseConfig()
+    prefetch: PrefetchConfig = PrefetchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()

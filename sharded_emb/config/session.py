@@ -154,7 +154,7 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
         save_every_minutes=saving.every_minutes,
     )
     stepping = Stepping(config.accumulation, config.clip_norm)
-    trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping)
+    trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping, config.prefetch)
     latest = from_first_rank(checkpoints.latest, place)
     if latest is not None:
         trainer.resume(latest)

@@ -45,8 +45,7 @@ def _length(config: RunConfig, feature: Feature, dataset: Dataset | None, given:
     if limit is not None and isinstance(model, NextItemConfig) and model.history == feature.name:
         limit += 1  # the event that is predicted
     if dataset is not None:
-        column = dataset.split("train")[feature.column].slice(0, _MEASURED_ROWS)
-        counts = RaggedColumn.from_arrow(column).lengths()
+        counts = RaggedColumn.from_arrow(dataset.first_rows("train", feature.column, _MEASURED_ROWS)).lengths()
         mean = float(np.minimum(counts, limit).mean() if limit is not None else counts.mean()) if len(counts) else 0.0
         return Length(mean, "in the data")
     if limit is not None:

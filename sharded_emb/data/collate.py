@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from sharded_emb.batch import CANDIDATES, Batch, Extent
+from sharded_emb.batch import CANDIDATES, Batch, Extent, UnknownCount
 from sharded_emb.data.columns import Int64s, RaggedColumn
-from sharded_emb.data.unknown_ids import UnknownCount, as_rows, out_of_range
+from sharded_emb.data.extents import Extents
+from sharded_emb.data.unknown_ids import add_counts, as_rows, out_of_range
+from sharded_emb.data.window import InMemory, Split, Window
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.tables import Feature, Table, part_name
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
@@ -27,9 +29,9 @@ class Reading:
 
     sequence: the feature whose events are predicted from those before (next_item). label: a column of 0 and 1
     (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None. candidates_of:
-    the same by step and rows of the global batch, where they depend on it. predicted: by rows of the split, events read
-    of each, and step, the events of the sequence that are predicted; None for all but the first of a row. weight: a
-    column with the weight of each sample, None for 1.
+    the same by step and the ids that the global batch predicts, where they depend on them. predicted: by rows of the
+    split, events read of each, and step, the events of the sequence that are predicted; None for all but the first of a
+    row. weight: a column with the weight of each sample, None for 1.
     """
 
     task: Task
@@ -47,9 +49,22 @@ class Reading:
         return [f for table in self.tables for f in table.features if f.name != CANDIDATES]
 
     def columns(self) -> set[str]:
-        """The columns of ids, and of what poolings ask for beside them."""
+        """The columns of ids, of what poolings ask for beside them, of labels and of weights."""
         beside = {column for feature in self.features for column in feature.pooling.columns().values()}
-        return {feature.column for feature in self.features} | beside
+        named = {name for name in (self.label, self.weight) if name is not None}
+        return {feature.column for feature in self.features} | beside | named
+
+    def events(self) -> dict[str, int | None]:
+        """The columns whose ids are the events of a row, with the most that are read of each; None for all.
+
+        Those of the predicted sequence, or of all features.
+        """
+        found: dict[str, int | None] = {}
+        for feature in self.features:
+            if self.sequence in (None, feature.name):
+                before, limit = found.get(feature.column, 0), self.limit(feature)
+                found[feature.column] = None if before is None or limit is None else max(before, limit)
+        return found
 
     def limit(self, feature: Feature) -> int | None:
         """How many events of a row are read: max_length inputs, and the one that follows the last of them."""
@@ -72,63 +87,114 @@ class Bags:
         return Bags(ids, lengths, None if self.numbers is None else self.numbers[~unwanted])
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a batch. of_split: their numbers in the split, places: in the columns."""
+
+    of_split: Int64s
+    places: Int64s
+    columns: Mapping[str, RaggedColumn]
+
+
 class Collate:
     """Makes the batches of one split for one rank. unknown: what was found so far, of features that take it.
 
     Raises OutOfRangeIdError that names table, feature, id, rows, rank, step and row of the batch, and InputError for a
-    weight of a sample that is none.
+    weight of a sample that is none. Safe to call from several threads.
     """
 
-    def __init__(self, split: pa.Table, reading: Reading, rank: int) -> None:
+    def __init__(self, split: Split | pa.Table, reading: Reading, rank: int) -> None:
+        self.split: Split = InMemory(split) if isinstance(split, pa.Table) else split
         self.reading = reading
         self.rank = rank
         self.table_of = {f.name: table for table in reading.tables for f in table.features}
         self.composed = {name for name, table in self.table_of.items() if table.parts}
-        self.columns = {c: RaggedColumn.from_arrow(split[c]) for c in reading.columns()}
+        self.columns = sorted(reading.columns())
         self.unknown = {f.name: UnknownCount() for f in reading.features if f.unknown != "error"}
-        self.labels = None if reading.label is None else split[reading.label].to_numpy().astype(np.float32)
-        self.weights = None if reading.weight is None else _weights(reading.weight, split)
 
-    def __call__(self, rows: Int64s, size: int, step: int, everyone: Int64s | None = None) -> Batch:
-        """The batch of these rows of the split, filled up with empty rows of weight zero to `size` rows. everyone: the
-        rows of the global batch, for candidates that come from it.
+    def window(self, rows: Int64s, everyone: Int64s) -> Window:
+        """All that batches of these rows read of the split, everyone being those of the global batches. Raises
+        InputError where it cannot be read.
         """
-        filling = size - len(rows)
-        read = {f.name: self._read(f, rows, step) for f in self.reading.features}
+        wanted = rows if self.reading.candidates_of is None else everyone
+        return self.split.window(self.columns, Extents.around(wanted))
+
+    def __call__(
+        self, rows: Int64s, size: int, step: int, everyone: Int64s | None = None, window: Window | None = None
+    ) -> Batch:
+        """The batch of these rows of the split, filled up with empty rows of weight zero to `size` rows.
+
+        everyone: the rows of the global batch, for candidates that come from it. window: that holds all of them, if
+        they have been read already. What is unknown in the batch is not counted yet.
+        """
+        if window is None:
+            window = self.window(rows, rows if everyone is None else everyone)
+        places = window.extents.places(rows)
+        assert places is not None
+        of_batch = _Rows(rows, places, window.columns)
+        if self.reading.candidates is None:
+            return self._batch(of_batch, size - len(rows), step, None)
+        if self.reading.candidates_of is None or everyone is None:
+            return self._batch(of_batch, size - len(rows), step, self.reading.candidates(step).numpy())
+        candidates = self.reading.candidates_of(step, self._predicted_by(everyone, window))
+        return self._batch(of_batch, size - len(rows), step, candidates.numpy())
+
+    def _predicted_by(self, everyone: Int64s, window: Window) -> Int64s:
+        """The ids of all events of these rows but the first of each, as far as they are items."""
+        feature = next(each for each in self.reading.features if each.name == self.reading.sequence)
+        places = window.extents.places(everyone)
+        assert places is not None
+        column, limit = window.columns[feature.column], self.reading.limit(feature)
+        values, lengths = column.take(places, limit, newest=feature.keep == "newest")
+        events = np.delete(values, (np.cumsum(lengths) - lengths)[lengths > 0])
+        return events[(events >= FIRST_ROW) & (events < self.table_of[feature.name].rows)]
+
+    def count(self, batch: Batch) -> None:
+        """Adds what is unknown in a batch to `unknown`."""
+        add_counts(self.unknown, batch)
+
+    def _batch(self, rows: _Rows, filling: int, step: int, candidates: Int64s | None) -> Batch:
+        size = len(rows.places) + filling
+        counts: dict[str, UnknownCount] = {}
+        read = {f.name: self._read(f, rows, step, counts) for f in self.reading.features}
         if self.reading.predicted is not None:
             sequence = str(self.reading.sequence)
-            predicted = self.reading.predicted(rows, read[sequence].lengths, step)
+            predicted = self.reading.predicted(rows.of_split, read[sequence].lengths, step)
             read[sequence] = replace(read[sequence], numbers=predicted.astype(np.float32))
-        nothing = np.zeros(filling, dtype=np.int64)
-        read = {name: replace(bag, lengths=np.concatenate([bag.lengths, nothing])) for name, bag in read.items()}
-        if self.reading.candidates is not None:
-            if self.reading.candidates_of is not None and everyone is not None:
-                ids = self.reading.candidates_of(step, everyone).numpy()
-            else:
-                ids = self.reading.candidates(step).numpy()
+        weight_B = self._weight(rows)
+        loss_weight = self._loss_weight(weight_B, read)
+        if filling:
+            nothing = np.zeros(filling, dtype=np.int64)
+            read = {name: replace(bag, lengths=np.concatenate([bag.lengths, nothing])) for name, bag in read.items()}
+        if candidates is not None:
             lengths = np.zeros(size, dtype=np.int64)
-            lengths[0] = len(ids)
-            read[CANDIDATES] = Bags(ids, lengths)
+            lengths[0] = len(candidates)
+            read[CANDIDATES] = Bags(candidates, lengths)
         lookups = {name: bag for feature, bags in read.items() for name, bag in self._lookups(feature, bags).items()}
         return Batch(
             ids=KeyedJaggedTensor(
                 keys=list(lookups),
-                values=torch.from_numpy(np.concatenate([bag.ids for bag in lookups.values()])),
-                lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in lookups.values()])),
+                values=torch.from_numpy(_joined([bag.ids for bag in lookups.values()])),
+                lengths=torch.from_numpy(_joined([bag.lengths for bag in lookups.values()])),
             ),
-            weight_B=torch.cat([torch.from_numpy(self._weight(rows)), torch.zeros(filling)]),
+            weight_B=torch.cat([torch.from_numpy(weight_B), torch.zeros(filling)]),
             label_B=self._labels(rows, filling),
             extents={name: _extent(bag.lengths) for name, bag in read.items()},
-            loss_weight=self._loss_weight(rows, read),
-            samples=len(rows),
+            loss_weight=loss_weight,
+            samples=size - filling,
             numbers={name: torch.from_numpy(bag.numbers) for name, bag in read.items() if bag.numbers is not None},
+            unknown=counts,
         )
 
-    def _read(self, feature: Feature, rows: Int64s, step: int) -> Bags:
+    def _read(self, feature: Feature, rows: _Rows, step: int, counts: dict[str, UnknownCount]) -> Bags:
         limit, table = self.reading.limit(feature), self.table_of[feature.name]
-        ids, lengths = self.columns[feature.column].take(rows, limit, newest=feature.keep == "newest")
+        ids, lengths = rows.columns[feature.column].take(rows.places, limit, newest=feature.keep == "newest")
         ids = table.ids.rows_of(ids, table.rows, feature.raw)
-        bags = self._known(feature, Bags(ids, lengths, self._numbers(feature, rows, limit)), step)
+        bags = Bags(ids, lengths, self._numbers(feature, rows, limit))
+        if feature.unknown == "error":
+            self._check(feature, bags, step)
+        else:
+            bags, counts[feature.name] = self._known(feature, bags)
         if feature.pooled and table.padding_row is not None and not feature.raw:
             # as nn.EmbeddingBag has it: no part of the bag, nor of its mean
             bags = bags.without(bags.ids == table.padding_row)
@@ -142,41 +208,42 @@ class Collate:
         split = table.ids.split(bags.ids, table.rows)
         return {part_name(feature, part): replace(bags, ids=rows) for part, rows in split.items()}
 
-    def _known(self, feature: Feature, bags: Bags, step: int) -> Bags:
-        """The same bags with rows of the table alone."""
+    def _check(self, feature: Feature, bags: Bags, step: int) -> None:
+        """Raises OutOfRangeIdError for what is no row of the table."""
         table = self.table_of[feature.name]
-        rows, are_rows = table.rows, not table.ids.assigned
-        if feature.unknown == "error":
-            if are_rows:
-                where = f"rank {self.rank}, step {step}, row {{row}} of the batch"
-                check_ids(feature, bags.ids, bags.lengths, rows, where)
-            return bags
-        wrong = out_of_range(bags.ids, rows) if are_rows else None
-        self.unknown[feature.name].add(bags.ids, wrong)
+        if not table.ids.assigned:
+            check_ids(feature, bags, table.rows, lambda row: f"rank {self.rank}, step {step}, row {row} of the batch")
+
+    def _known(self, feature: Feature, bags: Bags) -> tuple[Bags, UnknownCount]:
+        """The same bags with rows of the table alone, and what else there was."""
+        table = self.table_of[feature.name]
+        rows, count = table.rows, UnknownCount()
+        wrong = None if table.ids.assigned else out_of_range(bags.ids, rows)
+        count.add(bags.ids, wrong)
         if feature.unknown == "drop":
             known = bags.ids != UNKNOWN_ROW
-            return bags.without(~known if wrong is None else wrong | ~known)
-        return replace(bags, ids=as_rows(bags.ids, wrong, rows, feature))
+            return bags.without(~known if wrong is None else wrong | ~known), count
+        return replace(bags, ids=as_rows(bags.ids, wrong, rows, feature)), count
 
-    def _numbers(self, feature: Feature, rows: Int64s, limit: int | None) -> npt.NDArray[np.float32] | None:
+    def _numbers(self, feature: Feature, rows: _Rows, limit: int | None) -> npt.NDArray[np.float32] | None:
         """What the pooling of the feature asks for, of the same events as the ids."""
         named = feature.pooling.columns()
         if not named:
             return None
-        whole = self.columns[feature.column].lengths()[rows]
+        whole = rows.columns[feature.column].lengths_of(rows.places)
         read: dict[str, npt.NDArray[Any]] = {}
         lengths = np.minimum(whole, limit) if limit is not None else whole
         for key, name in named.items():
-            column = self.columns[name]
+            column = rows.columns[name]
             aligned = feature.pooling.aligned(key)
-            if aligned and (other := np.flatnonzero(column.lengths()[rows] != whole)).size:
-                at = rows[other[0]]
+            if aligned and (other := np.flatnonzero((found := column.lengths_of(rows.places)) != whole)).size:
+                at = rows.of_split[other[0]]
                 raise InputError(
                     f"features.{feature.name}.pooling.{key}: want as many values in column {name} as ids in "
-                    f"{feature.column}, got {column.lengths()[at]} and {whole[other[0]]} in row {at} of the split; "
+                    f"{feature.column}, got {found[other[0]]} and {whole[other[0]]} in row {at} of the split; "
                     "prepare the data again"
                 )
-            read[key], _ = column.take(rows, limit if aligned else None, newest=feature.keep == "newest")
+            read[key], _ = column.take(rows.places, limit if aligned else None, newest=feature.keep == "newest")
         numbers = feature.pooling.numbers(read, lengths)
         return None if numbers is None else np.ascontiguousarray(numbers, dtype=np.float32)
 
@@ -184,42 +251,47 @@ class Collate:
         """What becomes of unknown ids of a feature."""
         return next(each.unknown for each in self.reading.features if each.name == feature)
 
-    def _labels(self, rows: Int64s, filling: int) -> Tensor | None:
-        if self.labels is None:
+    def _labels(self, rows: _Rows, filling: int) -> Tensor | None:
+        if self.reading.label is None:
             return None
-        return torch.cat([torch.from_numpy(self.labels[rows]), torch.zeros(filling)])
+        labels = rows.columns[self.reading.label].values[rows.places].astype(np.float32)
+        return torch.cat([torch.from_numpy(labels), torch.zeros(filling)])
 
-    def _weight(self, rows: Int64s) -> npt.NDArray[np.float32]:
-        return np.ones(len(rows), dtype=np.float32) if self.weights is None else self.weights[rows]
+    def _weight(self, rows: _Rows) -> npt.NDArray[np.float32]:
+        name = self.reading.weight
+        if name is None:
+            return np.ones(len(rows.places), dtype=np.float32)
+        found = rows.columns[name].values[rows.places].astype(np.float32)
+        wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
+        if wrong.size:
+            got = f"{found[wrong[0]]} in row {rows.of_split[wrong[0]]} of the split"
+            raise InputError(
+                f"loss.weight: want weights of 0 and more in column {name}, got {got}; prepare the data again"
+            )
+        return found
 
-    def _loss_weight(self, rows: Int64s, read: Mapping[str, Bags]) -> float:
+    def _loss_weight(self, weight_B: npt.NDArray[np.float32], read: Mapping[str, Bags]) -> float:
         """The sum of the weights of this part's labels, or of its events that are predicted and are items."""
-        weight_B = self._weight(rows).astype(np.float64)
         if self.reading.sequence is None:
-            return float(weight_B.sum())
+            return float(weight_B.sum(dtype=np.float64))
         bags = read[self.reading.sequence]
-        lengths = bags.lengths[: len(rows)]  # rows that fill up have none
-        predicted_T = np.ones(len(bags.ids))
+        predicted_T = bags.ids >= FIRST_ROW
         if self.reading.predicted is not None and bags.numbers is not None:
-            predicted_T = bags.numbers.astype(np.float64)
+            predicted_T &= bags.numbers > 0
         else:
-            predicted_T[(np.cumsum(lengths) - lengths)[lengths > 0]] = 0  # the first of a row
-        return float((predicted_T * (bags.ids >= FIRST_ROW)) @ np.repeat(weight_B, lengths))
+            predicted_T[(np.cumsum(bags.lengths) - bags.lengths)[bags.lengths > 0]] = False  # the first of a row
+        if self.reading.weight is None:
+            return float(np.count_nonzero(predicted_T))
+        # no matrix product: BLAS would set threads of its own on it, which spin
+        return float(np.repeat(weight_B.astype(np.float64), bags.lengths)[predicted_T].sum())
 
 
-def _weights(column: str, split: pa.Table) -> npt.NDArray[np.float32]:
-    found = split[column].to_numpy().astype(np.float32)
-    wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
-    if wrong.size:
-        got = f"{found[wrong[0]]} in row {wrong[0]} of the split"
-        raise InputError(
-            f"loss.weight: want weights of 0 and more in column {column}, got {got}; prepare the data again"
-        )
-    return found
+def _joined(arrays: Sequence[Int64s]) -> Int64s:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _extent(lengths: Int64s) -> Extent:
-    return Extent(longest=int(lengths.max()), nonempty=int((lengths > 0).sum()))
+    return Extent(longest=int(lengths.max()), nonempty=int(np.count_nonzero(lengths)))
 
 
 def drop(values: Int64s, lengths: Int64s, unwanted: npt.NDArray[np.bool_]) -> tuple[Int64s, Int64s]:
@@ -230,17 +302,17 @@ def drop(values: Int64s, lengths: Int64s, unwanted: npt.NDArray[np.bool_]) -> tu
     return values[~unwanted], lengths - np.bincount(row[unwanted], minlength=len(lengths))
 
 
-def check_ids(feature: Feature, values: Int64s, lengths: Int64s, rows: int, where: str) -> None:
+def check_ids(feature: Feature, bags: Bags, rows: int, where: Callable[[int], str]) -> None:
     """Raises OutOfRangeIdError for the first id that is no row of the feature's table, which has `rows` rows.
 
-    where says in the message where that was, with {row} for the row: `rank 1, step 12, row {row} of the batch`.
+    where says in the message where that was, by the number of the bag: `rank 1, step 12, row 5 of the batch`.
     """
-    wrong = out_of_range(values, rows)
+    wrong = out_of_range(bags.ids, rows)
     if wrong is None:
         return
     first = int(np.flatnonzero(wrong)[0])
-    row = int(np.searchsorted(np.cumsum(lengths), first, side="right"))
+    row = int(np.searchsorted(np.cumsum(bags.lengths), first, side="right"))
     raise OutOfRangeIdError(
-        f"OutOfRangeIdError: table {feature.table}, feature {feature.name}: id {values[first]} is out of range "
-        f"[0, {rows}) ({where.format(row=row)})"
+        f"OutOfRangeIdError: table {feature.table}, feature {feature.name}: id {bags.ids[first]} is out of range "
+        f"[0, {rows}) ({where(row)})"
     )

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+import fbgemm_gpu  # noqa: F401, for its operators
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 Int64s = npt.NDArray[np.int64]
 
@@ -16,6 +18,12 @@ class RaggedColumn:
 
     offsets: Int64s
     values: npt.NDArray[Any]
+    scalar: bool = False
+
+    @classmethod
+    def of_scalars(cls, values: npt.NDArray[Any]) -> "RaggedColumn":
+        """One value a row."""
+        return cls(np.arange(len(values) + 1, dtype=np.int64), values, scalar=True)
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray) -> "RaggedColumn":
@@ -26,21 +34,43 @@ class RaggedColumn:
         if pa.types.is_list(array.type):
             offsets = array.offsets.to_numpy().astype(np.int64)
             return cls(offsets, array.values.to_numpy())
-        return cls(np.arange(len(array) + 1, dtype=np.int64), array.to_numpy())
+        return cls.of_scalars(array.to_numpy())
+
+    def all_values(self) -> npt.NDArray[Any]:
+        """Of all rows, one after the other."""
+        return self.values[self.offsets[0] : self.offsets[-1]]
 
     def lengths(self) -> Int64s:
         """The length of every row."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: Int64s) -> Int64s:
+        """The lengths of these rows."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
     def take(self, rows: Int64s, limit: int | None = None, newest: bool = True) -> tuple[npt.NDArray[Any], Int64s]:
         """Values of these rows one after the other, and each row's length; at most `limit` values a row."""
+        if self.scalar and (limit is None or limit > 0):
+            return self.values[rows], np.ones(len(rows), dtype=np.int64)
         starts, ends = self.offsets[rows], self.offsets[rows + 1]
         if limit is not None and newest:
             starts = np.maximum(starts, ends - limit)
         elif limit is not None:
             ends = np.minimum(ends, starts + limit)
-        lengths = ends - starts
-        total = int(lengths.sum())
+        return gathered(self.values, starts, ends - starts), ends - starts
+
+
+def gathered(values: npt.NDArray[Any], starts: Int64s, lengths: Int64s) -> npt.NDArray[Any]:
+    """values[start : start + length] of every row, one row after the other."""
+    total = int(lengths.sum())
+    if not total or not values.flags.writeable:  # torch takes no array that it may not write
         before = np.cumsum(lengths) - lengths
-        at = np.arange(total, dtype=np.int64) + np.repeat(starts - before, lengths)
-        return self.values[at], lengths
+        return values[np.arange(total, dtype=np.int64) + np.repeat(starts - before, lengths)]
+    # FBGEMM copies row by row, and reads no index of each value: the segments are what lies between rows, and the rows
+    segments = np.empty(2 * len(starts), np.int64)
+    segments[0], segments[1::2] = starts[0], lengths
+    segments[2::2] = starts[1:] - starts[:-1] - lengths[:-1]  # below zero where the next row lies before
+    rows = torch.arange(1, len(segments), 2, dtype=torch.int32)
+    flat = torch.from_numpy(values)
+    _, found, _ = torch.ops.fbgemm.permute_1D_sparse_data(rows, torch.from_numpy(segments), flat, None, total)
+    return np.asarray(found.numpy())

@@ -134,10 +134,25 @@ class Dataset:
         missing = [column for column in self.columns if column not in table.column_names]
         if table.num_rows != self._split_info(name).rows or missing:
             what = f"without {', '.join(missing)}" if missing else f"with {table.num_rows} rows"
-            raise InputError(f"data: want the {name} split that {MANIFEST} describes, got one {what}; {_AGAIN}")
+            raise InputError(f"data: want the {name} split that {MANIFEST} describes, got one {what}; {AGAIN}")
         if nulls := [column for column in self.columns if table[column].null_count]:
-            raise InputError(f"data: want no nulls in the {name} split, got some in {', '.join(nulls)}; {_AGAIN}")
+            raise InputError(f"data: want no nulls in the {name} split, got some in {', '.join(nulls)}; {AGAIN}")
         return table
+
+    def first_rows(self, split: str, column: str, rows: int) -> pa.ChunkedArray:
+        """A column of the first rows of a split, at most so many, without reading the others."""
+        found: list[pa.Array] = []
+        for part in self.parts(split):
+            require_parts([part])
+            try:
+                with pq.ParquetFile(part, memory_map=True) as file:
+                    for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+                        found.append(batch.column(0))
+                        if sum(map(len, found)) >= rows:
+                            return pa.chunked_array(found).slice(0, rows)
+            except (pa.ArrowException, OSError) as error:
+                raise not_whole(part, error) from error
+        return pa.chunked_array(found, self.columns[column].arrow)
 
     def item_attributes(self) -> pa.Table:
         """The attribute columns of items, one row a row of vocabulary `item`; no columns where there are none."""
@@ -147,9 +162,7 @@ class Dataset:
 
     def _read(self, name: str, files: list[Path]) -> pa.Table:
         if name not in self._tables:
-            missing = [file for file in files if not file.is_file()]
-            if missing:
-                raise InputError(f"data: want the file {missing[0]}, which the manifest names, got none; {_AGAIN}")
+            require_parts(files)
             # one chunk a column: whoever reads it by numpy would join the chunks again and again
             self._tables[name] = pa.concat_tables([_read_file(file) for file in files]).combine_chunks()
         return self._tables[name]
@@ -167,16 +180,26 @@ class Dataset:
         return known[split]
 
 
-_AGAIN = "prepare the folder again with overwrite=true"
+AGAIN = "prepare the folder again with overwrite=true"
 
 
 def _read_file(file: Path) -> pa.Table:
     try:
         return pq.read_table(file, memory_map=True)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"data: want a whole Parquet file in {file}, got {str(error).splitlines()[0]}; {_AGAIN}"
-        ) from error
+        raise not_whole(file, error) from error
+
+
+def not_whole(file: Path, error: Exception) -> InputError:
+    """Of a Parquet file that cannot be read."""
+    return InputError(f"data: want a whole Parquet file in {file}, got {str(error).splitlines()[0]}; {AGAIN}")
+
+
+def require_parts(files: list[Path]) -> None:
+    """Raises InputError for a file that is not there."""
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise InputError(f"data: want the file {missing[0]}, which the manifest names, got none; {AGAIN}")
 
 
 def part_name(number: int) -> str:
@@ -198,15 +221,15 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"data: want YAML in {file}, got {str(error).splitlines()[0]}; {_AGAIN}") from error
+        raise InputError(f"data: want YAML in {file}, got {str(error).splitlines()[0]}; {AGAIN}") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
-        raise InputError(f"data: want schema_version {SCHEMA_VERSION} in {file}, got {version}; {_AGAIN}")
+        raise InputError(f"data: want schema_version {SCHEMA_VERSION} in {file}, got {version}; {AGAIN}")
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        raise InputError(*(f"data: want a sound {file}, got {line}; {_AGAIN}" for line in lines)) from error
+        raise InputError(*(f"data: want a sound {file}, got {line}; {AGAIN}" for line in lines)) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

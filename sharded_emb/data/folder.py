@@ -21,8 +21,9 @@ ROWS_PER_GROUP = 65_536
 VALUES_PER_GROUP = 4_000_000
 LOCK = "lock"
 REPORT = "report.html"
-# all that prepare ever writes into a dataset folder; anything else in it is somebody's own and is never deleted
-_OURS = {MANIFEST, LOCK, "vocabulary", "attributes", "train", "valid", "test", "raw", SIDE_FILE, REPORT}
+# all that prepare ever writes into a dataset folder, and the flat copy of a run; anything else in it is somebody's own
+# and is never deleted
+_OURS = {MANIFEST, LOCK, "vocabulary", "attributes", "train", "valid", "test", "raw", SIDE_FILE, REPORT, "flat"}
 
 
 @contextmanager

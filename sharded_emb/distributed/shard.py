@@ -27,6 +27,7 @@ from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.communication import EXACT
 from sharded_emb.distributed.cuts import ALONG_HOSTS
 from sharded_emb.distributed.kernels import agree_on_dtypes, take_over, tell_steps, unfused_rate
+from sharded_emb.distributed.local_shards import LocalShard, collections, fused_parts, fused_states, sharded_weights
 from sharded_emb.distributed.plan import Plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.replicas import make_replicas
@@ -38,19 +39,8 @@ from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
 from sharded_emb.errors import InputError
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.pretrained import WeightsFile
-from sharded_emb.tables import Table
 
 _ROWS_AT_ONCE = 1 << 18  # bounds the scratch memory of filling
-
-
-@dataclass(frozen=True)
-class LocalShard:
-    """A part of a table that this rank holds: values_RC begins at (row, column) of the table."""
-
-    table: Table
-    values_RC: Tensor
-    row: int
-    column: int
 
 
 @dataclass
@@ -102,7 +92,7 @@ class Sharded:
 
     def shards(self) -> Iterator[LocalShard]:
         """Every part of every table on this rank; a data-parallel table counts as one whole part."""
-        for name, weight in _sharded_weights(self.embeddings):
+        for name, weight in sharded_weights(self.embeddings):
             for shard in weight.local_shards():
                 row, column = shard.metadata.shard_offsets
                 yield LocalShard(self.embeddings.tables[name], shard.tensor, row, column)
@@ -112,7 +102,7 @@ class Sharded:
 
     def weights(self) -> dict[str, ShardedTensor]:
         """The sharded tables by name."""
-        return dict(_sharded_weights(self.embeddings))
+        return dict(sharded_weights(self.embeddings))
 
     def whole_table(self, name: str) -> Tensor:
         """All rows of a table (rows, dim) on the CPU of every rank: for tests and small tables."""
@@ -151,12 +141,12 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)
     taken = take_over(embeddings)
-    for name, weight in _sharded_weights(embeddings):
+    for name, weight in sharded_weights(embeddings):
         assert all(s.tensor.dtype == DTYPES[embeddings.tables[name].dtype] for s in weight.local_shards()), name
     agree_on_dtypes(embeddings, plan.communication)
     if plan.communication.in_blocks:
         send_parts(embeddings, plan.communication.codecs(plan.block_width))
-    held = Counter(name for name, weight in _sharded_weights(embeddings) for _ in weight.local_shards())
+    held = Counter(name for name, weight in sharded_weights(embeddings) for _ in weight.local_shards())
     waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
     # whatever slipped through here would never be updated
     assert Counter(part.table.name for part in taken) == waiting
@@ -175,7 +165,7 @@ def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded
     place: with a world of one, of which no other process knows.
     """
     assert place.world_size == 1
-    assert not _collections(embeddings)
+    assert not collections(embeddings)
     replicated = [cast(ReplicatedTable, module).local for module in embeddings.replicated.values()]
     return Sharded(
         parallel=cast(DistributedModelParallel, model),
@@ -211,7 +201,7 @@ def require_same_hosts(plan: Plan, place: Place) -> None:
 
 def _weights(embeddings: Embeddings) -> Iterator[tuple[str, nn.Parameter]]:
     """Table name and weights of the collections, before sharding."""
-    for collection in _collections(embeddings):
+    for collection in collections(embeddings):
         for key, parameter in collection.named_parameters():
             yield key.split(".")[-2], parameter
 
@@ -265,7 +255,7 @@ def renew(sharded: Sharded, table: str, rows_R: Tensor) -> None:
             mine_R = (_inside(rows_R, local.row, len(local.weight_RD)) - local.row).to(local.weight_RD.device)
             for kind, state in local.state.items():
                 state[mine_R] = optimizer.initial_state(kind)
-    for name, state, row in _fused_parts(sharded.fused):
+    for name, state, row in fused_parts(sharded.fused):
         of_table, kind = name.split(".")[-2:]
         if of_table == table and kind != "step":
             state[(_inside(rows_R, row, len(state)) - row).to(state.device)] = optimizer.initial_state(kind)
@@ -288,32 +278,6 @@ def load_pretrained(sharded: Sharded, table: str, file: WeightsFile) -> None:
             if part.table.padding_row is not None:
                 values_NC = torch.where((kept_N == part.table.padding_row)[:, None], 0, values_NC)
             part.values_RC[(kept_N - part.row).to(part.values_RC.device)] = values_NC.to(part.values_RC)
-
-
-def fused_states(fused: KeyedOptimizer) -> Iterator[tuple[str, Tensor]]:
-    """Name and local values of every optimizer state that this rank holds for sharded tables."""
-    return ((name, values) for name, values, _ in _fused_parts(fused))
-
-
-def _fused_parts(fused: KeyedOptimizer) -> Iterator[tuple[str, Tensor, int]]:
-    """The same, and the row of the table with which each begins."""
-    for parameter, states in fused.state_dict()["state"].items():
-        for name, state in states.items():
-            if hasattr(state, "local_shards"):
-                for shard in state.local_shards():
-                    yield f"{parameter}.{name}", shard.tensor, shard.metadata.shard_offsets[0]
-            elif isinstance(state, Tensor):
-                yield f"{parameter}.{name}", state, 0
-
-
-def _sharded_weights(embeddings: Embeddings) -> Iterator[tuple[str, Any]]:
-    for collection in _collections(embeddings):
-        for key, weight in collection.state_dict().items():
-            yield key.split(".")[-2], weight
-
-
-def _collections(embeddings: Embeddings) -> list[Any]:
-    return [*([embeddings.pooled] if embeddings.pooled is not None else []), *embeddings.unpooled.values()]
 
 
 def set_learning_rates(sharded: Sharded, dense: Optimizer, factor: float) -> None:

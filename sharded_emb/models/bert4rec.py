@@ -43,12 +43,13 @@ class BERT4Rec(PlacedConfig):
         """The hidden events. A row of a single event has nothing to predict from; of a longer one some are left."""
         longest = int(drawn.lengths.max(initial=0))
         key = stream_key(drawn.seed, f"hidden.{drawn.step}")
-        uniform_BL1 = hashed_uniform(key, torch.from_numpy(drawn.samples), torch.arange(longest + 1)).numpy()
+        # the first column decides on the row: which is the last one differs by the rows beside it
+        uniform_B1L = hashed_uniform(key, torch.from_numpy(drawn.samples), torch.arange(longest + 1)).numpy()
         place_L, lengths_B1 = np.arange(longest), drawn.lengths[:, None]
-        hidden_BL = (uniform_BL1[:, :-1] < self.hidden_share) & (place_L < lengths_B1)
+        hidden_BL = (uniform_B1L[:, 1:] < self.hidden_share) & (place_L < lengths_B1)
         all_B1 = hidden_BL.sum(1, keepdims=True) == lengths_B1
         hidden_BL &= ~(all_B1 & (place_L == 0))
-        last_alone_B1 = (uniform_BL1[:, -1:] < self.last_only) | ~hidden_BL.any(1, keepdims=True)
+        last_alone_B1 = (uniform_B1L[:, :1] < self.last_only) | ~hidden_BL.any(1, keepdims=True)
         hidden_BL = np.where(last_alone_B1, place_L == lengths_B1 - 1, hidden_BL) & (lengths_B1 > 1)
         return hidden_BL[place_L < lengths_B1]
 

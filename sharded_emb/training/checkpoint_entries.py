@@ -22,8 +22,9 @@ from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.metadata import STORAGE_TYPES, TensorStorageMetadata
 from torch.optim import Optimizer
 
+from sharded_emb.distributed.local_shards import fused_states
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.shard import Sharded, fused_states
+from sharded_emb.distributed.shard import Sharded
 from sharded_emb.embeddings.local_rows import DTYPES
 from sharded_emb.tables import Table
 

@@ -4,27 +4,26 @@ B  rows    N  rows of the item table    K  items of a list
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharded_emb.batch import Batch
-from sharded_emb.data.collate import Collate, Reading, check_ids
-from sharded_emb.data.columns import Int64s, RaggedColumn
-from sharded_emb.data.dataset import Dataset
-from sharded_emb.data.source import BatchesConfig, Part, Source
-from sharded_emb.data.unknown_ids import UnknownCount, as_rows, out_of_range
-from sharded_emb.distributed.agree import all_sums, all_values, together
-from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.shard import Sharded
+from sharded_emb.batch import UnknownCount
+from sharded_emb.data.collate import Bags, Collate, check_ids
+from sharded_emb.data.columns import Int64s
+from sharded_emb.data.extents import Extents
+from sharded_emb.data.unknown_ids import as_rows, out_of_range
+from sharded_emb.data.window import Window, nobody
+from sharded_emb.distributed.agree import all_sums, all_values
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.lists import ListSums
 from sharded_emb.metrics.lists import means as lists_means
 from sharded_emb.models.base import NextItemModel
+from sharded_emb.training.scoring import Scoring, constant, for_evaluation
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_PER_LOOKUP = 1 << 16
@@ -51,37 +50,6 @@ class Evaluator(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """What both evaluators need: a model, data to score, and in which pieces."""
-
-    sharded: Sharded
-    dataset: Dataset
-    reading: Reading
-    batch_per_rank: int
-    unknown: dict[str, dict[str, UnknownCount]] = field(default_factory=dict)
-
-    @property
-    def place(self) -> Place:
-        """Of this rank."""
-        return self.sharded.place
-
-    def parts(self, rows: Int64s) -> Iterator[Part]:
-        """This rank's part of each batch of these rows: as many batches on every rank, some perhaps empty."""
-        source = Source(rows, BatchesConfig(shuffle=False), self.batch_per_rank * self.place.world_size, seed=0)
-        for part in source.parts(0, self.place.rank, self.place.world_size):
-            yield replace(part, rows=rows[part.rows])
-
-    def batches(self, split: str, rows: Int64s) -> Iterator[tuple[Int64s, Batch]]:
-        """This rank's part of these rows of the split, and its batch on the device."""
-        collate = Collate(self.dataset.split(split), self.reading, self.place.rank)
-        self.unknown[split] = collate.unknown
-        for number, part in enumerate(self.parts(rows)):
-            with together(self.place):
-                batch = collate(part.rows, part.size, number)
-            yield part.rows, batch.to(self.place.device)
-
-
 class BinaryEvaluator:
     """AUC and its kin over all rows of a split."""
 
@@ -104,20 +72,22 @@ class BinaryEvaluator:
         """The user of each row of a split, where the data have a column of that name."""
         if "user" not in self.scoring.dataset.columns:
             return None
-        return RaggedColumn.from_arrow(self.scoring.dataset.split(split)["user"]).values
+        found = [window.columns["user"].values for window in self.scoring.windows(split, ["user"])]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
     @torch.no_grad()
     def score(self, split: str) -> "Scored":
         """All rows in the order of the split, on every rank."""
         plain = self.scoring.sharded.plain.eval()
         mine: list[tuple[np.ndarray, ...]] = [(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))]
-        everything = np.arange(self.scoring.dataset.manifest.splits[split].rows)
-        for rows, batch in self.scoring.batches(split, everything):
-            output_B = plain.get_submodule("model")(self.scoring.sharded.embed(batch))
-            if len(rows):
-                assert batch.label_B is not None
-                values = (each[: len(rows)].cpu().double().numpy() for each in (batch.label_B, output_B))
-                mine.append((rows, *values))
+        collate = self.scoring.collate(split)
+        for window in self.scoring.windows(split, collate.columns):
+            for rows, batch in self.scoring.batches(collate, window.rows(), window):
+                output_B = plain.get_submodule("model")(self.scoring.sharded.embed(batch))
+                if len(rows):
+                    assert batch.label_B is not None
+                    values = (each[: len(rows)].cpu().double().numpy() for each in (batch.label_B, output_B))
+                    mine.append((rows, *values))
         plain.train()
         gathered = all_values([np.concatenate(each) for each in zip(*mine, strict=True)], self.scoring.place)
         row_N, label_N, logit_N = (np.concatenate(each) for each in zip(*gathered, strict=True))
@@ -156,6 +126,7 @@ class NextItemEvaluator:
             (t, f) for t in scoring.reading.tables for f in t.features if f.name == sequence
         )
         self.column = self.feature.column
+        self._held: tuple[str, Window] | None = None  # the rows that are scored now
 
     def protocol(self, split: str) -> dict[str, Any]:
         """Of both evaluations."""
@@ -192,9 +163,11 @@ class NextItemEvaluator:
 
     def _train_counts(self) -> Tensor:
         """How often each row of the item table is an event of the train split."""
-        values = self._column("train").values
-        known = values[(values >= 0) & (values < self.table.rows)]
-        return torch.from_numpy(np.bincount(known, minlength=self.table.rows))
+        counts_N = np.zeros(self.table.rows, dtype=np.int64)
+        for window in self.scoring.windows("train", [self.column]):
+            values = window.columns[self.column].values
+            counts_N += np.bincount(values[(values >= 0) & (values < self.table.rows)], minlength=self.table.rows)
+        return torch.from_numpy(counts_N)
 
     def ranks(self, split: str) -> Iterator[tuple[Int64s, dict[str, Tensor]]]:
         """By batch of this rank: rows of the split, and by name of the evaluation the rank of each row's target."""
@@ -221,57 +194,74 @@ class NextItemEvaluator:
         plain = self.scoring.sharded.plain.eval()
         model = cast(NextItemModel, plain.get_submodule("model"))
         items_ND = self._item_vectors(model)
-        for rows, batch in self.scoring.batches(split, self._eligible(split)):
-            embedded = self.scoring.sharded.embed(batch)
-            if len(rows):
-                scores_BN = model.queries(embedded)[: len(rows)] @ items_ND.T
-                scores_BN[:, :FIRST_ROW] = -torch.inf
-                yield rows, scores_BN
+        collate = self.scoring.collate(split)
+        for eligible, window in self._eligible(split, collate.columns):
+            for rows, batch in self.scoring.batches(collate, eligible, window):
+                embedded = self.scoring.sharded.embed(batch)
+                if len(rows):
+                    scores_BN = model.queries(embedded)[: len(rows)] @ items_ND.T
+                    scores_BN[:, :FIRST_ROW] = -torch.inf
+                    yield rows, scores_BN
         plain.train()
 
     def parts(self, split: str) -> Iterator[Int64s]:
         """This rank's rows of each batch, as `scores` has them."""
-        return (part.rows for part in self.scoring.parts(self._eligible(split)) if len(part.rows))
+        for eligible, _ in self._eligible(split, [self.column]):
+            yield from (part.rows for part in self.scoring.parts(eligible) if len(part.rows))
 
     def histories(self, split: str, rows: Int64s) -> tuple[Int64s, Int64s]:
         """All events of these rows before the target, one row after the other, and their number by row."""
-        events, lengths = self._column(split).take(rows)
+        events, lengths = self._events(split, rows)
         return np.delete(events, np.cumsum(lengths) - 1), lengths - 1
 
     def targets_and_seen(self, split: str, rows: Int64s) -> tuple[Tensor, Tensor, Tensor]:
         """Targets (B), and the distinct (row, item) pairs of the events before them, on the device."""
-        column = self._column(split)
+        events, lengths = self._events(split, rows)
+        targets = events[np.cumsum(lengths) - 1]
         history, lengths = self.histories(split, rows)
         pairs = np.unique(np.repeat(np.arange(len(rows)), lengths) * self.table.rows + history)
         row, item = np.divmod(pairs, self.table.rows)
-        found = (column.values[column.offsets[rows + 1] - 1], row, item)
-        target_B, row_P, item_P = (torch.from_numpy(each).to(self.scoring.place.device) for each in found)
+        target_B, row_P, item_P = (
+            torch.from_numpy(each).to(self.scoring.place.device) for each in (targets, row, item)
+        )
         return target_B, row_P, item_P
 
-    def _column(self, split: str) -> RaggedColumn:
-        column = RaggedColumn.from_arrow(self.scoring.dataset.split(split)[self.column])
+    def _events(self, split: str, rows: Int64s) -> tuple[Int64s, Int64s]:
+        """All events of these rows, and their number by row."""
+        of_split, window = self._held or ("", None)
+        places = None if window is None or of_split != split else window.extents.places(rows)
+        if window is None or places is None:
+            window = self.scoring.flat.split(split).window([self.column], Extents.around(rows))
+            places = window.extents.places(rows)
+            assert places is not None
+        events, lengths = window.columns[self.column].take(places)
         if self.feature.unknown == "error":
-            return column
-        wrong = out_of_range(column.values, self.table.rows)
-        return replace(column, values=as_rows(column.values, wrong, self.table.rows, self.feature))
+            return events, lengths
+        return as_rows(events, out_of_range(events, self.table.rows), self.table.rows, self.feature), lengths
 
-    def _eligible(self, split: str) -> Int64s:
-        column = self._column(split)
-        lengths = column.lengths()
-        # all of a history counts as seen, also what no lookup reads; every rank checks all, so all raise alike
-        check_ids(self.feature, column.values, lengths, self.table.rows, f"split {split}, row {{row}}")
-        by_length = np.argsort(lengths, kind="stable")  # batches of like lengths need the least padding
-        return by_length[lengths[by_length] >= 2]
+    def _eligible(self, split: str, columns: Iterable[str]) -> Iterator[tuple[Int64s, Window]]:
+        """The rows that have something to predict from, some at a time, the shortest of them first."""
+        for window in self.scoring.windows(split, {*columns, self.column}):
+            self._held = (split, window)
+            column, rows = window.columns[self.column], window.rows()
+            lengths = column.lengths()
+            if self.feature.unknown == "error":
+                # all of a history counts as seen, also what no lookup reads; every rank checks all, so all raise alike
+                bags = Bags(column.values, lengths)
+                check_ids(self.feature, bags, self.table.rows, lambda row: f"split {split}, row {rows[row]}")  # noqa: B023
+            by_length = np.argsort(lengths, kind="stable")  # batches of like lengths need the least padding
+            yield rows[by_length[lengths[by_length] >= 2]], window
+        self._held = None
 
     def _item_vectors(self, model: NextItemModel) -> Tensor:
         """Every row of the item table as it is compared with states (N, D), through the same lookups as in training."""
         lookup = self.scoring.sharded.embed
         parts = []
-        any_split, nobody = self.scoring.dataset.split("train"), np.zeros(0, dtype=np.int64)
+        any_split = self.scoring.flat.split("train")
         for start in range(0, self.table.rows, _ROWS_PER_LOOKUP):
             ids = torch.arange(start, min(start + _ROWS_PER_LOOKUP, self.table.rows))
-            reading = replace(self.scoring.reading, candidates=_constant(ids))
-            batch = Collate(any_split, reading, self.scoring.place.rank)(nobody, 1, 0)
+            reading = replace(self.scoring.reading, candidates=constant(ids))
+            batch = Collate(any_split, reading, self.scoring.place.rank)(nobody(), 1, 0)
             embedded = lookup(batch.to(self.scoring.place.device))
             parts.append(model.items(embedded.sequences["candidates"].values_TD))
         return torch.cat(parts)
@@ -282,21 +272,6 @@ def without_seen(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: Ten
     target_scores_B1 = scores_BN.gather(1, target_B[:, None])
     scores_BN[row_P, item_P] = -torch.inf
     return scores_BN.scatter_(1, target_B[:, None], target_scores_B1)
-
-
-def _constant(ids: Tensor) -> Callable[[int], Tensor]:
-    return lambda step: ids  # noqa: ARG005
-
-
-def for_evaluation(reading: Reading) -> Reading:
-    """The same reading without what only training asks for. Candidates stay a feature, since the order of features may
-    not change, but are none.
-    """
-    reading = replace(reading, weight=None)
-    if reading.candidates is None:
-        return reading
-    nothing = _constant(torch.zeros(0, dtype=torch.int64))
-    return replace(reading, candidates=nothing, candidates_of=None, predicted=None)
 
 
 def make_evaluator(scoring: Scoring) -> "BinaryEvaluator | NextItemEvaluator":

@@ -3,7 +3,8 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,25 @@ from torch.optim import Optimizer
 
 from sharded_emb.batch import Batch
 from sharded_emb.data.collate import Collate
-from sharded_emb.data.source import Source
+from sharded_emb.data.prefetch import DEFAULT, PrefetchConfig
+from sharded_emb.data.source import Share, Source
+from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.distributed.agree import all_sums, all_values
 from sharded_emb.distributed.phases import DATA, STEP, named
 from sharded_emb.distributed.shard import Sharded
-from sharded_emb.errors import InputError
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.checkpoint import Checkpoints, NotSavedError
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Evaluator, Metrics
 from sharded_emb.training.failures import write_batch
+from sharded_emb.training.feed import Feed
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.progress import Display
 from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.training.signals import Signals
 from sharded_emb.training.state import Progress, RunState
 from sharded_emb.training.step import ONE_PIECE, Learner, NotFiniteLossError, Stepping
+from sharded_emb.training.unknown import unknown_of_all
 
 log = logging.getLogger("sharded_emb")
 
@@ -74,6 +78,7 @@ class Trainer:
     limits: Limits
     stopping: EarlyStopping
     stepping: Stepping = ONE_PIECE
+    prefetch: PrefetchConfig = DEFAULT
     progress: Progress = field(default_factory=Progress)
     unknown_ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split and feature, at the end
     managed_tables: dict[str, dict[str, int]] = field(default_factory=dict)  # whose rows ids have, at the end
@@ -118,22 +123,23 @@ class Trainer:
 
     def _epoch(self) -> None:
         """Trains to the end of an epoch, from wherever in it the run is."""
-        for pieces, global_samples, global_weight, minutes_over in self._batches():
-            started = time.monotonic()
-            with named(STEP):
-                loss = self._step(pieces, global_weight)
-            self.progress.step += 1
-            self.progress.samples += global_samples
-            self.progress.epoch = self.progress.samples // len(self.parts.source.lengths)
-            self.progress.training_seconds += time.monotonic() - started
-            self.display.step(self.progress.step)
-            self.parts.profile.step_ended()
-            if self.progress.step % self.limits.log_every_steps == 0:
-                self._log(loss)
-            if (minutes_over or self._steps_over()) and not self._evaluation_due():
-                self._save_if_possible()
-            if self._out_of_steps():
-                break
+        with closing(self._batches()) as batches:
+            for pieces, global_samples, global_weight, minutes_over in batches:
+                started = time.monotonic()
+                with named(STEP):
+                    loss = self._step(pieces, global_weight)
+                self.progress.step += 1
+                self.progress.samples += global_samples
+                self.progress.epoch = self.progress.samples // self.parts.source.samples
+                self.progress.training_seconds += time.monotonic() - started
+                self.display.step(self.progress.step)
+                self.parts.profile.step_ended()
+                if self.progress.step % self.limits.log_every_steps == 0:
+                    self._log(loss)
+                if (minutes_over or self._steps_over()) and not self._evaluation_due():
+                    self._save_if_possible()
+                if self._out_of_steps():
+                    break
 
     def _step(self, pieces: list[Batch], global_weight: float) -> float:
         try:
@@ -147,45 +153,44 @@ class Trainer:
 
     def _evaluation_due(self) -> bool:
         """Once at the end of an epoch and of the run."""
-        epoch_over = self.progress.samples % len(self.parts.source.lengths) == 0
+        epoch_over = self.progress.samples % self.parts.source.samples == 0
         due = epoch_over and self.progress.epoch % self.limits.evaluate_every_epochs == 0
         return self.progress.step > self.progress.evaluated_step and (due or self._out_of_limits())
 
-    def _batches(self) -> Iterator[tuple[list[Batch], int, float, bool]]:
+    def _batches(self) -> Generator[tuple[list[Batch], int, float, bool]]:
         """This rank's batches of what is left of an epoch in their pieces, with the samples and the loss weight of the
         global batch, and whether it is time for a checkpoint.
 
         Every rank learns here, before any id is exchanged, of a bad id on one of them, and of a signal to stop.
         """
-        place, pieces = self.place, self.stepping.accumulation
-        used = self.progress.samples % len(self.parts.source.lengths)
-        for parts in self.parts.source.pieces(self.progress.epoch, place.rank, place.world_size, pieces, used):
-            self._tell("reading data")
-            batches, error = [], None
-            try:
-                number = self.progress.step + 1
+        place, used = self.place, self.progress.samples % self.parts.source.samples
+        share = Share(place.rank, place.world_size, self.stepping.accumulation)
+        feed = Feed(self.parts.source, self.parts.collate, share, place.device, self.prefetch)
+        with closing(feed.epoch(self.progress.epoch, used, self.progress.step + 1)) as every:
+            while True:
+                self._tell("reading data")
                 with named(DATA):
-                    batches = [self.parts.collate(part.rows, part.size, number, part.everyone) for part in parts]
-            except InputError as wrong:
-                error = wrong
-            weight = sum(batch.loss_weight for batch in batches)
-            self._tell("agreeing on the batch")
-            told = [float(error is not None), float(self.signals.heard), weight, float(self._minutes_over())]
-            failed = float(self.parts.checkpoints.failed)
-            errors, signals, global_weight, minutes_over, not_saved = all_sums([*told, failed], self.place)
-            if not_saved:
-                self._settle()
-            if errors:
-                raise next(e for e in all_values(error, self.place) if e is not None)
-            if signals:
-                self.stop_signal = max(all_values(self.signals.heard, self.place))
-                return
-            on_device = [batch.to(place.device, non_blocking=True) for batch in batches]
-            yield on_device, sum(part.global_samples for part in parts), global_weight or 1.0, bool(minutes_over)
+                    fed = next(every, None)
+                if fed is None:
+                    return
+                self._tell("agreeing on the batch")
+                told = [fed.error is not None, self.signals.heard, fed.loss_weight, self._minutes_over()]
+                told += [self.parts.checkpoints.failed]
+                errors, signals, global_weight, minutes_over, not_saved = all_sums([*map(float, told)], self.place)
+                if not_saved:
+                    self._settle()
+                if errors:
+                    raise next(e for e in all_values(fed.error, self.place) if e is not None)
+                if signals:
+                    self.stop_signal = max(all_values(self.signals.heard, self.place))
+                    return
+                for batch in fed.pieces:
+                    add_counts(self.parts.collate.unknown, batch)
+                yield fed.pieces, fed.samples, global_weight or 1.0, bool(minutes_over)
 
     def _log(self, loss: float) -> None:
         factor = self.parts.schedule.factor(self.progress.step)
-        epoch = self.progress.samples / len(self.parts.source.lengths)
+        epoch = self.progress.samples / self.parts.source.samples
         rate = self.display.report(self.progress.step, epoch, loss, factor, self.progress.samples)
         values = {"loss": loss, "lr_factor": factor, "samples_per_second": rate}
         self.parts.folder.write_metrics(self.progress.step, "train", values)
@@ -257,21 +262,6 @@ class Trainer:
         every = self.limits.save_every_minutes
         return self.place.rank == 0 and every is not None and time.monotonic() - self.saved > 60 * every
 
-    def _count_unknown(self) -> None:
-        """Over all ranks, by split and feature, for those that do not refuse unknown ids; said once, at the end."""
-        found = {"train": self.parts.collate.unknown, **self.parts.evaluator.unknown}
-        for split, counts in found.items():
-            for feature, count in counts.items():
-                sums = all_sums([count.ids, count.out_of_range, count.out_of_vocabulary], self.place)
-                first = next((each for each in all_values(count.first, self.place) if each is not None), None)
-                names = ("ids", "out_of_range", "out_of_vocabulary")
-                values: dict[str, Any] = dict(zip(names, map(int, sums), strict=True))
-                self.unknown_ids.setdefault(split, {})[feature] = {**values, "first_out_of_range": first}
-                if sums[1]:
-                    how = self.parts.collate.policy(feature)
-                    said = (split, feature, int(sums[1]), int(sums[0]), first, how)
-                    log.warning("%s: feature %s: %d of %d ids are no row of its table, such as %s; unknown=%s", *said)
-
     def _final_metrics(self) -> Metrics:
         """With the best weights where there is an early stopping, else with the last."""
         self._tell("loading the weights to keep")
@@ -280,7 +270,8 @@ class Trainer:
         for split in ("valid", "test"):
             self._tell(f"evaluating {split}")
             found |= self.parts.evaluator(split, lists=True)
-        self._count_unknown()
+        unknown = {"train": self.parts.collate.unknown, **self.parts.evaluator.unknown}
+        self.unknown_ids = unknown_of_all(unknown, self.parts.collate.policy, self.place)
         self.managed_tables = self.parts.sharded.collisions.counts()
         for table, counts in self.managed_tables.items():
             log.info("table %s: %d of %d rows have an id; rows were given %d times", table, *counts.values())
@@ -305,7 +296,8 @@ class Trainer:
         }
 
     def _total_steps(self) -> int | None:
-        by_epochs = None if self.limits.epochs is None else self.limits.epochs * self.parts.source.batches_per_epoch
+        an_epoch, epochs = self.parts.source.batches_per_epoch, self.limits.epochs
+        by_epochs = None if epochs is None or an_epoch is None else epochs * an_epoch
         return min((n for n in (self.limits.steps, by_epochs) if n is not None), default=None)
 
     def _out_of_steps(self) -> bool:

@@ -17,6 +17,8 @@ FREE = frozenset(
         "sharding",
         "device",
         "threads_per_rank",
+        "prefetch",
+        "flat_copy",
         "wait_seconds",
         "stall_seconds",
         "lost_seconds",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sharded_emb.data.unknown_ids import UnknownCount
+from sharded_emb.batch import UnknownCount
 
 
 @dataclass

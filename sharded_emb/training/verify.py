@@ -4,7 +4,8 @@ The unsharded side is one process with whole tables, torch's own lookups and upd
 TorchRec or FBGEMM.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from sharded_emb.batch import Batch
 from sharded_emb.data.collate import Collate
-from sharded_emb.data.source import Source
-from sharded_emb.distributed.agree import all_sums, from_first_rank, together
+from sharded_emb.data.prefetch import NONE
+from sharded_emb.data.source import Share, Source
+from sharded_emb.distributed.agree import all_sums, from_first_rank, raise_together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.tables import Table
+from sharded_emb.training.feed import Feed
 from sharded_emb.training.step import Learner
 
 # what rounding in each of some 20 steps came to, of rows that a step moves by half a unit, and as much again
@@ -64,20 +67,21 @@ def train(learner: Learner, source: Source, collate: Collate, steps: int) -> lis
     for number, pieces in enumerate(_batches(learner, source, collate, steps), start=1):
         place = learner.sharded.place
         (weight,) = all_sums([sum(batch.loss_weight for batch in pieces)], place)
-        losses.append(learner.step([batch.to(place.device) for batch in pieces], max(weight, 1.0), number))
+        losses.append(learner.step(pieces, max(weight, 1.0), number))
     return losses
 
 
-def _batches(learner: Learner, source: Source, collate: Collate, steps: int) -> Iterator[list[Batch]]:
+def _batches(learner: Learner, source: Source, collate: Collate, steps: int) -> Generator[list[Batch]]:
     place, number, epoch = learner.sharded.place, 0, 0
+    share = Share(place.rank, place.world_size, learner.stepping.accumulation)
     while number < steps:
-        for parts in source.pieces(epoch, place.rank, place.world_size, learner.stepping.accumulation):
-            number += 1
-            with together(place):
-                batches = [collate(part.rows, part.size, number, part.everyone) for part in parts]
-            yield batches
-            if number == steps:
-                return
+        with closing(Feed(source, collate, share, place.device, NONE).epoch(epoch, 0, number + 1)) as every:
+            for fed in every:
+                number += 1
+                raise_together(fed.error, place)
+                yield fed.pieces
+                if number == steps:
+                    return
         epoch += 1
 
 

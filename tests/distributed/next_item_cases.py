@@ -15,9 +15,10 @@ from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.validate import validate
 from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, VocabularyInfo, write_manifest
+from sharded_emb.data.prefetch import NONE
 from sharded_emb.distributed.agree import raise_together
+from sharded_emb.distributed.local_shards import fused_states
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.distributed.shard import fused_states
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.initializers import Normal, hashed_uniform, stream_key
 from sharded_emb.models.sasrec import SASRecModel
@@ -281,7 +282,7 @@ def bad_ids(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
 
 def no_number(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
     """By sharding and pieces of a batch: the error's text, and whether any number of the table, its state or the dense
-    weights moved, after the last rank alone has a dense weight that is no number.
+    weights moved, after the first rank alone has a dense weight that is no number.
     """
     found = {}
     for sharding in ("table_wise", "row_wise", "column_wise", "data_parallel"):
@@ -289,7 +290,7 @@ def no_number(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
             built = Built(config(folder, sharding, accumulation=accumulation), place)
             train_steps(built, 2)
             weight = next(iter(built.sharded.dense_parameters()))
-            if place.rank == place.world_size - 1:
+            if place.rank == 0:  # which has a sample of every piece
                 weight.data.fill_(torch.nan)
             numbers = [*_numbers(built), *(each.detach().clone() for each in built.sharded.dense_parameters())]
             stepping, text = Stepping(accumulation), ""
@@ -365,24 +366,26 @@ def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None,
     built = Built(config(folder), place)
     collate = built.collate()
 
-    def collate_and_hear(rows: Any, size: int, step: int, everyone: Any) -> Any:
-        if step == 4 and place.rank == 1:
-            trainer.signals.heard = 15
-        return collate(rows, size, step, everyone)
+    class CollateAndHear:
+        unknown, window = collate.unknown, collate.window
 
-    collate_and_hear.unknown = collate.unknown  # type: ignore[attr-defined]
+        def __call__(self, rows: Any, size: int, step: int, everyone: Any, window: Any) -> Any:
+            if step == 4 and place.rank == 1:
+                trainer.signals.heard = 15
+            return collate(rows, size, step, everyone, window)
+
     parts = Parts(
         sharded=built.sharded,
         dense=built.dense,
         schedule=built.config.schedule,
         source=built.source(),
-        collate=collate_and_hear,  # type: ignore[arg-type]
+        collate=CollateAndHear(),  # type: ignore[arg-type]
         evaluator=built.evaluator(),
         folder=RunFolder.create(run, "stop", {}, place),
         checkpoints=Checkpoints(run, place, {}),
         profile=Profile(ProfileConfig(), place),
     )
-    trainer = Trainer(parts, Limits(None, 3, 1, 1), EarlyStopping(None))
+    trainer = Trainer(parts, Limits(None, 3, 1, 1), EarlyStopping(None), prefetch=NONE)
     metrics = trainer.train()
     parts.folder.close()
     return trainer.stop_signal, trainer.progress.step, trainer.progress.epoch, list(metrics)

@@ -77,12 +77,12 @@ def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) 
     collate, evaluator = trainer.parts.collate, trainer.parts.evaluator
 
     class Cut:
-        unknown = collate.unknown
+        unknown, window = collate.unknown, collate.window
 
-        def __call__(self, rows: Any, size: int, step: int, everyone: Any) -> Any:
+        def __call__(self, rows: Any, size: int, step: int, everyone: Any, window: Any) -> Any:
             if step == cut:
                 raise CutOffError
-            return collate(rows, size, step, everyone)
+            return collate(rows, size, step, everyone, window)
 
         def policy(self, feature: str) -> str:
             return collate.policy(feature)

@@ -73,7 +73,7 @@ class Saving:
             rows, columns = part.values_RC.shape
             whole = before[part.table.name]
             part.values_RC.copy_(whole[part.row : part.row + rows, part.column : part.column + columns])
-        from sharded_emb.distributed.shard import fused_states
+        from sharded_emb.distributed.local_shards import fused_states
 
         states = [value for name, value in before.items() if name.startswith("tables.")]
         for (_, state), value in zip(fused_states(self.built.sharded.fused), states, strict=True):

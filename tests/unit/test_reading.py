@@ -12,6 +12,7 @@ from sharded_emb.config.reading import make_reading, seen_before
 from sharded_emb.config.validate import validate
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.flat import FlatCopy
 from sharded_emb.errors import InputError
 from tests.distributed import next_item_cases as cases
 from tests.tables import make_feature, make_table
@@ -28,8 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def collate(folder: Path, loss: dict[str, Any]) -> tuple[Collate, Reading]:
     config, dataset = cases.config(folder, loss=loss), Dataset.open(folder)
-    reading = make_reading(config, resolve_tables(config, dataset, None), dataset)
-    return Collate(dataset.split("train"), reading, 0), reading
+    tables, train = resolve_tables(config, dataset, None), FlatCopy(dataset).split("train")
+    reading = make_reading(config, tables, seen_before(config, tables, train))
+    return Collate(train, reading, 0), reading
 
 
 IN_BATCH = cases.MORE_LOSSES["in_batch"]
@@ -37,7 +39,7 @@ IN_BATCH = cases.MORE_LOSSES["in_batch"]
 
 def test_frequencies_are_those_of_the_train_split(folder: Path) -> None:
     config, dataset = cases.config(folder, loss=IN_BATCH), Dataset.open(folder)
-    seen = seen_before(config, resolve_tables(config, dataset, None), dataset)
+    seen = seen_before(config, resolve_tables(config, dataset, None), FlatCopy(dataset).split("train"))
     assert seen.counts_N is not None
     want = np.bincount([item for row in TRAIN for item in row], minlength=cases.ITEMS)
     assert seen.counts_N.tolist() == want.tolist()
@@ -70,7 +72,7 @@ def test_a_weight_that_is_none_is_an_error() -> None:
         weights = pa.array([1, bad], pa.float32())
         split = pa.table({"user": pa.array([2, 3], pa.int64()), "label": pa.array([0.0, 1]), "weight": weights})
         with pytest.raises(InputError, match=rf"^loss\.weight: want weights of 0 and more in column weight, got {bad}"):
-            Collate(split, reading, 0)
+            Collate(split, reading, 0)(np.arange(2), 2, 1)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def collate(unknown: str, bags: list[list[int]] | None = None) -> Collate:
 def read(unknown: str) -> tuple[list[list[int]], list[float], Collate]:
     made = collate(unknown)
     batch = made(np.arange(len(BAGS)), len(BAGS), 1)
+    made.count(batch)
     ends = batch.ids.lengths().cumsum(0).tolist()
     values = batch.ids.values().tolist()
     bags = [values[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -1,0 +1,45 @@
+"""Work done ahead of whoever needs its results, in threads: numpy, torch and reads give up the interpreter's lock."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from sharded_emb.component import Frozen
+
+T = TypeVar("T")
+
+
+class PrefetchConfig(Frozen):
+    """The key `prefetch`. batches: that are made ahead of the step; 0 makes each when it is needed. workers: threads
+    that make them. Neither changes what is in a batch, or their order.
+    """
+
+    batches: NonNegativeInt = 2
+    workers: PositiveInt = 1
+
+
+DEFAULT = PrefetchConfig()
+NONE = PrefetchConfig(batches=0)
+
+
+def ahead(tasks: Iterable[Callable[[], T]], config: PrefetchConfig) -> Generator[T]:
+    """The results of tasks in their order; what a task raises is raised in its place. No thread is left at the end,
+    also where the iterator is closed before.
+    """
+    if not config.batches:
+        yield from (task() for task in tasks)
+        return
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(config.workers, thread_name_prefix="prefetch") as threads:
+        try:
+            for task in tasks:
+                waiting.append(threads.submit(task))
+                if len(waiting) > config.batches:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,111 @@
+"""The batches of an epoch for one rank, read and made ahead of the steps, and copied ahead to a CUDA device."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from sharded_emb.batch import Batch
+from sharded_emb.data.collate import Collate
+from sharded_emb.data.prefetch import PrefetchConfig, ahead
+from sharded_emb.data.source import Part, Pool, Share, Source
+from sharded_emb.data.window import Window
+from sharded_emb.errors import InputError
+
+
+@dataclass(frozen=True)
+class Fed:
+    """This rank's part of a global batch.
+
+    pieces: to be computed one after the other. samples: over all ranks. error: what was wrong with it, and there are
+    no pieces then; the other ranks have to be told.
+    """
+
+    pieces: list[Batch]
+    samples: int
+    error: InputError | None = None
+
+    @property
+    def loss_weight(self) -> float:
+        """Of this rank."""
+        return sum(batch.loss_weight for batch in self.pieces)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Makes the batches of a rank. prefetch: how far ahead, which changes nothing else."""
+
+    source: Source
+    collate: Collate
+    share: Share
+    device: torch.device
+    prefetch: PrefetchConfig
+
+    def epoch(self, number: int, used: int, step: int) -> Generator[Fed]:
+        """What is left of an epoch after so many samples; step: of the first global batch.
+
+        Close it where it is left early. Raises what is no InputError when the batch would have come.
+        """
+        pools = self.source.pools_left(used)
+        plans = (partial(self._plan, number, pool, used) for pool in pools)
+        with (
+            # one pool ahead of that which is used, in a thread of its own
+            closing(ahead(plans, _one_ahead(self.prefetch))) as planned,
+            closing(ahead(self._tasks(planned, step), self.prefetch)) as made,
+        ):
+            yield from _copied_ahead(made, self.device) if self.device.type == "cuda" else made
+
+    def _plan(self, epoch: int, pool: int, used: int) -> tuple[Pool, Window] | InputError:
+        """A pool, and its rows in memory; or why they are not."""
+        try:
+            found = self.source.pool(epoch, pool, self.share, used)
+            return found, self.collate.window(found.rows, found.everyone())
+        except InputError as wrong:
+            return wrong
+
+    def _tasks(self, plans: Iterator[tuple[Pool, Window] | InputError], step: int) -> Iterator[Callable[[], Fed]]:
+        for plan in plans:
+            if isinstance(plan, InputError):
+                yield partial(Fed, [], 0, plan)
+                return
+            pool, window = plan
+            for parts in pool.batches:
+                yield partial(self._make, parts, window, step)
+                step += 1
+
+    def _make(self, parts: list[Part], window: Window, step: int) -> Fed:
+        samples = sum(part.global_samples for part in parts)
+        try:
+            pieces = [self.collate(part.rows, part.size, step, part.everyone, window) for part in parts]
+        except InputError as wrong:
+            return Fed([], samples, wrong)
+        return Fed([piece.pinned() for piece in pieces] if self.device.type == "cuda" else pieces, samples)
+
+
+def _one_ahead(config: PrefetchConfig) -> PrefetchConfig:
+    """One worker that is one ahead; none where nothing is to be made ahead."""
+    return PrefetchConfig(batches=min(config.batches, 1), workers=1)
+
+
+def _copied_ahead(made: Iterator[Fed], device: torch.device) -> Iterator[Fed]:
+    """Each on the device, where its copy was begun before the batch ahead of it was used."""
+    stream, before = torch.cuda.Stream(device), None
+    for fed in made:
+        with torch.cuda.stream(stream):
+            copied = replace(fed, pieces=[piece.to(device, non_blocking=True) for piece in fed.pieces])
+            done = stream.record_event()
+        if before is not None:
+            yield _waited_for(*before)
+        before = (copied, done)
+    if before is not None:
+        yield _waited_for(*before)
+
+
+def _waited_for(fed: Fed, done: torch.cuda.Event) -> Fed:
+    now = torch.cuda.current_stream()
+    now.wait_event(done)
+    for piece in fed.pieces:
+        piece.record_stream(now)  # or the memory could be given away while this stream still reads it
+    return fed

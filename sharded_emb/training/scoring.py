@@ -1,0 +1,81 @@
+"""What is scored: rows of a split, a batch of each rank at a time."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from sharded_emb.batch import Batch, UnknownCount
+from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.columns import Int64s
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.flat import FlatCopy
+from sharded_emb.data.source import BatchesConfig, Part, Source
+from sharded_emb.data.window import Window
+from sharded_emb.distributed.agree import together
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import Sharded
+
+_MEGABYTES_AT_ONCE = 32  # of a split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What both evaluators need: a model, data to score, and in which pieces."""
+
+    sharded: Sharded
+    dataset: Dataset
+    flat: FlatCopy
+    reading: Reading
+    batch_per_rank: int
+    unknown: dict[str, dict[str, UnknownCount]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> Place:
+        """Of this rank."""
+        return self.sharded.place
+
+    def parts(self, rows: Int64s) -> Iterator[Part]:
+        """This rank's part of each batch of these rows: as many batches on every rank, some perhaps empty."""
+        source = Source(rows, BatchesConfig(shuffle=False), self.batch_per_rank * self.place.world_size, seed=0)
+        for part in source.parts(0, self.place.rank, self.place.world_size):
+            yield replace(part, rows=rows[part.rows])
+
+    def windows(self, split: str, columns: Iterable[str]) -> Iterator[Window]:
+        """All rows of a split in their order, some at a time."""
+        flat = self.flat.split(split)
+        for extents in flat.spans(_MEGABYTES_AT_ONCE):
+            with together(self.place):
+                window = flat.window(columns, extents)
+            yield window
+
+    def collate(self, split: str) -> Collate:
+        """Which counts anew what is unknown."""
+        collate = Collate(self.flat.split(split), self.reading, self.place.rank)
+        self.unknown[split] = collate.unknown
+        return collate
+
+    def batches(self, collate: Collate, rows: Int64s, window: Window) -> Iterator[tuple[Int64s, Batch]]:
+        """This rank's part of these rows of a window, and its batch on the device."""
+        for number, part in enumerate(self.parts(rows)):
+            with together(self.place):
+                batch = collate(part.rows, part.size, number, window=window)
+            collate.count(batch)
+            yield part.rows, batch.to(self.place.device)
+
+
+def constant(ids: Tensor) -> Callable[[int], Tensor]:
+    """The same candidates in every step."""
+    return lambda step: ids  # noqa: ARG005
+
+
+def for_evaluation(reading: Reading) -> Reading:
+    """The same reading without what only training asks for. Candidates stay a feature, since the order of features may
+    not change, but are none.
+    """
+    reading = replace(reading, weight=None)
+    if reading.candidates is None:
+        return reading
+    nothing = constant(torch.zeros(0, dtype=torch.int64))
+    return replace(reading, candidates=nothing, candidates_of=None, predicted=None)
