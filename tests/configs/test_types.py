@@ -135,7 +135,7 @@ def test_a_chosen_option_does_not_get_the_keys_that_an_experiment_has_for_its_ow
     # sasrec_beauty sets loss.negatives, of sampled_softmax, and embedding_optimizer.lr, which all have
     assert problems("experiment=sasrec_beauty", "loss=softmax", "embedding_optimizer=sgd") == []
     assert problems("experiment=sasrec_beauty", "loss=softmax", "loss.negatives=5") == [
-        "loss.negatives: unknown key; there are: label_smoothing"
+        "loss.negatives: unknown key; there are: label_smoothing, scores, weight"
     ]
 
 
