@@ -85,8 +85,8 @@ def report(found: dict[Reshard, list[str]], seconds: float) -> tuple[str, list[s
         f"({platform.machine()}, busy), one thread a rank; {seconds / 60:.0f} minutes.",
         "",
         f"{len(found)} reshards: trained and saved on one of {len(WORLDS)} worlds ({', '.join(WORLDS)} ranks, the last "
-        f"on two hosts) under one sharding type, loaded on one of them under another. {len(wrong)} differ by a bit in a "
-        "table, in the state of its optimizer, or in the row of an id. Each has two pooled tables and one that is read "
+        f"on two hosts) under one sharding type, loaded on one of them under another. {len(wrong)} differ by a bit "
+        "in a table, in the state of its optimizer, or in the row of an id. Each has two pooled tables and one read "
         "as a sequence; a managed table is one that is read as a sequence.",
         "",
         "| tables, optimizer | sharding types, each to each | reshards |",

@@ -68,8 +68,7 @@ class Checkpoints:
         error of the save before; this one is done, or raises, in `wait`.
         """
         self.wait()
-        held = entries.weights(sharded) | entries.table_states(sharded) | entries.dense_states(sharded, dense)
-        held |= entries.random_states(self.place)
+        held = entries.everything(sharded, dense)
         said = self._said(sharded, step, state or RunState())
         if self.background is None:
             self._save(held, said, best, self.place)
