@@ -81,9 +81,10 @@ def measure(place: Place, folder: Path, gigabytes: float) -> dict[str, float]:
 
     waiting, background = (Checkpoints(folder / n, place, {}, CheckpointConfig(asynchronous=n == "b")) for n in "ab")
     tensors = [t for each in entries.everything(built.sharded, built.dense).values() for t in entries.local(each)]
-    memory = [torch.zeros_like(tensor) for tensor in tensors]
-    background.save(built.sharded, built.dense, 1, best=False)  # its memory is there from now on
+    background.save(built.sharded, built.dense, 1, best=False)
     background.wait()
+    assert background.background is not None
+    memory = background.background.copies.memory()  # that of the first save, which all later ones use
     for turn in range(TURNS):
         zeros = folder / "zeros"
         megabytes = sum(t.numel() * t.element_size() for t in tensors) // 1_000_000
@@ -98,7 +99,7 @@ def measure(place: Place, folder: Path, gigabytes: float) -> dict[str, float]:
         for file in newest.iterdir():
             _forget(file)
         timed("load", lambda newest=newest: waiting.load(built.sharded, built.dense, newest))
-        timed("copy", lambda: [kept.copy_(tensor) for kept, tensor in zip(memory, tensors, strict=True)])
+        timed("copy", lambda: [kept.copy_(each) for kept, each in zip(memory, tensors, strict=True)])
         timed("pause", lambda turn=turn: background.save(built.sharded, built.dense, turn + 2, best=False))
         started = time.monotonic() - seconds["pause"][-1]
         background.wait()
