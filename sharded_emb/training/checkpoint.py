@@ -69,8 +69,7 @@ class Checkpoints:
         error of the save before; this one is done, or raises, in `wait`.
         """
         self.wait()
-        held = entries.weights(sharded) | entries.table_states(sharded) | entries.dense_states(sharded, dense)
-        held |= entries.random_states(self.place)
+        held = entries.everything(sharded, dense)
         if not sharded.updates.replicas.speaks:
             held = {name: each for name, each in held.items() if not isinstance(each, ShardedTensor)}
         said = self._said(sharded, step, state or RunState())

@@ -24,6 +24,10 @@ class Copies:
         """The same entries, apart from the model's own memory. Those of the last call are overwritten."""
         return {name: self._entry(name, value) for name, value in held.items()}
 
+    def memory(self) -> list[Tensor]:
+        """Where the copies are, in the order of the entries and their shards."""
+        return list(self._memory.values())
+
     def _entry(self, name: str, value: Any) -> Any:
         if isinstance(value, ShardedTensor):
             shards = [

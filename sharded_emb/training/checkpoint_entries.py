@@ -56,6 +56,19 @@ def table_states(sharded: Sharded) -> Entries:
     return found
 
 
+def everything(sharded: Sharded, dense: Optimizer) -> Entries:
+    """All that a checkpoint holds in tensors, in the model's own memory but for random states."""
+    found = weights(sharded) | table_states(sharded) | dense_states(sharded, dense)
+    return found | random_states(sharded.place)
+
+
+def local(value: Any) -> list[Tensor]:
+    """What this rank has of an entry."""
+    if isinstance(value, ShardedTensor):
+        return [shard.tensor for shard in value.local_shards()]
+    return [value] if isinstance(value, Tensor) else []
+
+
 def _states(table: Table) -> Mapping[str, str]:
     return {} if table.freeze else table.optimizer.states()
 
