@@ -79,9 +79,9 @@ def load(work: Work, table: str, files: TableFiles, wanted: list[str]) -> Loaded
     except duckdb.Error as error:
         got = first_line(error)
         raise InputError(f"{files.key}: want {files.format} in {files.paths[0]}, got {got}; mend the file") from error
-    found = work.reader.table(table)
+    found = work.adopt(table)
     columns = {RAW + column: found[RAW + column] for column in wanted}
-    return Loaded(found.select(**columns, position=found.rowid()), places)
+    return Loaded(found.select(**columns, position=found.position), places)
 
 
 def load_lines(work: Work, table: str, key: str, path: Path) -> Loaded:

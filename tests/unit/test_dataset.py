@@ -117,7 +117,9 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
         ),
         (lambda table: table.drop_columns(["user"]), r"^data: want the train split .*, got one without user; prepare"),
         (
-            lambda table: table.set_column(1, "items", pa.array([None, *table["items"][1:]], table["items"].type)),
+            lambda table: table.set_column(
+                table.column_names.index("items"), "items", pa.array([None, *table["items"][1:]], table["items"].type)
+            ),
             r"^data: want no nulls in the train split, got some in items; prepare",
         ),
     ],

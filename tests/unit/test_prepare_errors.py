@@ -154,7 +154,8 @@ def test_an_existing_dataset_is_kept_unless_overwrite(text: Path, tmp_path: Path
     text.write_text("w a b c d\n")
     attempt(SequenceText(raw=str(text)), folder, overwrite=True)
     assert (folder / "manifest.yaml").read_text() != before
-    assert sorted(entry.name for entry in folder.iterdir()) == ["manifest.yaml", "test", "train", "valid", "vocabulary"]
+    made = sorted(entry.name for entry in folder.iterdir())
+    assert made == ["manifest.yaml", "report.html", "test", "train", "valid", "vocabulary"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.txt"]
 
 
