@@ -78,7 +78,9 @@ def _time(text: Any, per_second: int) -> tuple[Any, Any]:
         floor = whole
     date = text.try_cast("timestamp")
     time = ibis.coalesce(whole, floor, date.epoch_seconds().cast("int64"))
-    fraction = ibis.coalesce(rest, date.microsecond().cast("float64") / 1_000_000)
+    # from the text: Ibis knows no microseconds of Spark
+    after_point = ibis.literal("0") + text.re_extract(r":\d\d(\.\d{1,6})", 1)
+    fraction = ibis.coalesce(rest, ibis.ifelse(date.notnull(), after_point.try_cast("float64"), ibis.null("float64")))
     return time, fraction
 
 

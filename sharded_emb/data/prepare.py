@@ -4,14 +4,11 @@ The expressions keep to what Spark has as well: no ordered collect, no window ov
 in this process. Only the readers of files (`reading`) are DuckDB's own. What does not fit into memory is spilled.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import ibis
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +16,7 @@ from sharded_emb.data import report
 from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.dataset import Dataset, Manifest, write_manifest
+from sharded_emb.data.engines import running
 from sharded_emb.data.folder import staged
 from sharded_emb.data.tabular import first_line
 from sharded_emb.data.work import EngineConfig, How, Progress, Work
@@ -40,9 +38,9 @@ def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool, 
     old = _opened(how.extend)
     bad = BadRows(config.max_bad_rows)
     with staged(folder, overwrite=overwrite) as part:
-        with _backend(part / _WORK, engine) as (backend, scratch):
-            progress = Progress(backend.con, shown=engine.progress)
-            work = Work(backend, backend, part, scratch, seed, bad, progress, old)
+        with running(part / _WORK, engine) as started:
+            progress = Progress(started.reader.con, shown=engine.progress)
+            work = Work(started.backend, started.reader, part, started.scratch, seed, bad, progress, old)
             with _problems_of_engine(engine):
                 manifest = config.make(work)
             bad.judge()
@@ -94,26 +92,3 @@ def _problems_of_engine(engine: EngineConfig) -> Iterator[None]:
         raise InputError(
             f"prepare.temp: want room to spill to, got {first_line(error)}; name another folder"
         ) from error
-
-
-@contextmanager
-def _backend(work: Path, engine: EngineConfig) -> Iterator[tuple[Any, Path]]:
-    """DuckDB with its database in a file, since a log may be larger than memory, and their folder, gone afterwards."""
-    if engine.temp is not None:
-        work = Path(engine.temp).expanduser() / f"{work.parent.name.removesuffix('.part').lstrip('.')}.prepare"
-        shutil.rmtree(work, ignore_errors=True)
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"prepare.temp: want a folder to spill to, got {work}: {error.strerror}") from error
-    settings: dict[str, Any] = {"temp_directory": str(work)}
-    if engine.memory_limit is not None:
-        settings["memory_limit"] = engine.memory_limit
-    if engine.threads is not None:
-        settings["threads"] = engine.threads
-    backend = ibis.duckdb.connect(work / "prepare.duckdb", **settings)
-    try:
-        yield backend, work
-    finally:
-        backend.disconnect()
-        shutil.rmtree(work)

@@ -79,9 +79,9 @@ def load(work: Work, table: str, files: TableFiles, wanted: list[str]) -> Loaded
     except duckdb.Error as error:
         got = first_line(error)
         raise InputError(f"{files.key}: want {files.format} in {files.paths[0]}, got {got}; mend the file") from error
-    found = work.reader.table(table)
+    found = work.adopt(table)
     columns = {RAW + column: found[RAW + column] for column in wanted}
-    return Loaded(found.select(**columns, position=found.rowid()), places)
+    return Loaded(found.select(**columns, position=found.position), places)
 
 
 def load_lines(work: Work, table: str, key: str, path: Path) -> Loaded:
@@ -116,7 +116,7 @@ def _json(files: TableFiles, wanted: list[str], many: bool) -> str:
         at = sql_text("/" + column.replace("~", "~0").replace("/", "~1"))
         value = f"json_extract_string(line, {at})"
         if column in files.ids:  # 2^64 and 1.5 come back rounded
-            value = f"CASE WHEN json_type(line, {at}) IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN {value} END"
+            value = f"CASE WHEN json_type(line, {at}) IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN nullif({value}, '') END"
         elif lists.get(column):
             value = f"TRY_CAST(json_extract(line, {at}) AS VARCHAR[])"
         columns.append(f"CASE WHEN json_valid(line) THEN {value} END AS {sql_name(RAW + column)}")
@@ -140,8 +140,10 @@ def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
         elif column in files.ids and (kind.endswith("]") or not kind.startswith(_ID_TYPES)):
             want = f"want ids in column {column} of {files.paths[0].name}"
             raise InputError(f"{files.key}: {want}, got the type {kind}; store them as text or whole numbers")
-        target = "VARCHAR[]" if kind.endswith("[]") else "VARCHAR"
-        columns.append(f"CAST({value} AS {target}) AS {sql_name(RAW + column)}")
+        value = f"CAST({value} AS {'VARCHAR[]' if kind.endswith('[]') else 'VARCHAR'})"
+        if column in files.ids:  # an empty text is no id, as in CSV
+            value = f"nullif({value}, '')"
+        columns.append(f"{value} AS {sql_name(RAW + column)}")
     return _select(columns, f"read_parquet([{paths}]{_filename(many)})", many)
 
 

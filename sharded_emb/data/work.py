@@ -22,12 +22,13 @@ _QUIET_SECONDS = 5.0
 class EngineConfig(Frozen):
     """The key `prepare`: what computes a dataset, and how much it may take.
 
-    memory_limit: of DuckDB, as `4GB`; what does not fit is spilled to the disk; null for .8 of the machine. The process
-    takes up to a gigabyte more. threads: null for all cores. temp: the folder to spill to, null for one beside `data`.
-    progress: say on stderr what takes longer than a few seconds.
+    engine: `duckdb` in this process, or `spark` (extra `[spark]`, needs Java): DuckDB reads the files in both cases,
+    and both give the same dataset. memory_limit: of DuckDB, and of Spark's driver, as `4GB`; what does not fit is
+    spilled to the disk; null for .8 of the machine. The process takes up to a gigabyte more. threads: null for all
+    cores. temp: the folder to spill to, null for one beside `data`. progress: say on stderr what takes long.
     """
 
-    engine: Literal["duckdb"] = "duckdb"
+    engine: Literal["duckdb", "spark"] = "duckdb"
     memory_limit: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]i?B$")
     threads: PositiveInt | None = None
     temp: str | None = None
@@ -104,8 +105,20 @@ class Work:
     extend: Dataset | None = None
     facts: dict[str, int] = field(default_factory=dict)
 
+    def adopt(self, table: str) -> Any:
+        """A table that the reader has made, as one of the backend, with `position`: the order of its rows."""
+        found = self.reader.table(table)
+        found = found.mutate(position=found.rowid())
+        if self.backend is self.reader:
+            return found
+        file = self.scratch / f"{table}.parquet"
+        found.to_parquet(file)
+        self.reader.raw_sql(f"DROP TABLE {table}")
+        return self.backend.read_parquet(file, table_name=table)
+
     def drop(self, *tables: str) -> None:
         """Gives back the room of tables that are not read again."""
         for table in tables:
             # not drop_table of Ibis, whose statement newer sqlglot empties
-            self.backend.raw_sql(f"DROP TABLE IF EXISTS {table}")
+            kind = "VIEW" if (self.scratch / f"{table}.parquet").exists() else "TABLE"
+            self.backend.raw_sql(f"DROP {kind} IF EXISTS {table}")

@@ -85,6 +85,8 @@ def test_a_run_goes_on_with_the_host_that_is_left_and_takes_the_other_in_again(
 ) -> None:
     first, second = hosts
     words = ("train", f"data={tiny_data}", *SMALL, "lost_seconds=10", "checkpoint.every_steps=10", "steps=600")
+    # with weights that stay, a loss says which samples it is of, however sums on fewer ranks are rounded
+    words += ("embedding_optimizer.lr=1e-9", "dense_optimizer.lr=1e-9")
     straight, run = tmp_path / "straight", tmp_path / "elastic"
     alone = first.launch(tmp_path / "alone.log", first.address, *words, f"run={straight}", HOSTS="1")
     ended_within(alone, 120)
@@ -109,4 +111,4 @@ def test_a_run_goes_on_with_the_host_that_is_left_and_takes_the_other_in_again(
         assert started.returncode == 0, said(tmp_path)
     want, found = losses(straight), losses(run)
     assert [*found] == [*range(1, 601)]
-    assert [found[step] for step in found] == pytest.approx([want[step] for step in found], abs=1e-4)
+    assert [found[step] for step in found] == pytest.approx([want[step] for step in found], abs=1e-5)

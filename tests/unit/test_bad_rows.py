@@ -84,7 +84,7 @@ def test_a_broken_line_of_json_is_one_bad_row(tmp_path: Path) -> None:
     assert dataset.manifest.counts["events"] == 4
 
 
-@pytest.mark.parametrize("user", ["1.5", "true", "null", '{"a": 1}', "[1]", "18446744073709551617", "1e3"])
+@pytest.mark.parametrize("user", ["1.5", "true", "null", '""', '{"a": 1}', "[1]", "18446744073709551617", "1e3"])
 def test_a_json_value_that_is_no_id_is_a_bad_row(user: str, tmp_path: Path) -> None:
     raw = tmp_path / "log.jsonl"
     lines = [f'{{"user": {each}, "item": "a", "time": 1}}' for each in ("1", user, "9223372036854775807", '"1e3"')]
@@ -117,6 +117,13 @@ def test_parquet_ids_that_are_floats_are_whole_numbers_or_bad_rows(tmp_path: Pat
     dataset = made(raw, tmp_path / "data", max_bad_rows=4)
     assert dataset.raw_ids("user").to_pylist()[2:] == [-3, 1, 2]
     assert [row["line"] for row in listed(dataset.folder)] == [3, 4, 5, 6]
+
+
+def test_an_empty_text_is_no_id_in_parquet_either(tmp_path: Path) -> None:
+    raw = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"user": ["u", "", "v"], "item": ["a", "b", ""], "time": [1, 2, 3]}), raw)
+    dataset = made(raw, tmp_path / "data", max_bad_rows=2)
+    assert dataset.manifest.counts == {"users": 1, "items": 1, "events": 1}
 
 
 def test_parquet_columns_that_cannot_be_ids_are_an_error(tmp_path: Path) -> None:

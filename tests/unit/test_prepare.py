@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sharded_emb.data import prepare as prepare_module
 from sharded_emb.data.atomic import AtomicFiles
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.prepare import prepare
 from sharded_emb.data.sequence_text import SequenceText
+from sharded_emb.data.work import EngineConfig, How
 from sharded_emb.errors import InputError
 
 
@@ -95,15 +95,11 @@ def test_ids_that_a_number_would_change_stay_text(tmp_path: Path) -> None:
     assert made(SequenceText(raw=raw), tmp_path / "data").raw_ids("item").to_pylist()[2:] == ["7", "+7", "007"]
 
 
-def test_the_same_log_gives_the_same_folder_whatever_the_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_log_gives_the_same_folder_whatever_the_threads(tmp_path: Path) -> None:
     rows = [f"{i * 7919 % 101},{i * 104729 % 997},{i * 31 % 50}" for i in range(20_000)]
     raw = log(tmp_path, "user,item,time\n" + "\n".join(rows) + "\n")
-    made(EventLog(raw=raw), tmp_path / "many")
-    connect = prepare_module.ibis.duckdb.connect
-    monkeypatch.setattr(prepare_module.ibis.duckdb, "connect", lambda *a, **k: connect(*a, **k, threads=1))
-    made(EventLog(raw=raw), tmp_path / "one")
+    for name, threads in (("many", 4), ("one", 1)):
+        made(EventLog(raw=raw), tmp_path / name, how=How(EngineConfig(threads=threads)))
     assert hashes(tmp_path / "many") == hashes(tmp_path / "one")
 
 

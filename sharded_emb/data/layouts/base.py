@@ -86,4 +86,4 @@ def count_ties(events: Any, work: Any) -> None:
     last = at.group_by(FIRST).agg(together=at.together.argmax(at[TIME] + at[FRACTION]))
     users = last.agg(users=(last.together > 1).sum())
     for fact, found in (("tied_events", tied.events), ("users_whose_last_event_is_tied", users.users)):
-        work.facts[fact] = work.facts.get(fact, 0) + int(found.as_scalar().execute() or 0)
+        work.facts[fact] = work.facts.get(fact, 0) + int(found.as_scalar().to_pyarrow().as_py() or 0)

@@ -61,7 +61,9 @@ def _event_at(events: Any, place: int) -> dict[str, Any]:
     for count in counts:
         if place < count["n"]:
             inside = binned.filter(binned["bin"] == count["bin"])
-            found = inside.select(list(ORDER)).order_by(list(ORDER)).limit(1, offset=place)
+            # the last of the first ones: Ibis gives an offset on Spark one column too many
+            first = inside.select(list(ORDER)).order_by(list(ORDER)).limit(place + 1)
+            found = first.order_by([ibis.desc(column) for column in ORDER]).limit(1)
             return found.to_pyarrow().to_pylist()[0]
         place -= count["n"]
     raise InputError("dataset.raw: want events to split, got none")

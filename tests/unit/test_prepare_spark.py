@@ -1,0 +1,99 @@
+"""Spark gives the dataset that DuckDB gives. Needs the extra [spark] and Java, else it is skipped and says so."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharded_emb.data.atomic import AtomicFiles
+from sharded_emb.data.base import DatasetConfig
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.layouts.labelled_events import LabelledEvents
+from sharded_emb.data.layouts.next_item import NextItem
+from sharded_emb.data.prepare import prepare
+from sharded_emb.data.work import EngineConfig, How
+from sharded_emb.errors import InputError
+
+SPARK = How(EngineConfig(engine="spark", threads=2, memory_limit="1GB"))
+needs_pyspark = pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="the extra [spark] is not there")
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not there")
+
+
+def same(config: DatasetConfig, folder: Path) -> Dataset:
+    """The dataset of DuckDB, once Spark has given the same one."""
+    prepare(config, folder / "duckdb", seed=0, overwrite=False)
+    prepare(config, folder / "spark", seed=0, overwrite=False, how=SPARK)
+    one, other = Dataset.open(folder / "duckdb"), Dataset.open(folder / "spark")
+    assert one.manifest == other.manifest
+    for split in one.manifest.splits:
+        assert one.split(split).equals(other.split(split)), split
+    for table in one.manifest.vocabularies:
+        assert one.vocabulary(table).equals(other.vocabulary(table)), table
+    assert one.item_attributes().equals(other.item_attributes())
+    assert sorted(entry.name for entry in folder.iterdir()) == ["duckdb", "spark"]
+    return one
+
+
+@needs_pyspark
+@needs_java
+def test_sequences_of_ml100k_are_the_same_from_spark(real_data: Path, tmp_path: Path) -> None:
+    attributes = {"genres": {"of": "item", "column": "class"}, "rating": {"of": "event", "number": True}}
+    values: dict[str, Any] = {"raw": str(real_data / "ml-100k"), "attributes": attributes, "min_item_events": 5}
+    dataset = same(AtomicFiles.model_validate(values), tmp_path)
+    assert dataset.manifest.counts["users"] == 943
+
+
+@needs_pyspark
+@needs_java
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout",
+    [
+        NextItem(split="by_time", session_gap_seconds=3600),
+        NextItem(split="by_user"),
+        LabelledEvents(label="rating", threshold=4, histories={"items": "positive", "all": "all"}, history_length=5),
+    ],
+    ids=["by time, sessions", "by user", "labelled"],
+)
+def test_layouts_are_the_same_from_spark(layout: Any, real_data: Path, tmp_path: Path) -> None:
+    attributes = {"age": {"of": "user", "edges": [18, 40]}, "genres": {"of": "item", "column": "class"}}
+    values = {"raw": str(real_data / "ml-100k"), "attributes": attributes, "layout": layout, "ties": "random"}
+    same(AtomicFiles.model_validate(values), tmp_path)
+
+
+@needs_pyspark
+@needs_java
+def test_bad_rows_and_dates_are_the_same_from_spark(tmp_path: Path) -> None:
+    times = ["5", "1.5", "1970-01-01T00:00:09.25Z", "soon", "nan", "", "1970-01-01", "-3", "9223372036854775808"]
+    lines = [f"u{i % 2},i{i},{time}" for i, time in enumerate(times)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "log.csv").write_text("user,item,time\n" + "\n".join([*lines, "u1,short"]) + "\n")
+    config = EventLog(raw=str(tmp_path / "in"), max_bad_rows=10)
+    (tmp_path / "out").mkdir()
+    dataset = same(config, tmp_path / "out")
+    assert dataset.manifest.bad_rows == {"dataset.raw": 1, "dataset.time": 4}
+
+
+def test_spark_without_pyspark_says_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "pyspark"] + ["pyspark", "pyspark.sql"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "log.csv").write_text("user,item,time\nu,a,1\n")
+    message = r"^prepare\.engine: want pyspark for spark, got none; pip install 'sharded-emb\[spark\]'$"
+    with pytest.raises(InputError, match=message):
+        prepare(EventLog(raw=str(tmp_path / "log.csv")), tmp_path / "data", seed=0, overwrite=False, how=SPARK)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log.csv"]
+
+
+@needs_pyspark
+def test_spark_without_java_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    (tmp_path / "log.csv").write_text("user,item,time\nu,a,1\n")
+    with pytest.raises(
+        InputError, match=r"^prepare\.engine: want Java for spark, got none: .*; apt-get install openjdk-17"
+    ):
+        prepare(EventLog(raw=str(tmp_path / "log.csv")), tmp_path / "data", seed=0, overwrite=False, how=SPARK)
