@@ -43,7 +43,8 @@ class NotFiniteLossError(RunFailedError):
 
     def with_batch(self, path: Path) -> "NotFiniteLossError":
         """The same, which says where the batch has been written."""
-        self.args = (f"{self.said}; no weight has moved; the batch is in {path}; look at it, or lower learning rates",)
+        what = "look at it, or lower the learning rates"
+        self.args = (f"{self.said}; no weight has moved; the batch is in {path}; {what}",)
         return self
 
 
