@@ -67,7 +67,7 @@ def train(learner: Learner, source: Source, collate: Collate, steps: int) -> lis
     for number, pieces in enumerate(_batches(learner, source, collate, steps), start=1):
         place = learner.sharded.place
         (weight,) = all_sums([sum(batch.loss_weight for batch in pieces)], place)
-        losses.append(learner.step(pieces, max(weight, 1.0), number))
+        losses.append(learner.step(pieces, weight or 1.0, number))
     return losses
 
 

@@ -101,9 +101,12 @@ def draw(config: BERT4Rec, samples: list[int], lengths: list[int], seed: int = 0
 
 
 def test_what_is_hidden_belongs_to_seed_step_and_sample_and_not_to_the_batch() -> None:
-    config, lengths = BERT4Rec(hidden_share=0.5), [9, 4, 12]
+    config, lengths = BERT4Rec(hidden_share=0.5, last_only=0.5), [9, 4, 12]
     together = draw(config, [7, 8, 90], lengths)
     assert draw(config, [90, 7], [12, 9]) == [together[2], together[0]]
+    for sample in range(40):  # whatever the longest row beside it
+        alone = draw(config, [sample], [5])
+        assert draw(config, [99, sample], [17, 5])[1:] == alone
     assert draw(config, [7, 8, 90], lengths) == together
     for seed, step in ((1, 1), (0, 2)):
         assert draw(config, [7, 8, 90], lengths, seed, step) != together
