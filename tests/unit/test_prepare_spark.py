@@ -1,7 +1,10 @@
 """Spark gives the dataset that DuckDB gives. Needs the extra [spark] and Java, else it is skipped and says so."""
 
 import importlib.util
+import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,12 +91,27 @@ def test_spark_without_pyspark_says_what_installs_it(tmp_path: Path, monkeypatch
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log.csv"]
 
 
+_WITHOUT_JAVA = """
+import sys
+from pathlib import Path
+from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.prepare import prepare
+from sharded_emb.data.work import EngineConfig, How
+from sharded_emb.errors import InputError
+
+how = How(EngineConfig(engine="spark"))
+try:
+    prepare(EventLog(raw=sys.argv[1]), Path(sys.argv[2]), seed=0, overwrite=False, how=how)
+except InputError as error:
+    print(error)
+"""
+
+
 @needs_pyspark
-def test_spark_without_java_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+def test_spark_without_java_names_it(tmp_path: Path) -> None:
+    # in a process of its own: a Java that was started once serves all sessions of a process
     (tmp_path / "log.csv").write_text("user,item,time\nu,a,1\n")
-    with pytest.raises(
-        InputError, match=r"^prepare\.engine: want Java for spark, got none: .*; apt-get install openjdk-17"
-    ):
-        prepare(EventLog(raw=str(tmp_path / "log.csv")), tmp_path / "data", seed=0, overwrite=False, how=SPARK)
+    command = [sys.executable, "-c", _WITHOUT_JAVA, str(tmp_path / "log.csv"), str(tmp_path / "data")]
+    environment = {"PATH": str(tmp_path), "JAVA_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    assert re.match(r"prepare\.engine: want Java for spark, got none: .*; apt-get install openjdk-17", ran.stdout)
