@@ -101,7 +101,7 @@ def test_two_ranks_lose_the_same_as_one(beauty: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-5)
     one, two = (result(tmp_path / name)["metrics"]["test"] for name in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-3)
-    assert {log.name for log in (tmp_path / "two" / "log").iterdir()} == {"rank-0.log", "rank-1.log"}
+    assert {log.name for log in (tmp_path / "two" / "log").glob("*.log")} == {"rank-0.log", "rank-1.log"}
 
 
 def test_din_learns_clicks_from_ml100k(real_data: Path, tmp_path: Path) -> None:
