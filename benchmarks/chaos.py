@@ -6,21 +6,18 @@ python benchmarks/chaos.py --runs 3 --seed 7     # some, only printed
 
 import argparse
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.distributed import chaos_cases  # noqa: E402
-from tests.distributed.next_item_cases import write_dataset  # noqa: E402
+from benchmarks.machine import ROOT, measured_at
+from tests.distributed import chaos_cases
+from tests.distributed.next_item_cases import write_dataset
 
 RUNS = 30
 
@@ -47,16 +44,13 @@ def main() -> None:
 
 def report(found: Sequence[chaos_cases.Outcome], seconds: float) -> str:
     """What the report file holds."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     phases = sum((outcome.killed for outcome in found), Counter())
     wrong = [outcome for outcome in found if outcome.differing]
     return "\n".join(
         [
             "# Chaos",
             "",
-            f"`python benchmarks/chaos.py`, {date.today()}, commit {commit}, {os.cpu_count()} CPU cores "
-            f"({platform.machine()}, busy), one thread a rank; {seconds / 60:.0f} minutes.",
+            f"`python benchmarks/chaos.py`, {measured_at()}, one thread a rank; {seconds / 60:.0f} minutes.",
             "",
             f"{len(found)} runs on {chaos_cases.RANKS} ranks, started {sum(o.starts for o in found)} times and killed "
             f"{sum(phases.values())} times by SIGKILL. {len(wrong)} differ by a bit from the straight run: tables, "

@@ -6,7 +6,6 @@ python benchmarks/checkpoint_speed.py --gigabytes 0.5    # only printed
 
 import argparse
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -15,20 +14,19 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from datetime import date
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sharded_emb.config.build import Built  # noqa: E402
-from sharded_emb.distributed.process_group import Place, process_group  # noqa: E402
-from sharded_emb.training import checkpoint_entries as entries  # noqa: E402
-from sharded_emb.training.checkpoint import Checkpoints  # noqa: E402
-from sharded_emb.training.checkpoint_config import CheckpointConfig  # noqa: E402
-from tests.distributed import next_item_cases as cases  # noqa: E402
+from benchmarks.machine import ROOT, measured_at
+from sharded_emb.config.build import Built
+from sharded_emb.distributed.process_group import Place, process_group
+from sharded_emb.training import checkpoint_entries as entries
+from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.checkpoint_config import CheckpointConfig
+from tests.distributed import next_item_cases as cases
 
 WHOLE_GB, DIM, TURNS = 4.0, 64, 3
 SAID = {
@@ -118,8 +116,6 @@ def _forget(file: Path) -> None:
 
 def report(found: Mapping[str, float], gigabytes: float) -> str:
     """What the report file holds."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     beside = {"save": "dd write", "load": "dd read", "pause": "copy", "background": "dd write"}
     rows = []
     for name, said in SAID.items():
@@ -129,8 +125,8 @@ def report(found: Mapping[str, float], gigabytes: float) -> str:
         [
             "# Saving and loading",
             "",
-            f"`python benchmarks/checkpoint_speed.py --gigabytes {gigabytes:g}`, {date.today()}, commit {commit}, "
-            f"{os.cpu_count()} CPU cores ({platform.machine()}, busy), one process, one thread, table of "
+            f"`python benchmarks/checkpoint_speed.py --gigabytes {gigabytes:g}`, {measured_at()}, "
+            f"one process, one thread, table of "
             f"{gigabytes:g} GB (dim {DIM}) with row-wise Adagrad; medians of {TURNS} turns.",
             "",
             "| | seconds | GB/s | |",

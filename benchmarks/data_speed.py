@@ -8,15 +8,13 @@ all work is in the one thread that is timed. CPU seconds, so that busy cores do 
 """
 
 import argparse
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.machine import measured_at
 from sharded_emb.data.collate import Collate, Reading
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, write_manifest
@@ -138,7 +137,7 @@ def plain(samples: list[dict[str, Any]], size: int) -> None:
                 found[name] = torch.tensor([row[name] for row in rows])
         return found
 
-    for _ in DataLoader(samples, size, shuffle=True, collate_fn=collate):  # type: ignore[arg-type]
+    for _ in DataLoader(samples, size, shuffle=True, collate_fn=collate):
         pass
 
 
@@ -156,8 +155,8 @@ def measured(case: Case, rows: int, folder: Path) -> list[str]:
     samples = pa.table(case.columns).slice(0, LISTED).to_pylist()
     works: dict[str, Callable[[], object]] = {"a bare pyarrow read": lambda: bare(dataset, case)}
     for size in SIZES:
-        works[f"batches of {size:,}"] = lambda size=size: epoch(dataset, case, size)  # type: ignore[misc]
-        works[f"a DataLoader, {size:,}"] = lambda size=size: plain(samples, size)  # type: ignore[misc]
+        works[f"batches of {size:,}"] = partial(epoch, dataset, case, size)
+        works[f"a DataLoader, {size:,}"] = partial(plain, samples, size)
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(TURNS):
         for name, work in works.items():
@@ -187,12 +186,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     lines = [
         "# From Parquet to batches",
         "",
-        f"`python {' '.join(sys.argv)}`, {date.today()}, commit {commit.stdout.strip()}, one thread of "
-        f"{platform.machine()}, torch {torch.__version__}, pyarrow {pa.__version__}; CPU seconds, medians of {TURNS} "
+        f"`python {' '.join(sys.argv)}`, {measured_at()}, "
+        f"one thread, torch {torch.__version__}, pyarrow {pa.__version__}; CPU seconds, medians of {TURNS} "
         "turns.",
     ]
     for case in cases(options.rows):

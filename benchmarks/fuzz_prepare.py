@@ -10,11 +10,7 @@ a row that nobody wrote is a wrong row.
 
 import argparse
 import collections
-import datetime
-import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.damage import Case, make_case
+from benchmarks.machine import measured_at
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.prepare import prepare
@@ -103,7 +100,6 @@ def _wrong_rows(dataset: Dataset, case: Case) -> str:
 
 def report(endings: list[Ending], asked: argparse.Namespace, seconds: float) -> str:
     """A table of endings by kind of damage, and everything that must not be."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     names = ["refused", "left out", "whole", "traceback", "wrong row", "uncounted", "slow"]
     table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for ending in endings:
@@ -113,8 +109,8 @@ def report(endings: list[Ending], asked: argparse.Namespace, seconds: float) -> 
     lines = [
         "# Damaged inputs for prepare",
         "",
-        f"`python benchmarks/fuzz_prepare.py --cases {len(endings)} --first {asked.first}`, {platform.machine()} with "
-        f"{os.cpu_count()} CPU cores, commit {commit.stdout.strip()}, {datetime.date.today()}, {seconds:.0f} s in all, "
+        f"`python benchmarks/fuzz_prepare.py --cases {len(endings)} --first {asked.first}`, "
+        f"{measured_at()}, {seconds:.0f} s in all, "
         f"the slowest case {max(ending.seconds for ending in endings):.1f} s.",
         "",
         f"{len(endings):,} inputs, each with up to three kinds of damage. *refused*: an error with its key; *left "

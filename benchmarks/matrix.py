@@ -5,23 +5,19 @@ python benchmarks/matrix.py --sample 40 --seed 1       # some, only printed
 """
 
 import argparse
-import os
-import platform
 import random
-import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from datetime import date
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.distributed import matrix_cases  # noqa: E402
-from tests.distributed.ranks import on_one_rank, run_ranks  # noqa: E402
+from benchmarks.machine import ROOT, measured_at
+from tests.distributed import matrix_cases
+from tests.distributed.ranks import on_one_rank, run_ranks
 
 
 def main() -> None:
@@ -92,20 +88,14 @@ def measure(cases: list[matrix_cases.Case]) -> Found:
     return found
 
 
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def report(found: Found, seconds: float) -> str:
     """Markdown."""
-    commit, dirty = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     tolerances = ", ".join(f"{dtype} {tolerance:g}" for dtype, tolerance in matrix_cases.TOLERANCES.items())
     lines = [
         "# Sharded tables against plain PyTorch",
         "",
-        f"`python benchmarks/matrix.py`, {date.today().isoformat()}, commit {commit}"
-        f"{' with changes' if dirty else ''}, torch {torch.__version__}, {os.cpu_count()} CPU cores "
-        f"({platform.machine()}), one thread a rank; {seconds / 60:.0f} minutes.",
+        f"`python benchmarks/matrix.py`, {measured_at()}, torch "
+        f"{torch.__version__}, one thread a rank; {seconds / 60:.0f} minutes.",
         "",
         f"{found.cases} cases trained for {matrix_cases.STEPS} steps by the real trainer on 1, 2 or 4 ranks (two hosts "
         f"of two) and by hand-written PyTorch in one process; {found.refused.total()} refused at start; "

@@ -10,40 +10,36 @@ with the costs of TorchRec's estimator in place of ours: then only the search di
 
 import argparse
 import multiprocessing
-import os
-import platform
-import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology  # noqa: E402
-from torchrec.distributed.planner.enumerators import EmbeddingEnumerator  # noqa: E402
-from torchrec.distributed.planner.types import ShardingOption  # noqa: E402
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.types import ShardingOption
 
-from sharded_emb.distributed.communication import EXACT  # noqa: E402
-from sharded_emb.distributed.plan import place_tables  # noqa: E402
-from sharded_emb.distributed.sharders import BagSharder  # noqa: E402
-from sharded_emb.embeddings.lookup import Embeddings  # noqa: E402
-from sharded_emb.embeddings.updates import Step, with_updates  # noqa: E402
-from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad  # noqa: E402
-from sharded_emb.planning.cluster import Cluster, Rates  # noqa: E402
-from sharded_emb.planning.estimates import Costs  # noqa: E402
-from sharded_emb.planning.loads import Loads  # noqa: E402
-from sharded_emb.planning.options import Option  # noqa: E402
-from sharded_emb.planning.outcome import Outcome  # noqa: E402
-from sharded_emb.planning.search import Choice, find  # noqa: E402
-from sharded_emb.planning.shapes import Placement, Ranks, Shard  # noqa: E402
-from sharded_emb.planning.sizes import Workload  # noqa: E402
-from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve  # noqa: E402
+from benchmarks.machine import ROOT, measured_at
+from sharded_emb.distributed.communication import EXACT
+from sharded_emb.distributed.plan import place_tables
+from sharded_emb.distributed.sharders import BagSharder
+from sharded_emb.embeddings.lookup import Embeddings
+from sharded_emb.embeddings.updates import Step, with_updates
+from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
+from sharded_emb.planning.cluster import Cluster, Rates
+from sharded_emb.planning.estimates import Costs
+from sharded_emb.planning.loads import Loads
+from sharded_emb.planning.options import Option
+from sharded_emb.planning.outcome import Outcome
+from sharded_emb.planning.search import Choice, find
+from sharded_emb.planning.shapes import Placement, Ranks, Shard
+from sharded_emb.planning.sizes import Workload
+from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 
 CASES = ((8, 1), (22, 1), (22, 8), (26, 16), (300, 8), (1000, 8), (300, 128))
 BATCH_PER_RANK = 1024
@@ -225,14 +221,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     limit = arguments.torchrec_seconds or 180
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     lines = [
         "# Our planner beside TorchRec's",
         "",
-        f"`python benchmarks/planner.py`, {date.today()}, commit {commit}, {os.cpu_count()} CPU cores "
-        f"({platform.machine()}), one thread, no GPU. Hosts of 8 described H100 of 80 GB; {BATCH_PER_RANK:,} samples a "
+        f"`python benchmarks/planner.py`, {measured_at()}, "
+        f"one thread, no GPU. Hosts of 8 described H100 of 80 GB; {BATCH_PER_RANK:,} samples a "
         "rank; row-wise Adagrad, so that both may use table_wise, row_wise and table_row_wise. Times of a step are "
         "predictions, in milliseconds: by our estimator (latency of exchanges included), and by TorchRec's "
         "(`EmbeddingPerfEstimator`, the slowest rank), each of both plans.",

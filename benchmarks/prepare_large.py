@@ -7,9 +7,7 @@ process of `prepare` is watched and ended once it takes more than --gigabytes, a
 """
 
 import argparse
-import datetime
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -24,6 +22,10 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import measured_at
 
 ROWS_AT_ONCE = 1_000_000
 USERS_PER_EVENT, ITEMS_PER_EVENT = 0.01, 0.005
@@ -135,13 +137,11 @@ def _measured(asked: argparse.Namespace, work: Path) -> str:
     ]
     seconds, peak = watched(command, int(asked.gigabytes * GIGABYTE))
     counts = check(data, asked.events)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     lines = [
         "# prepare on a log larger than memory",
         "",
         f"`python benchmarks/prepare_large.py --events {asked.events} --memory-limit {asked.memory_limit} --threads "
-        f"{asked.threads}`, {platform.machine()} with {os.cpu_count()} CPU cores, commit {commit.stdout.strip()}, "
-        f"{datetime.date.today()}",
+        f"{asked.threads}`, {measured_at()}",
         "",
         "| | |",
         "|---|---|",

@@ -11,18 +11,19 @@ benchmarks/reports/EXPERIMENT.md. Every number comes from files that the command
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import ROOT, measured_at
+
 SHOWN = ("ndcg@10", "hit_rate@10", "mrr", "auc", "log_loss", "accuracy")
 
 
@@ -80,15 +81,7 @@ def values(metrics: dict[str, Any], splits: list[str], names: list[str]) -> list
 
 
 def machine() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    changed = " with uncommitted changes" if git("status", "--porcelain", "--", "sharded_emb", "conf") else ""
-    commit = git("rev-parse", "--short", "HEAD") + changed
-    return (
-        f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU, commit {commit}, {date.today()}, "
-        "one thread a process; seconds from the raw file to the result."
-    )
+    return f"{measured_at()}, no GPU, one thread a process; seconds from the raw file to the result."
 
 
 def main() -> None:

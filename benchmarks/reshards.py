@@ -5,27 +5,23 @@ python benchmarks/reshards.py --sample 60 --seed 1       # some, only printed
 """
 
 import argparse
-import os
-import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.distributed import reshard_cases  # noqa: E402
-from tests.distributed.ranks import on_one_rank, run_ranks  # noqa: E402
-from tests.distributed.reshard_cases import KINDS, WORLDS, Reshard  # noqa: E402
+from benchmarks.machine import ROOT, measured_at
+from tests.distributed import reshard_cases
+from tests.distributed.ranks import on_one_rank, run_ranks
+from tests.distributed.reshard_cases import KINDS, WORLDS, Reshard
 
 
 def main() -> None:
@@ -74,15 +70,12 @@ def everywhere(function: Callable[..., Any], world: str, *arguments: Any) -> lis
 
 def report(found: dict[Reshard, list[str]], seconds: float) -> tuple[str, list[str]]:
     """What the report file holds, and what differs."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     wrong = [f"{reshard}: {', '.join(odd)}" for reshard, odd in found.items() if odd]
     sizes = Counter(reshard.kind for reshard in found)
     lines = [
         "# Reshards",
         "",
-        f"`python benchmarks/reshards.py`, {date.today()}, commit {commit}, {os.cpu_count()} CPU cores "
-        f"({platform.machine()}, busy), one thread a rank; {seconds / 60:.0f} minutes.",
+        f"`python benchmarks/reshards.py`, {measured_at()}, one thread a rank; {seconds / 60:.0f} minutes.",
         "",
         f"{len(found)} reshards: trained and saved on one of {len(WORLDS)} worlds ({', '.join(WORLDS)} ranks, the last "
         f"on two hosts) under one sharding type, loaded on one of them under another. {len(wrong)} differ by a bit "

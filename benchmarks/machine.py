@@ -1,0 +1,16 @@
+"""What a report says of where its numbers come from."""
+
+import os
+import platform
+import subprocess
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def measured_at() -> str:
+    """`2026-11-25, commit 1a2b3c4, 2 CPU cores (x86_64)`; a commit with changes that are not in it ends with -dirty."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--match="]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    return f"{date.today()}, commit {commit}, {os.cpu_count()} CPU cores ({platform.machine()})"
