@@ -8,22 +8,10 @@ from torch import Tensor
 from sharded_emb.config.run import RunConfig
 from sharded_emb.data.collate import Reading
 from sharded_emb.data.columns import Int64s
-from sharded_emb.data.window import Split
+from sharded_emb.data.window import Split, frequencies
 from sharded_emb.losses.base import NOTHING_SEEN, BinaryLossConfig, NextItemLossConfig, Seen
 from sharded_emb.models.base import Drawn, NextItemConfig
 from sharded_emb.tables import Table
-from sharded_emb.vocabulary_rows import FIRST_ROW
-
-_MEGABYTES_AT_ONCE = 32  # of the split
-
-
-def frequencies(train: Split, column: str, rows: int) -> Tensor:
-    """How often each row of the item table is an event of a column, float64 (N); what is no item counts nothing."""
-    counts_N = np.zeros(rows, np.int64)
-    for extents in train.spans(_MEGABYTES_AT_ONCE):
-        values = train.window([column], extents).columns[column].all_values()
-        counts_N += np.bincount(values[(values >= FIRST_ROW) & (values < rows)], minlength=rows)
-    return torch.from_numpy(counts_N.astype(np.float64))
 
 
 def item_table(config: RunConfig) -> str | None:
@@ -44,7 +32,8 @@ def seen_before(config: RunConfig, tables: list[Table], train: Split) -> Seen:
     if rows is None or not isinstance(config.loss, NextItemLossConfig) or "counts_N" not in config.loss.asks_for:
         return NOTHING_SEEN
     assert isinstance(config.model, NextItemConfig)
-    return Seen(counts_N=frequencies(train, config.features[config.model.history].column, rows))
+    counts_N = frequencies(train, config.features[config.model.history].column, rows)
+    return Seen(counts_N=torch.from_numpy(counts_N.astype(np.float64)))
 
 
 def make_reading(config: RunConfig, tables: list[Table], seen: Seen) -> Reading:

@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.extents import Extents
+from sharded_emb.vocabulary_rows import FIRST_ROW
+
+_MEGABYTES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,15 @@ class LengthsOf:
             lengths = window.columns[name].lengths_of(places)
             total += lengths if limit is None else np.minimum(lengths, limit)
         return total
+
+
+def frequencies(split: Split, column: str, rows: int) -> Int64s:
+    """How often each row of a table is an event of a column (N); what is no item counts nothing."""
+    counts_N = np.zeros(rows, np.int64)
+    for extents in split.spans(_MEGABYTES_AT_ONCE):
+        values = split.window([column], extents).columns[column].all_values()
+        counts_N += np.bincount(values[(values >= FIRST_ROW) & (values < rows)], minlength=rows)
+    return counts_N
 
 
 def nobody() -> Int64s:

@@ -17,8 +17,8 @@ from sharded_emb.data.collate import Bags, Collate, check_ids
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.unknown_ids import as_rows, out_of_range
-from sharded_emb.data.window import Window, nobody
-from sharded_emb.distributed.agree import all_sums, all_values
+from sharded_emb.data.window import Window, frequencies, nobody
+from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.lists import ListSums
 from sharded_emb.metrics.lists import means as lists_means
@@ -72,7 +72,7 @@ class BinaryEvaluator:
         """The user of each row of a split, where the data have a column of that name."""
         if "user" not in self.scoring.dataset.columns:
             return None
-        found = [window.columns["user"].values for window in self.scoring.windows(split, ["user"])]
+        found = [window.columns["user"].all_values() for window in self.scoring.windows(split, ["user"])]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
     @torch.no_grad()
@@ -163,11 +163,8 @@ class NextItemEvaluator:
 
     def _train_counts(self) -> Tensor:
         """How often each row of the item table is an event of the train split."""
-        counts_N = np.zeros(self.table.rows, dtype=np.int64)
-        for window in self.scoring.windows("train", [self.column]):
-            values = window.columns[self.column].values
-            counts_N += np.bincount(values[(values >= 0) & (values < self.table.rows)], minlength=self.table.rows)
-        return torch.from_numpy(counts_N)
+        with together(self.scoring.place):
+            return torch.from_numpy(frequencies(self.scoring.flat.split("train"), self.column, self.table.rows))
 
     def ranks(self, split: str) -> Iterator[tuple[Int64s, dict[str, Tensor]]]:
         """By batch of this rank: rows of the split, and by name of the evaluation the rank of each row's target."""
