@@ -17,9 +17,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import Batch, Extent
 from sharded_emb.distributed.agree import all_values
-from sharded_emb.distributed.phases import STEP, Phases, named, phases
+from sharded_emb.distributed.phases import STEP, Phases, named, phases, watching
 from sharded_emb.distributed.plan import make_plan, present
-from sharded_emb.distributed.process_group import Place, quiet_profiler
+from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
 from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.embeddings.updates import Step, with_updates
@@ -138,16 +138,13 @@ def _sharded(table: Table, place: Place) -> Sharded:
 
 def _measured(sharded: Sharded, work: Workload, effort: Effort, place: Place) -> Times:
     """Seconds of a step: of the slowest lookup, and of the exchanges of the rank that waits least for the others."""
-    quiet_profiler()
     (table,) = sharded.embeddings.tables.values()
     draw = torch.Generator().manual_seed(place.rank)
     seen = []
     for step in range(effort.steps + 3):  # the first ones allocate
         batch = _batch(table, work, place, draw)
         dist.barrier(group=place.control)
-        kinds = [torch.profiler.ProfilerActivity.CPU]
-        kinds += [torch.profiler.ProfilerActivity.CUDA] if place.device.type == "cuda" else []
-        with torch.profiler.profile(activities=kinds) as profiler:
+        with watching(place.device.type) as profiler:
             with named(STEP):
                 sharded.parallel(batch).backward()
             if place.device.type == "cuda":

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from torch.autograd.profiler import record_function
 from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile
+
+from sharded_emb.distributed.process_group import quiet_profiler
 
 DATA, STEP, UPDATE, EXCHANGE = (f"sharded_emb: {what}" for what in ("data", "step", "table update", "exchange"))
 PHASES = ("data", "id_exchange", "lookup", "vector_exchange", "dense", "optimizer", "idle")
@@ -36,6 +39,13 @@ _NAMES = {
 def named(what: str) -> record_function:
     """A range that the profiler sees; costs some microseconds where there is none."""
     return record_function(what)
+
+
+def watching(device_type: str) -> profile:
+    """A profiler of what `phases` reads, to be started."""
+    quiet_profiler()
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device_type == "cuda" else [])]
+    return profile(activities=kinds)
 
 
 @dataclass(frozen=True)

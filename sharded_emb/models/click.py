@@ -1,11 +1,20 @@
-"""What models of click-through rates have in common: which features they read, and how they may be missing."""
+"""What models of click-through rates have in common: which features they read, how they may be missing, and the frame
+of those that ask each history for the interest in an item.
 
-from collections.abc import Mapping, Sequence
+B  rows    D  dim of the item table
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from pydantic import Field, PositiveInt
+from torch import Tensor, nn
 
+from sharded_emb.batch import Embedded
 from sharded_emb.errors import nearest
+from sharded_emb.layers.fields import dims_by_feature
+from sharded_emb.layers.mlp import mlp
 from sharded_emb.models.base import ModelConfig, sequence_problems
 from sharded_emb.tables import FeatureConfig, Table, TableConfig
 
@@ -69,3 +78,30 @@ class HistoriesConfig(ModelConfig):
 def pooled_names(tables: Sequence[Table]) -> list[str]:
     """The pooled features, in the order of their names."""
     return sorted(f.name for table in tables for f in table.features if f.pooled)
+
+
+class InterestModel(nn.Module):
+    """What each history says of the item in question, beside all pooled features, into a net.
+
+    make_reader: for a dim, a module of a history and the target (B, D) that gives the interest (B, D).
+    """
+
+    def __init__(
+        self, config: HistoriesConfig, tables: Sequence[Table], make_reader: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        dims, self.pooled = dims_by_feature(tables), pooled_names(tables)
+        self.histories, self.target = config.histories, config.target
+        dim = dims[config.target]
+        self.readers = nn.ModuleDict({name: make_reader(dim) for name in self.histories})
+        width = sum(dims[name] for name in self.pooled) + 2 * dim * len(self.histories)
+        self.net = mlp((width, *config.hidden), config.dropout)
+
+    def forward(self, embedded: Embedded) -> Tensor:
+        """The logit (B) of each row."""
+        target_BD = embedded.pooled[self.target]
+        parts = [embedded.pooled[name] for name in self.pooled]
+        for name in self.histories:
+            interest_BD = self.readers[name](embedded.sequences[name], target_BD)
+            parts += [interest_BD, interest_BD * target_BD]
+        return self.net(torch.cat(parts, 1))[:, 0]

@@ -1,15 +1,20 @@
 """What most next-item models have in common: how a state is compared with an item, and a vector or bias a place.
 
-B  rows    S  events with a successor    N  items    D  dim
+B  rows    L  longest row    S  events with a successor    N  items    D  dim
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from pydantic import PositiveFloat
-from torch import Tensor
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharded_emb.batch import Jagged
+from sharded_emb.layers.attention import init_linear
+from sharded_emb.layers.jagged import pad
 from sharded_emb.models.base import NextItemConfig, NextItemModel
 from sharded_emb.tables import FeatureConfig, Table, TableConfig
 
@@ -60,6 +65,18 @@ class PlacedConfig(ComparedConfig):
         return table.dim, feature.max_length
 
 
+class BlocksConfig(PlacedConfig):
+    """blocks, heads, hidden (width of the feed-forward net), dropout: of the blocks.
+
+    max_length is that of the history feature: longer histories cannot be told apart by place.
+    """
+
+    blocks: PositiveInt = 2
+    heads: PositiveInt = 1
+    hidden: PositiveInt = 256
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+
 class ComparedModel(NextItemModel):
     """States and items as their similarity has them; `encode` of a subclass ends with `compared`."""
 
@@ -75,3 +92,27 @@ class ComparedModel(NextItemModel):
     def items(self, vectors_ND: Tensor) -> Tensor:
         """Unit vectors for cosine scores."""
         return F.normalize(vectors_ND, dim=-1) if self.cosine else vectors_ND
+
+
+class CausalModel(ComparedModel):
+    """Item vectors plus a vector of the place, causal blocks, a last norm.
+
+    make_block: a block for vectors of a dim, (B, L, D) to the same shape.
+    """
+
+    def __init__(self, config: BlocksConfig, tables: Sequence[Table], make_block: Callable[[int], nn.Module]) -> None:
+        super().__init__(config)
+        dim, max_length = config.shape(tables)
+        self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(make_block(dim) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(dim)
+        init_linear(self, std=0.5 / math.sqrt(dim))
+
+    def encode(self, events: Jagged) -> Tensor:
+        """The state (S, D) after each event."""
+        padded = pad(events)
+        x_BLD = self.dropout(padded.values_BLD + self.places_LD[: padded.values_BLD.shape[1]])
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        return self.compared(self.norm(padded.unpad(x_BLD)))

@@ -7,46 +7,23 @@ in question, follows the interest in it.
 B  rows    L  longest row    D  dim of the item table
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from sharded_emb.batch import Embedded, Jagged
-from sharded_emb.layers.fields import dims_by_feature
+from sharded_emb.batch import Jagged
 from sharded_emb.layers.jagged import pad
-from sharded_emb.layers.mlp import mlp
-from sharded_emb.models.click import HistoriesConfig, pooled_names
+from sharded_emb.models.click import HistoriesConfig, InterestModel
 from sharded_emb.tables import Table
 
 
 class DIEN(HistoriesConfig):
     """hidden: widths of the layers of the final net."""
 
-    def build(self, tables: Sequence[Table]) -> nn.Module:
+    def build(self, tables: Sequence[Table]) -> InterestModel:
         """The module."""
-        return DIENModel(self, dims_by_feature(tables), pooled_names(tables))
-
-
-class DIENModel(nn.Module):
-    """The interest at the end of each history, beside all pooled features, into a net."""
-
-    def __init__(self, config: DIEN, dims: Mapping[str, int], pooled: Sequence[str]) -> None:
-        super().__init__()
-        self.histories, self.target, self.pooled = config.histories, config.target, list(pooled)
-        dim = dims[config.target]
-        self.interests = nn.ModuleDict({name: InterestEvolution(dim) for name in self.histories})
-        width = sum(dims[name] for name in pooled) + 2 * dim * len(self.histories)
-        self.net = mlp((width, *config.hidden), config.dropout)
-
-    def forward(self, embedded: Embedded) -> Tensor:
-        """The logit (B) of each row."""
-        target_BD = embedded.pooled[self.target]
-        parts = [embedded.pooled[name] for name in self.pooled]
-        for name in self.histories:
-            interest_BD = self.interests[name](embedded.sequences[name], target_BD)
-            parts += [interest_BD, interest_BD * target_BD]
-        return self.net(torch.cat(parts, 1))[:, 0]
+        return InterestModel(self, tables, InterestEvolution)
 
 
 class InterestEvolution(nn.Module):

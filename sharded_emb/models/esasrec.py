@@ -4,55 +4,29 @@ The block is that of LiGR (Borisyuk et al., "From features to transformers", 202
 add is gated by what they are added to; the net is a SwiGLU (Shazeer, 2020). The loss is a slot of its own:
 `loss=sampled_softmax`.
 
-    B  rows    L  longest row    S  events with a successor    D  dim
+    B  rows    L  longest row    D  dim
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharded_emb.batch import Jagged
-from sharded_emb.layers.attention import init_linear, self_attention
-from sharded_emb.layers.jagged import pad
-from sharded_emb.models.compared import ComparedModel, PlacedConfig
+from sharded_emb.layers.attention import self_attention
+from sharded_emb.models.compared import BlocksConfig, CausalModel
 from sharded_emb.tables import Table
 
 
-class ESASRec(PlacedConfig):
-    """blocks, heads, hidden (width of the gated net), dropout: of the blocks."""
+class ESASRec(BlocksConfig):
+    """LiGR blocks; hidden is the width of their gated nets."""
 
     blocks: PositiveInt = 1
-    heads: PositiveInt = 1
-    hidden: PositiveInt = 256
-    dropout: float = Field(default=0.2, ge=0, lt=1)
 
-    def build(self, tables: Sequence[Table]) -> ComparedModel:
+    def build(self, tables: Sequence[Table]) -> CausalModel:
         """The module."""
-        return ESASRecModel(self, *self.shape(tables))
-
-
-class ESASRecModel(ComparedModel):
-    """Item vectors plus a vector of the place, gated blocks, a last norm."""
-
-    def __init__(self, config: ESASRec, dim: int, max_length: int) -> None:
-        super().__init__(config)
-        self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(LiGRBlock(config, dim) for _ in range(config.blocks))
-        self.norm = nn.LayerNorm(dim)
-        init_linear(self, std=0.5 / math.sqrt(dim))
-
-    def encode(self, events: Jagged) -> Tensor:
-        """The state (S, D) after each event."""
-        padded = pad(events)
-        x_BLD = self.dropout(padded.values_BLD + self.places_LD[: padded.values_BLD.shape[1]])
-        for block in self.blocks:
-            x_BLD = block(x_BLD)
-        return self.compared(self.norm(padded.unpad(x_BLD)))
+        return CausalModel(self, tables, lambda dim: LiGRBlock(self, dim))
 
 
 class LiGRBlock(nn.Module):

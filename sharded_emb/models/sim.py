@@ -7,18 +7,17 @@ vectors of the item table, which need no second lookup.
 B  rows    L  longest row    K  events that are found    D  dim of the item table
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from sharded_emb.batch import Embedded, Jagged
-from sharded_emb.layers.fields import dims_by_feature
+from sharded_emb.batch import Jagged
 from sharded_emb.layers.jagged import pad
-from sharded_emb.layers.mlp import mlp
-from sharded_emb.models.click import HistoriesConfig, pooled_names
+from sharded_emb.models.click import HistoriesConfig, InterestModel
+from sharded_emb.models.din import AttentionUnit
 from sharded_emb.tables import Table
 
 
@@ -30,9 +29,9 @@ class SIM(HistoriesConfig):
     found: PositiveInt = 20
     attention_hidden: tuple[PositiveInt, ...] = (64,)
 
-    def build(self, tables: Sequence[Table]) -> nn.Module:
+    def build(self, tables: Sequence[Table]) -> InterestModel:
         """The module."""
-        return SIMModel(self, dims_by_feature(tables), pooled_names(tables))
+        return InterestModel(self, tables, lambda dim: SearchedAttention(dim, self.attention_hidden, self.found))
 
 
 def search(events: Jagged, target_BD: Tensor, found: int) -> tuple[Tensor, Tensor]:
@@ -46,28 +45,16 @@ def search(events: Jagged, target_BD: Tensor, found: int) -> tuple[Tensor, Tenso
     return values_BLD.gather(1, at_BK[:, :, None].expand(-1, -1, values_BLD.shape[2])), inside_BL.gather(1, at_BK)
 
 
-class SIMModel(nn.Module):
-    """Found events weighted by their attention to the target, beside all pooled features, into a net."""
+class SearchedAttention(AttentionUnit):
+    """DIN's unit over the events that are found."""
 
-    def __init__(self, config: SIM, dims: Mapping[str, int], pooled: Sequence[str]) -> None:
-        super().__init__()
-        self.histories, self.target, self.pooled = config.histories, config.target, list(pooled)
-        self.found = config.found
-        dim = dims[config.target]
-        self.attention = nn.ModuleDict({name: mlp((4 * dim, *config.attention_hidden), 0.0) for name in self.histories})
-        width = sum(dims[name] for name in pooled) + 2 * dim * len(self.histories)
-        self.net = mlp((width, *config.hidden), config.dropout)
+    def __init__(self, dim: int, hidden: Sequence[int], found: int) -> None:
+        super().__init__(dim, hidden)
+        self.found = found
 
-    def forward(self, embedded: Embedded) -> Tensor:
-        """The logit (B) of each row."""
-        target_BD = embedded.pooled[self.target]
-        parts = [embedded.pooled[name] for name in self.pooled]
-        for name in self.histories:
-            seen_BKD, there_BK = search(embedded.sequences[name], target_BD, self.found)
-            target_BKD = target_BD[:, None].expand_as(seen_BKD)
-            pair = torch.cat([seen_BKD, target_BKD, seen_BKD - target_BKD, seen_BKD * target_BKD], 2)
-            weight_BK = torch.sigmoid(self.attention[name](pair)[:, :, 0]) * there_BK
-            interest_BD = (weight_BK[:, :, None] * seen_BKD).sum(1) / there_BK.sum(1, keepdim=True).clamp(min=1)
-            interest_BD = F.layer_norm(interest_BD, interest_BD.shape[1:])
-            parts += [interest_BD, interest_BD * target_BD]
-        return self.net(torch.cat(parts, 1))[:, 0]
+    def forward(self, history: Jagged, target_BD: Tensor) -> Tensor:
+        """The interest (B, D), normalized; zeros for a row without events."""
+        seen_BKD, there_BK = search(history, target_BD, self.found)
+        weight_BK1 = self.weights(seen_BKD, target_BD[:, None].expand_as(seen_BKD)) * there_BK[:, :, None]
+        interest_BD = (weight_BK1 * seen_BKD).sum(1) / there_BK.sum(1, keepdim=True).clamp(min=1)
+        return F.layer_norm(interest_BD, interest_BD.shape[1:])

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
 from pydantic import NonNegativeInt
-from torch.profiler import ProfilerActivity
+from torch.profiler import profile
 
 from sharded_emb.component import Frozen
-from sharded_emb.distributed.phases import Phases, phases
-from sharded_emb.distributed.process_group import Place, quiet_profiler
+from sharded_emb.distributed.phases import Phases, phases, watching
+from sharded_emb.distributed.process_group import Place
 
 
 class ProfileConfig(Frozen):
@@ -32,7 +31,7 @@ class Profile:
         self.config, self.place, self.trace = config, place, trace if config.trace else None
         self.phases: Phases | None = None
         self._ended = 0
-        self._profiler: torch.profiler.profile | None = None
+        self._profiler: profile | None = None
         if config.after_steps == 0:
             self._begin()
 
@@ -58,8 +57,5 @@ class Profile:
 
     def _begin(self) -> None:
         if self.config.steps:
-            quiet_profiler()
-            cuda = self.place.device.type == "cuda"
-            kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-            self._profiler = torch.profiler.profile(activities=kinds)
+            self._profiler = watching(self.place.device.type)
             self._profiler.start()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharded_emb.batch import Extent, Jagged
-from sharded_emb.config.build import Built
+from sharded_emb.config.build import Built, resolve_tables
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.validate import validate
 from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, VocabularyInfo, write_manifest
@@ -21,7 +21,7 @@ from sharded_emb.distributed.local_shards import fused_states
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.initializers import Normal, hashed_uniform, stream_key
-from sharded_emb.models.sasrec import SASRecModel
+from sharded_emb.models.compared import CausalModel
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.against import of_baseline, of_model
 from sharded_emb.training.checkpoint import Checkpoints
@@ -216,7 +216,7 @@ def train_plain(folder: Path, loss: str) -> tuple[list[float], Tensor]:
     table[0] = 0
     table.requires_grad_()
     torch.manual_seed(SEED)
-    model = SASRecModel(run.model, DIM, 6)  # type: ignore[arg-type]
+    model: Any = run.model.build(resolve_tables(run, Dataset.open(folder), None))
     dense = run.dense_optimizer.build(model.parameters(), torch.device("cpu"))
     adagrad = torch.optim.Adagrad([table], lr=0.1, eps=1e-8, initial_accumulator_value=0.1)
     source = plain_source()
@@ -242,7 +242,7 @@ def plain_source() -> Any:
     return Source(np.ones(USERS, dtype=np.int64), BatchesConfig(), 7, SEED)
 
 
-def _plain_loss(run: RunConfig, model: SASRecModel, table: Tensor, rows: list[list[int]], step: int) -> Tensor:
+def _plain_loss(run: RunConfig, model: CausalModel, table: Tensor, rows: list[list[int]], step: int) -> Tensor:
     """The mean cross-entropy over all events with a successor, one row at a time."""
     candidates = run.loss.candidates(ITEMS, SEED, step)  # type: ignore[attr-defined]
     losses = []

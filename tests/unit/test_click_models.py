@@ -171,7 +171,7 @@ def slow_bst(model: Any, pooled: dict[str, Tensor], events: dict[str, Tensor]) -
 def slow_dien(model: Any, pooled: dict[str, Tensor], events: dict[str, Tensor]) -> Tensor:
     parts = [pooled[name] for name in sorted(pooled)]
     for name, seen_LD in events.items():
-        net, state_D = model.interests[name], torch.zeros(D)
+        net, state_D = model.readers[name], torch.zeros(D)
         if len(seen_LD):
             cell, state, found = nn.GRUCell(D, D), torch.zeros(D), []
             cell.load_state_dict({f"{w}": getattr(net.extract, f"{w}_l0") for w in cell.state_dict()})
@@ -196,7 +196,7 @@ def slow_sim(model: Any, pooled: dict[str, Tensor], events: dict[str, Tensor]) -
         interest_D = torch.zeros(D)
         for seen_D in best:
             pair = torch.cat([seen_D, target_D, seen_D - target_D, seen_D * target_D])
-            interest_D = interest_D + torch.sigmoid(model.attention[name](pair)) * seen_D / len(best)
+            interest_D = interest_D + torch.sigmoid(model.readers[name].net(pair)) * seen_D / len(best)
         interest_D = F.layer_norm(interest_D, (D,))
         parts += [interest_D, interest_D * target_D]
     return model.net(torch.cat(parts))[0]

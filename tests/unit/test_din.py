@@ -65,7 +65,7 @@ def slow_logit(model: nn.Module, pooled: dict[str, Tensor], histories: dict[str,
         interest_D = torch.zeros(D)
         for seen_D in events:
             pair = torch.cat([seen_D, target_D, seen_D - target_D, seen_D * target_D])
-            weight = torch.sigmoid(model.get_submodule(f"attention.{name}")(pair))
+            weight = torch.sigmoid(model.get_submodule(f"readers.{name}.net")(pair))
             interest_D = interest_D + weight * seen_D / len(events)
         interest_D = (interest_D - interest_D.mean()) / (interest_D.var(unbiased=False) + 1e-5).sqrt()
         parts += [interest_D, interest_D * target_D]
