@@ -11,10 +11,12 @@ from functools import reduce
 from typing import Any
 
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
 
 from sharded_emb.distributed.communication import Communication
+from sharded_emb.distributed.direct import Direct, parts_of
 from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
 from sharded_emb.embeddings.lookup import Embeddings
 
@@ -49,6 +51,24 @@ def take_over(embeddings: Embeddings) -> list[LocalRows]:
     return found
 
 
+def pool_single_ids(embeddings: Embeddings) -> None:
+    """Lets the fused kernels that do not pool sum bags of one id each: for CPUs, where FBGEMM's own backward pass for
+    such kernels takes up to 25 times as long.
+    """
+    for kernel in _kernels(embeddings):
+        parts = kernel.config.embedding_tables
+        if isinstance(kernel, BatchedFusedEmbedding) and embeddings.tables[parts[0].name].update == "fused":
+            kernel.emb_module.pooling_mode = PoolingMode.SUM
+            kernel.emb_module.forward = BagsOfOne(kernel.emb_module.forward, kernel.config.num_features())
+
+
+def ask_directly(embeddings: Embeddings) -> None:
+    """Lets lookups ask the kernels of this rank, which has all of every table and needs no exchange."""
+    for name, collection in embeddings.collections().items():
+        kernels = [(kernel.emb_module, parts_of(kernel)) for kernel in _of(collection)]
+        embeddings.direct[name] = Direct(kernels, pooled=collection is embeddings.pooled)
+
+
 def tell_steps(embeddings: Embeddings, steps: int) -> None:
     """Sets the number of steps behind every kernel, by which Adam corrects its moments.
 
@@ -65,7 +85,7 @@ def agree_on_dtypes(embeddings: Embeddings, communication: Communication) -> Non
     A rank sends what its own tables give, or float32 if it holds none, and expects the same of the others: where that
     differs, the exchange is torn apart.
     """
-    for collection in _collections(embeddings):
+    for collection in embeddings.collections().values():
         by_type = getattr(collection, "_sharding_type_to_sharding", None)
         exchanges = collection._embedding_shardings if by_type is None else by_type.values()
         for sharding, lookup in zip(exchanges, collection._lookups, strict=True):
@@ -76,16 +96,16 @@ def agree_on_dtypes(embeddings: Embeddings, communication: Communication) -> Non
             lookup.forward = Converted(lookup.forward, dtype)
 
 
-def _collections(embeddings: Embeddings) -> list[Any]:
-    return [*([embeddings.pooled] if embeddings.pooled is not None else []), *embeddings.unpooled.values()]
-
-
 def _kernels(embeddings: Embeddings) -> Iterator[Any]:
-    for collection in _collections(embeddings):
-        for lookup in collection._lookups:  # TorchRec keeps them out of the module tree
-            for module in lookup.modules():
-                if isinstance(module, BatchedFusedEmbedding | BatchedFusedEmbeddingBag):
-                    yield module
+    for collection in embeddings.collections().values():
+        yield from _of(collection)
+
+
+def _of(collection: Any) -> Iterator[Any]:
+    for lookup in collection._lookups:  # TorchRec keeps them out of the module tree
+        for module in lookup.modules():
+            if isinstance(module, BatchedFusedEmbedding | BatchedFusedEmbeddingBag):
+                yield module
 
 
 class Converted:
@@ -98,6 +118,28 @@ class Converted:
     def __call__(self, *features: Any) -> Tensor:
         """The vectors that are sent."""
         return self.forward(*features).to(self.dtype)
+
+
+class BagsOfOne:
+    """In place of the forward pass of a kernel that does not pool. sums: that of one that does, of as many features."""
+
+    def __init__(self, sums: Callable[..., Tensor], features: int) -> None:
+        self.sums = sums
+        self.features = features
+
+    def __call__(self, indices: Tensor, offsets: Tensor) -> Tensor:
+        """Vectors (N, D) of all ids, feature by feature."""
+        if self.features == 1:
+            return self.sums(indices, torch.arange(len(indices) + 1))
+        starts_F1 = offsets[:: (len(offsets) - 1) // self.features]
+        counts_F = starts_F1.diff()
+        # the kernel wants as many bags of every feature: those that are too many are empty
+        bag_B = torch.arange(int(counts_F.max()))
+        begins_FB = starts_F1[:-1, None] + torch.minimum(bag_B, counts_F[:, None])
+        sums_BFD = self.sums(indices, torch.cat([begins_FB.flatten(), starts_F1[-1:]])).unflatten(
+            1, (self.features, -1)
+        )
+        return sums_BFD.transpose(0, 1)[bag_B < counts_F[:, None]]
 
 
 class Lookup:

@@ -42,11 +42,6 @@ def fused_parts(fused: KeyedOptimizer) -> Iterator[tuple[str, Tensor, int]]:
 
 def sharded_weights(embeddings: Embeddings) -> Iterator[tuple[str, Any]]:
     """Name and weights of every sharded table."""
-    for collection in collections(embeddings):
+    for collection in embeddings.collections().values():
         for key, weight in collection.state_dict().items():
             yield key.split(".")[-2], weight
-
-
-def collections(embeddings: Embeddings) -> list[Any]:
-    """TorchRec's, those that there are."""
-    return [*([embeddings.pooled] if embeddings.pooled is not None else []), *embeddings.unpooled.values()]

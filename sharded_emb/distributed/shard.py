@@ -4,7 +4,7 @@ R, C  rows and columns of one shard
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,8 +26,16 @@ from sharded_emb.distributed.agree import all_values, together
 from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.communication import EXACT
 from sharded_emb.distributed.cuts import ALONG_HOSTS
-from sharded_emb.distributed.kernels import agree_on_dtypes, take_over, tell_steps, unfused_rate
-from sharded_emb.distributed.local_shards import LocalShard, collections, fused_parts, fused_states, sharded_weights
+from sharded_emb.distributed.dense import DenseAverage
+from sharded_emb.distributed.kernels import (
+    agree_on_dtypes,
+    ask_directly,
+    pool_single_ids,
+    take_over,
+    tell_steps,
+    unfused_rate,
+)
+from sharded_emb.distributed.local_shards import LocalShard, fused_parts, fused_states, sharded_weights
 from sharded_emb.distributed.plan import Plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.replicas import make_replicas
@@ -43,13 +51,17 @@ from sharded_emb.pretrained import WeightsFile
 _ROWS_AT_ONCE = 1 << 18  # bounds the scratch memory of filling
 
 
+def _done_already() -> None:
+    """Where DDP averages, or one process is alone."""
+
+
 @dataclass
 class Sharded:
     """A model after sharding.
 
     parallel is what the training step calls. fused: the optimizers of the tables that FBGEMM updates in the backward
-    pass. updates: those of all other tables. collisions: which ids have which rows, of managed tables. seed: of the
-    initial rows, see `fill`.
+    pass. updates: those of all other tables. collisions: which ids have which rows, of managed tables. average: makes
+    gradients of dense weights those of all ranks, after the last backward pass. seed: of the initial rows, see `fill`.
     """
 
     parallel: DistributedModelParallel
@@ -57,6 +69,7 @@ class Sharded:
     updates: TableUpdates
     collisions: Collisions
     place: Place
+    average: Callable[[], None] = _done_already
     seed: int = 0
 
     @property
@@ -84,7 +97,7 @@ class Sharded:
 
     def dense(self) -> dict[str, nn.Module]:
         """Everything that is trained and no table, by name."""
-        return {name: self.plain.get_submodule(name) for name in ("poolings", "model")}
+        return {name: module for name, module in self.plain.named_children() if name != "embeddings"}
 
     def dense_parameters(self) -> list[nn.Parameter]:
         """Those of `dense`."""
@@ -128,19 +141,23 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         kernel, arguments = table.optimizer.kernel() if table.update == "fused" else unfused
         _apply_optimizer_in_backward(kernel, [parameter], arguments)
     replicas = make_replicas(place, plan.replicas)
-    # DDP lays its buckets out anew after a first step, unless it looks for unused parameters. Where sums of several
-    # ranks are added up depends on that, and a run that is resumed has a first step more
-    fixed = place.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+    # DDP overlaps its exchange with the backward pass, but not every run of it adds up in the same order
+    overlapped = place.device.type != "cpu" and not torch.are_deterministic_algorithms_enabled()
     parallel = DistributedModelParallel(
         model,
         device=place.device,
         plan=plan.torchrec(embeddings, "embeddings", place, replicas.first_rank),
         sharders=sharders(plan.communication, plan.block_width, replicas.inside),
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=not fixed, find_unused_parameters=fixed),
+        init_data_parallel=overlapped,
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
     )
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)
     taken = take_over(embeddings)
+    if place.device.type == "cpu":
+        pool_single_ids(embeddings)
+    if replicas.inside.ranks == 1:
+        ask_directly(embeddings)
     for name, weight in sharded_weights(embeddings):
         assert all(s.tensor.dtype == DTYPES[embeddings.tables[name].dtype] for s in weight.local_shards()), name
     agree_on_dtypes(embeddings, plan.communication)
@@ -150,13 +167,16 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
     # whatever slipped through here would never be updated
     assert Counter(part.table.name for part in taken) == waiting
-    return Sharded(
+    sharded = Sharded(
         parallel=parallel,
         fused=parallel.fused_optimizer,
         updates=TableUpdates(taken, [module.local for module in replicated], place, plan.communication, replicas),
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
+    if not overlapped:
+        sharded.average = DenseAverage(sharded.dense_parameters(), place).average
+    return sharded
 
 
 def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded:
@@ -165,7 +185,7 @@ def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded
     place: with a world of one, of which no other process knows.
     """
     assert place.world_size == 1
-    assert not collections(embeddings)
+    assert not embeddings.collections()
     replicated = [cast(ReplicatedTable, module).local for module in embeddings.replicated.values()]
     return Sharded(
         parallel=cast(DistributedModelParallel, model),
@@ -201,7 +221,7 @@ def require_same_hosts(plan: Plan, place: Place) -> None:
 
 def _weights(embeddings: Embeddings) -> Iterator[tuple[str, nn.Parameter]]:
     """Table name and weights of the collections, before sharding."""
-    for collection in collections(embeddings):
+    for collection in embeddings.collections().values():
         for key, parameter in collection.named_parameters():
             yield key.split(".")[-2], parameter
 

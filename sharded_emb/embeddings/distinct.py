@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.tables import Table
 
@@ -31,12 +31,12 @@ class Distinct:
         names = [table.name for table in tables]
         self.ids = KeyedJaggedTensor(keys=names, values=torch.cat(values), lengths=torch.cat(lengths))
 
-    def spread(self, found: dict[str, JaggedTensor]) -> dict[str, Tensor]:
+    def spread(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """By feature the vectors of all its ids, of those by table that were looked up."""
         vectors: dict[str, Tensor] = {}
         for table in self.tables:
             # in float32, in which the gradients of what was repeated are added up
-            vectors_ND = found[table.name].values().float().index_select(0, self._where[table.name])
+            vectors_ND = found[table.name].float().index_select(0, self._where[table.name])
             parts = vectors_ND.split([self.sizes[feature.name] for feature in table.features])
             vectors |= {feature.name: part for feature, part in zip(table.features, parts, strict=True)}
         return vectors

@@ -7,7 +7,8 @@ are wrong under several plans. Data-parallel tables are whole on every rank and 
 they are plain tensors here, which also avoids FBGEMM's dense CPU kernel for sequences (it corrupts memory).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ class Embeddings(nn.Module):
 
     tables: those that hold weights, by name. pooled: an EmbeddingBagCollection of sums, or None. unpooled:
     EmbeddingCollections by dim, which TorchRec wants alike within one. replicated: data-parallel tables by name.
-    distinct_ids: the unpooled ones are asked for each id once. Sharding replaces pooled and unpooled in place.
+    distinct_ids: the unpooled ones are asked for each id once. Sharding replaces pooled and unpooled in place. direct:
+    of collections, what answers instead of them, by feature.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Embeddings(nn.Module):
         self.distinct_ids = distinct_ids
         self.features = {f.name: (f, table) for table in tables for f in table.features}
         self.order: list[str] | None = None  # of features, as the first batch has them
+        self.direct: dict[str, Callable[[KeyedJaggedTensor], dict[str, Tensor]]] = {}
         self.composed = [table for table in tables if table.parts]
         tables = held(tables)
         self.tables = {table.name: table for table in tables}
@@ -77,20 +80,30 @@ class Embeddings(nn.Module):
             self.unpooled[f"dim_{dim}"] = EmbeddingCollection(configs, device=torch.device("meta"))
             self._of_unpooled[f"dim_{dim}"] = same_dim
 
+    def collections(self) -> dict[str, Any]:
+        """Those of TorchRec, by name."""
+        return {**({} if self.pooled is None else {"pooled": self.pooled}), **self.unpooled}
+
     def forward(self, batch: Batch) -> Embedded:
         """Vectors by feature name, those that wait for `Poolings` among the sequences; see `Embedded`."""
         ids = batch.ids
         self.order = self.order or ids.keys()
         # TorchRec keeps the places of the first batch, and reads other features there if they change
         assert ids.keys() == self.order
-        # all collections are asked before any answer is awaited, so that their exchanges overlap
-        sums = None if self.pooled is None else self.pooled(ids)
         asked = {name: Distinct(tables, ids) for name, tables in self._of_unpooled.items() if self.distinct_ids}
-        answers = {name: collection(asked[name].ids if asked else ids) for name, collection in self.unpooled.items()}
-        pooled: dict[str, Tensor] = {} if sums is None else dict(sums.to_dict())
+        # all collections are asked before any answer is awaited, so that their exchanges overlap
+        answers = {
+            name: self.direct.get(name, collection)(asked[name].ids if name in asked else ids)
+            for name, collection in self.collections().items()
+        }
+        pooled: dict[str, Tensor] = {}
         vectors: dict[str, Tensor] = {}
         for name, answer in answers.items():
-            vectors |= asked[name].spread(answer) if asked else {each: rows.values() for each, rows in answer.items()}
+            if name == "pooled":
+                pooled = dict(answer if self.direct else answer.to_dict())
+                continue
+            found = dict(answer) if self.direct else {each: rows.values() for each, rows in answer.items()}
+            vectors |= asked[name].spread(found) if asked else found
         for name in self.replicated:
             (pooled if self.tables[name].pooled else vectors).update(self._of_replicated(name, ids))
         read = {name: ids[name] for name in ids.keys()}  # noqa: SIM118 (no mapping)
@@ -120,8 +133,10 @@ class Embeddings(nn.Module):
     def _sequence(self, name: str, values_TD: Tensor, ids: JaggedTensor, batch: Batch) -> Jagged:
         padding_row = self.features[name][1].padding_row
         if padding_row is not None:
-            # the row is zero from the start; the mask keeps gradients out of it
-            values_TD = values_TD * (ids.values() != padding_row)[:, None]
+            # the row is zero from the start; the mask keeps gradients out of it. Asking a GPU would be to wait for it
+            real_T = ids.values() != padding_row
+            if values_TD.device.type != "cpu" or not real_T.all():
+                values_TD = values_TD * real_T[:, None]
         lengths_B, numbers_T = ids.lengths().to(torch.int64), batch.numbers.get(name)
         return Jagged(values_TD.float(), ids.values(), lengths_B, batch.extents[name], numbers_T)
 

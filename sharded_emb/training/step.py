@@ -84,6 +84,7 @@ class Learner:
                 self.tell("backward")
             # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
             (loss_sum * (place.world_size / global_weight)).backward()
+        self.sharded.average()
         self.tell("update")
         weights = [weight for group in self.dense.param_groups for weight in group["params"]]
         self.sharded.updates.step([w.grad for w in weights if w.grad is not None], self.stepping.clip_norm)

@@ -5,11 +5,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharded_emb.batch import Batch, Embedded
 from sharded_emb.component import Frozen
 from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.embeddings.poolings import Poolings
+from sharded_emb.errors import InputError
 from sharded_emb.losses.base import Loss
 from sharded_emb.models.base import NextItem
 
@@ -27,12 +29,16 @@ PLAIN = DenseConfig()
 
 
 class Trainee(nn.Module):
-    """A batch to the weighted sum of its losses on this rank, a scalar."""
+    """A batch to the weighted sum of its losses on this rank, a scalar.
+
+    Raises InputError for a model whose numbers depend on how rows are dealt to ranks.
+    """
 
     def __init__(
         self, embeddings: Embeddings, poolings: Poolings, model: nn.Module, loss: Loss, dense: DenseConfig = PLAIN
     ) -> None:
         super().__init__()
+        _require_rows_apart(model)
         self.embeddings = embeddings
         self.poolings = poolings
         self.model = model
@@ -53,3 +59,12 @@ class Trainee(nn.Module):
             vectors = {name: getattr(output, name).float() for name in ("states_SD", "positives_SD", "candidates_KD")}
             return replace(output, **vectors)
         return output.float()
+
+
+def _require_rows_apart(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            raise InputError(
+                f"model: want each row computed from itself alone, got {type(module).__name__} in {name}, whose "
+                "statistics are those of one rank's rows, another number of which gives another model; use nn.LayerNorm"
+            )

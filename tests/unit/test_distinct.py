@@ -1,7 +1,7 @@
 """Each id of a table once: what is asked for, and who gets which vector and gradient."""
 
 import torch
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.embeddings.distinct import Distinct
 from sharded_emb.optim.sgd import SGD
@@ -33,7 +33,7 @@ def test_every_id_has_its_vector_and_gradients_of_what_was_repeated_add_up() -> 
     distinct = Distinct(TABLES, batch(BATCH))
     rows = torch.arange(36.0).view(9, 4).requires_grad_()
     answers = {name: rows[distinct.ids[name].values()] for name in ("item", "word")}
-    found = distinct.spread({n: JaggedTensor(v, lengths=distinct.ids[n].lengths()) for n, v in answers.items()})
+    found = distinct.spread(answers)
     for name, bags in BATCH.items():
         assert torch.equal(found[name], rows[[i for bag in bags for i in bag]])
     (found["liked"].sum() + 10 * found["seen"].sum() + 100 * found["words"].sum()).backward()
@@ -43,6 +43,5 @@ def test_every_id_has_its_vector_and_gradients_of_what_was_repeated_add_up() -> 
 
 def test_a_batch_without_any_id_asks_for_none() -> None:
     distinct = Distinct(TABLES, batch({name: [[], []] for name in BATCH}))
-    nothing = JaggedTensor(torch.zeros(0, 4), lengths=torch.zeros(2, dtype=torch.int64))
-    found = distinct.spread({"item": nothing, "word": nothing})
+    found = distinct.spread({"item": torch.zeros(0, 4), "word": torch.zeros(0, 4)})
     assert {name: vectors.shape for name, vectors in found.items()} == dict.fromkeys(BATCH, (0, 4))

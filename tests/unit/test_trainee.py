@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sharded_emb.batch import CANDIDATES, Embedded
+from sharded_emb.errors import InputError
 from sharded_emb.models.base import NextItem
 from sharded_emb.training.trainee import DenseConfig, Trainee
 from tests.unit import test_click_models as click
@@ -56,3 +57,9 @@ def test_a_click_model_in_bf16(name: str) -> None:
     near([found], [exact])
     assert not torch.equal(found, exact)
     near(gradients, exact_gradients)
+
+
+def test_a_model_that_mixes_rows_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with pytest.raises(InputError, match=r"^model: want each row computed from itself alone, got BatchNorm1d in 1, "):
+        Trainee(nn.Identity(), nn.Identity(), model, Kept())  # type: ignore[arg-type]

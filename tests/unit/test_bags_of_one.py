@@ -1,0 +1,59 @@
+"""Vectors of ids, asked for as sums of bags of one id: FBGEMM's own kernel without pooling is the slow twin."""
+
+from typing import Any
+
+import pytest
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
+from torch import Tensor
+
+from sharded_emb.distributed.kernels import BagsOfOne
+
+DIM = 8
+
+
+def kernel(tables: list[int]) -> Any:
+    """Without pooling. tables: of each feature."""
+    spec = [(rows, DIM, EmbeddingLocation.HOST, ComputeDevice.CPU) for rows in (5, 7)[: max(tables) + 1]]
+    made: Any = SplitTableBatchedEmbeddingBagsCodegen(
+        spec,
+        feature_table_map=tables,
+        pooling_mode=PoolingMode.NONE,
+        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        learning_rate=0.1,
+    )
+    draw = torch.Generator().manual_seed(0)
+    for weight in made.split_embedding_weights():
+        weight.copy_(torch.randn(weight.shape, generator=draw))
+    return made
+
+
+def step(made: Any, ids: list[list[list[int]]], forward: Any) -> tuple[Tensor, list[Tensor]]:
+    """Vectors of a step, and all rows after it. ids: of each feature by sample."""
+    values = torch.tensor([value for feature in ids for bag in feature for value in bag], dtype=torch.int64)
+    lengths = torch.tensor([len(bag) for feature in ids for bag in feature])
+    found = forward(indices=values, offsets=torch.nn.functional.pad(lengths.cumsum(0), (1, 0)))
+    found.backward(torch.sin(torch.arange(found.numel()).float()).view_as(found))
+    return found.detach(), [weight.clone() for weight in made.split_embedding_weights()]
+
+
+@pytest.mark.parametrize(
+    ("tables", "ids"),
+    [
+        ([0], [[[1, 4, 1], [], [0]]]),
+        ([0, 0], [[[1, 4, 1], [2], []], [[], [4, 4], [3]]]),  # as a history and its candidates
+        ([0, 1], [[[3], [3], [3]], [[], [], []]]),
+        ([0, 0, 1], [[[1], [2], [3]], [[1], [2], [3]], [[1], [2], [3]]]),  # as parts of columns on one rank
+    ],
+)
+def test_bags_of_one_id_are_the_vectors_of_the_ids(tables: list[int], ids: list[list[list[int]]]) -> None:
+    slow, fast = kernel(tables), kernel(tables)
+    vectors, rows = step(slow, ids, slow.forward)
+    fast.pooling_mode = PoolingMode.SUM
+    found, found_rows = step(fast, ids, BagsOfOne(fast.forward, len(tables)))
+    assert torch.equal(found, vectors)
+    for one, other in zip(found_rows, rows, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    assert not torch.equal(rows[tables[0]], kernel(tables).split_embedding_weights()[tables[0]])
