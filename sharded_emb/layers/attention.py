@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharded_emb.layers.dropout import Dropout
+
 
 def self_attention(projected_BL3D: Tensor, heads: int, seen_B1LL: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention (B, L, D) of queries, keys and values that stand one after the other in the last
@@ -31,7 +33,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, hidden)
         self.contract = nn.Linear(hidden, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor, seen_B1LL: Tensor | None = None) -> Tensor:
         """The same shape. seen: as `self_attention` has it, to oneself and what came before where it is None."""

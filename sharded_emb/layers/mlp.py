@@ -5,10 +5,12 @@ from itertools import pairwise
 
 from torch import nn
 
+from sharded_emb.layers.dropout import Dropout
+
 
 def mlp(widths: Sequence[int], dropout: float) -> nn.Sequential:
     """A layer for each pair of widths, each followed by PReLU and dropout, and a last one to a single number."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), nn.PReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(width_in, width_out), nn.PReLU(), Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))

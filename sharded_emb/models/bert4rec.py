@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sharded_emb.batch import CANDIDATES, Embedded, Extent, Jagged
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.layers.attention import TransformerBlock, init_linear
+from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.jagged import last_of_row, pad, row_of_event
 from sharded_emb.models.base import Drawn, NextItem
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
@@ -66,7 +67,7 @@ class BERT4RecModel(ComparedModel):
         # the event that is asked for comes after the longest history
         self.places_LD = nn.Parameter(torch.randn(max_length + 1, dim) * 0.02)
         self.hidden_D = nn.Parameter(torch.randn(dim) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, config.heads, config.hidden, config.dropout) for _ in range(config.blocks)
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded, Jagged
 from sharded_emb.layers.attention import TransformerBlock
+from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.fields import dims_by_feature
 from sharded_emb.layers.jagged import pad
 from sharded_emb.layers.mlp import mlp
@@ -74,7 +75,7 @@ class _Reader(nn.Module):
     def __init__(self, config: BST, dim: int, longest: int) -> None:
         super().__init__()
         self.places_LD = nn.Parameter(torch.randn(longest + 1, dim) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, config.heads, config.attention_hidden, config.dropout) for _ in range(config.blocks)
         )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
+from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.jagged import pad
 from sharded_emb.models.base import NextItemConfig, NextItemModel
 from sharded_emb.tables import FeatureConfig, Table, TableConfig
@@ -104,7 +105,7 @@ class CausalModel(ComparedModel):
         super().__init__(config)
         dim, max_length = config.shape(tables)
         self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(make_block(dim) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(dim)
         init_linear(self, std=0.5 / math.sqrt(dim))

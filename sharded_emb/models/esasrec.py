@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharded_emb.layers.attention import self_attention
+from sharded_emb.layers.dropout import Dropout
 from sharded_emb.models.compared import BlocksConfig, CausalModel
 from sharded_emb.tables import Table
 
@@ -39,7 +40,7 @@ class LiGRBlock(nn.Module):
         self.project_in, self.project_out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.expand, self.contract = nn.Linear(dim, 2 * config.hidden), nn.Linear(config.hidden, dim)
         self.attention_gate, self.feed_forward_gate = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """The same shape."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
+from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.jagged import pad
 from sharded_emb.models.compared import ComparedConfig, ComparedModel
 from sharded_emb.tables import Table
@@ -33,7 +34,7 @@ class GRU4RecModel(ComparedModel):
 
     def __init__(self, config: GRU4Rec, dim: int) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.gru = nn.GRU(dim, config.hidden, config.layers, batch_first=True)
         self.project = nn.Linear(config.hidden, dim)
         self.norm = nn.LayerNorm(dim)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
+from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.jagged import Padded, pad
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
 from sharded_emb.pooling.none import NoPooling
@@ -53,7 +54,7 @@ class HSTUModel(ComparedModel):
         super().__init__(config)
         self.timed, self.buckets = timed, config.time_buckets
         self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.units = nn.ModuleList(
             Unit(config, dim, max_length, config.time_buckets if timed else 0) for _ in range(config.blocks)
         )
@@ -90,7 +91,7 @@ class Unit(nn.Module):
         self.by_age = nn.Embedding(buckets, config.heads) if buckets else None
         if self.by_age is not None:
             nn.init.normal_(self.by_age.weight, std=0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BLD: Tensor, ages_BLL: Tensor | None) -> Tensor:
         """The same shape."""

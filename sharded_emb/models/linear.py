@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded
+from sharded_emb.layers.dropout import Dropout
 from sharded_emb.models.base import ModelConfig
 from sharded_emb.tables import FeatureConfig, Table
 
@@ -43,7 +44,7 @@ class LinearModel(nn.Module):
     def __init__(self, dims: Mapping[str, int], dropout: float) -> None:
         super().__init__()
         self.features = sorted(dims)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(sum(dims.values()), 1)
         nn.init.normal_(self.linear.weight, std=0.1)
         nn.init.zeros_(self.linear.bias)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
+from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.jagged import pad
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
 from sharded_emb.tables import Table
@@ -40,7 +41,7 @@ class TwoTowerModel(ComparedModel):
     def __init__(self, config: TwoTower, dim: int, max_length: int) -> None:
         super().__init__(config)
         self.weight_logits_L = nn.Parameter(torch.zeros(max_length))  # the plain mean, to begin with
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.user_tower = _tower(dim, config.hidden, config.dropout)
         self.item_tower = _tower(dim, config.hidden, config.dropout) if config.item_tower else None
         init_linear(self, std=0.5 / math.sqrt(dim))
@@ -63,6 +64,4 @@ class TwoTowerModel(ComparedModel):
 
 
 def _tower(dim: int, hidden: int, dropout: float) -> nn.Module:
-    return nn.Sequential(
-        nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
-    )
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, dim))
