@@ -27,6 +27,7 @@ from sharded_emb.training.profile import Profile
 from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import RunFolder, log_file, log_to, of_launch
+from sharded_emb.training.run_page import PICTURE, write_page
 from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.step import Stepping
 
@@ -162,6 +163,7 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
         folder.rewind(0, 0.0, 0)
     folder.write_config()
     folder.write_json("plan.json", built.plan_report())
+    folder.write_text(PICTURE, built.plan_picture)
     log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
     for line in built.told():
         log.info("%s", line)
@@ -213,6 +215,8 @@ def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
         log.warning("stopped by signal %d after step %d", trainer.stop_signal, trainer.progress.step)
     else:
         _show(metrics, built, folder, time.monotonic() - started)
+    if built.place.rank == 0:
+        write_page(folder.path)
     return Outcome(folder.path, metrics, trainer.stop_signal)
 
 

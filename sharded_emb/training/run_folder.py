@@ -10,6 +10,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -121,9 +122,13 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a file of the folder, whole or not at all."""
+        self.write_text(name, lambda: json.dumps(without_nan(value), indent=2) + "\n")
+
+    def write_text(self, name: str, text: Callable[[], str]) -> None:
+        """The same of any text, which is only made where it is written."""
         if self._writes:
             aside = self.path / f".{name}.part"
-            aside.write_text(json.dumps(without_nan(value), indent=2) + "\n", encoding="utf-8")
+            aside.write_text(text(), encoding="utf-8")
             aside.replace(self.path / name)
 
     def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
