@@ -69,6 +69,7 @@ def train(config: RunConfig) -> Outcome:
 
     Raises InputError on every rank for what is wrong with the input.
     """
+    config.tracking.check()
     with joined(config) as place:
         config = _as_restarted(config, place)
         tree = config.model_dump(mode="json", exclude={"resume"})
@@ -162,6 +163,7 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
     else:
         folder.rewind(0, 0.0, 0)
     folder.write_config()
+    folder.follow(config.tracking)
     folder.write_json("plan.json", built.plan_report())
     folder.write_text(PICTURE, built.plan_picture)
     log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)

@@ -25,6 +25,7 @@ from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.process_group import Place, launch_id
 from sharded_emb.errors import InputError
 from sharded_emb.training.same_run import config_hash, differences
+from sharded_emb.training.tracking import Following, Tracked, TrackingConfig
 
 log = logging.getLogger("sharded_emb")
 
@@ -45,6 +46,7 @@ class RunFolder:
         self._writes = place.rank == 0
         self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8") if self._writes else None
         self._board: SummaryWriter | None = None
+        self._following: Following | None = None
         self._first_step: int | None = None  # of those that TensorBoard is to forget
 
     @classmethod
@@ -110,6 +112,14 @@ class RunFolder:
         if self._writes:
             _write_config(self.path, self.config)
 
+    def follow(self, tracking: TrackingConfig) -> None:
+        """From now on a service is told of what is written here. Raises InputError on every rank if it cannot be."""
+
+        def begin() -> None:
+            self._following = Following(tracking, Tracked(self.path, self.config))
+
+        from_first_rank(begin, self.place)
+
     @property
     def metrics_bytes(self) -> int:
         """Written to metrics.jsonl so far; 0 on all ranks but the first."""
@@ -140,8 +150,11 @@ class RunFolder:
         line = {"step": step, "split": split, "seconds": round(self.seconds, 3), **metrics}
         self._metrics.write(json.dumps(without_nan(line)) + "\n")
         self._metrics.flush()
-        for key, value in metrics.items():
-            self._board.add_scalar(f"{split}/{key}", value, step)
+        values = {f"{split}/{key}": value for key, value in metrics.items()}
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+        if self._following is not None:
+            self._following.log(step, values)
 
     def write_result(self, status: str, values: dict[str, Any]) -> None:
         """result.json: how the run ended."""
@@ -156,6 +169,11 @@ class RunFolder:
                 "config_hash": config_hash(self.config),
             },
         )
+        if self._following is not None:
+            by_split = values.get("metrics", {}).items()
+            self._following.close(
+                status, {f"{split}/{key}": each for split, of in by_split for key, each in of.items()}
+            )
 
     def close(self) -> None:
         """Ends all files and gives the folder free."""
