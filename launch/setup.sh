@@ -4,6 +4,7 @@
 #   bash launch/setup.sh                   the build that fits this machine: CUDA where there is an NVIDIA GPU, else CPU
 #   bash launch/setup.sh cpu|cuda          that build
 #   bash launch/setup.sh cpu --torch 2.11  another triple of torch, FBGEMM and TorchRec (sharded_emb/versions.py)
+#   bash launch/setup.sh --no-dev          without what tests need; --dev brings it back
 #
 # What an earlier run chose stays chosen. Packages come from wherever pip is set up to look. Exit codes: 0 complete,
 # 2 a wrong argument, 1 anything else.
@@ -14,11 +15,12 @@ usage() { sed -n '2,/^set /s/^# \{0,1\}//p' launch/setup.sh; }
 refuse() { printf 'setup: %s\n\n' "$1" >&2; usage >&2; exit 2; }
 fail() { printf 'setup: %s\n' "$1" >&2; exit 1; }
 
-device="" torch=""
+device="" torch="" dev=""
 while (($#)); do
     case "$1" in
         -h | --help) usage; exit 0 ;;
         cpu | cuda) device=$1 ;;
+        --dev | --no-dev) dev=${1#--} ;;
         --torch) [[ $# -ge 2 ]] || refuse "--torch: want a version such as 2.13, got nothing"; torch=$2; shift ;;
         *) refuse "unknown argument '$1'" ;;
     esac
@@ -28,17 +30,18 @@ done
 stamp=.venv/complete
 # what an earlier run chose stays chosen, so that quickstart and test do not undo `setup.sh cpu --torch 2.11`
 if [[ -f $stamp ]]; then
-    read -r had_device had_torch _ <"$stamp" || true
+    read -r had_device had_torch had_dev _ <"$stamp" || true
     device=${device:-${had_device:-}} torch=${torch:-${had_torch:-}}
+    if [[ ${had_dev:-} == no-dev ]]; then dev=${dev:-no-dev}; fi
 fi
 if [[ -z $device ]]; then
     device=cpu
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then device=cuda; fi
 fi
-torch=${torch:-2.13}
+torch=${torch:-2.13} dev=${dev:-dev}
 
 # the folder is part of it: the editable install of a .venv that was moved or copied points to the old place
-wanted="$device $torch $( (cat pyproject.toml sharded_emb/versions.py launch/setup.sh; pwd -P) | cksum | tr ' ' -)"
+wanted="$device $torch $dev $( (cat pyproject.toml sharded_emb/versions.py launch/setup.sh; pwd -P) | cksum | tr ' ' -)"
 complete() { [[ -x .venv/bin/python && -f $stamp && $(<"$stamp") == "$wanted" ]]; }
 if complete; then exit 0; fi
 
@@ -88,7 +91,7 @@ fi
 pip install "${full[@]}"
 # without dependencies: torchrec asks for the CUDA fbgemm-gpu even on a CPU, which overwrites the CPU build
 pip install --no-deps "${alone[@]}"
-pip install -e ".[dev]"
+if [[ $dev == dev ]]; then pip install -e ".[dev]"; else pip install -e .; fi
 # the wheel's copy of conf/ comes with an editable install as well, where it would only age
 rm -rf .venv/lib/python3*/site-packages/sharded_emb
 

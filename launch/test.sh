@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,/^set /s/^# \{0,1\}//p' launch/test.sh; exit 0; fi
 
-bash launch/setup.sh
+bash launch/setup.sh --dev
 python=.venv/bin/python
 # one thread per rank: FBGEMM's CPU backward is many times slower when threads outnumber free cores
 export OMP_NUM_THREADS=1

@@ -49,6 +49,11 @@ def run(command: str, task: Callable[[Composed], int | None], *, of_run: bool = 
         options = read_options(command, sys.argv[1:])
         if of_run and options.config_name:
             raise InputError(f"--config-name: want none, since {command} starts from run.yaml; leave it out")
+        if options.multirun:
+            check_versions()
+            from sharded_emb.cli.sweeping import sweep
+
+            sys.exit(sweep(options))
         composed = compose_all(options.config_name or command, options.overrides, options.config_dirs, of_run=of_run)
         if options.cfg:
             if composed.problems:

@@ -21,6 +21,7 @@ class Options:
     cfg: bool
     config_dirs: list[Path]
     config_name: str | None
+    multirun: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,16 +48,19 @@ def read_options(command: str, argv: list[str]) -> Options:
     parser.add_argument("--cfg", action="store_true", help="print the composed tree and stop")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with groups of your own")
     parser.add_argument("--config-name", help="the file to start from, instead of the command's own")
+    if sweeps := command == "train":
+        parser.add_argument("-m", "--multirun", action="store_true", help="a job for each of values such as seed=1,2,3")
     parser.add_argument("--local-rank", "--local_rank", help=argparse.SUPPRESS)  # older launchers pass it
     found, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        names = [word.partition("=")[0] for word in unknown]
-        raise InputError(*(f"{name}: unknown option{nearest(name, _NAMES)}" for name in names))
+        names = (*_NAMES, "--multirun") if sweeps else _NAMES
+        given = [word.partition("=")[0] for word in unknown]
+        raise InputError(*(f"{name}: unknown option{nearest(name, names)}" for name in given))
     if found.help:
         parser.epilog = _groups_and_options(Groups(folders_of(found.config_dir)))
         parser.print_help()
         sys.exit(0)
-    return Options(found.overrides, found.cfg, found.config_dir, found.config_name)
+    return Options(found.overrides, found.cfg, found.config_dir, found.config_name, getattr(found, "multirun", False))
 
 
 def _first_comment(file: Path) -> str:

@@ -53,7 +53,8 @@ class Words:
         elif override.is_delete():
             self.deleted.append(key)
         elif override.is_sweep_override():
-            self.problems.append(f"{key}: want one value, got {value}; a list is written [{value}]")
+            how = f"a list is written [{value}], and train --multirun tries each"
+            self.problems.append(f"{key}: want one value, got {value}; {how}")
         elif options := self.groups.options(key):
             self._choose(key, override.value(), options)
         else:

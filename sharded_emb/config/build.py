@@ -25,6 +25,7 @@ from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import Loss
 from sharded_emb.planning.cluster import unlike_the_device
+from sharded_emb.planning.picture import picture
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled, WeightsFile
 from sharded_emb.tables import Table, held, resolve
@@ -223,6 +224,10 @@ class Built:
     def plan_report(self) -> Mapping[str, Any]:
         """What plan.json holds."""
         return self.plan.report(self.held)
+
+    def plan_picture(self) -> str:
+        """What plan.svg holds: of ranks with all sharded tables between them, where there are several such groups."""
+        return picture(self.plan.outcome(self.held))
 
 
 def given_plan(config: RunConfig) -> PlanFile | None:

@@ -19,6 +19,7 @@ from sharded_emb.training.compare import baseline_metrics, write_predictions
 from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import without_nan
+from sharded_emb.training.run_page import write_page
 
 
 def evaluate(config: EvaluateConfig) -> Metrics:
@@ -85,6 +86,7 @@ def _show_evaluation(
         print(f"{name}  ({', '.join(f'{key}: {value}' for key, value in protocol[name].items())})")
         print(results_table(rows))
     found = {"checkpoint": checkpoint.name, "metrics": metrics, "baselines": others["baselines"], "protocol": protocol}
+    found |= {"best_reachable": best} if best else {}
     if config.against is not None:
         _show_differences(others["against"], config.against)
         values = {
@@ -95,4 +97,5 @@ def _show_evaluation(
     (config.run / f"evaluation_{config.split}.json").write_text(
         json.dumps(without_nan(found), indent=2) + "\n", encoding="utf-8"
     )
+    write_page(config.run)
     print(f"evaluated {checkpoint.name} of {config.run}")

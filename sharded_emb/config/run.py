@@ -22,6 +22,7 @@ from sharded_emb.tables import Defaults, FeatureConfig, TableConfig
 from sharded_emb.training.checkpoint_config import CheckpointConfig
 from sharded_emb.training.early_stopping import EarlyStoppingConfig
 from sharded_emb.training.profile import ProfileConfig
+from sharded_emb.training.tracking import TrackingConfig
 from sharded_emb.training.trainee import DenseConfig
 
 UserPath = Annotated[Path, AfterValidator(from_home)]
@@ -73,10 +74,11 @@ class RunConfig(Frozen):
     clip_norm: the 2-norm that gradients of tables and dense weights are scaled down to, together; null for no limit.
     verify: in place of a run, train 20 steps sharded and unsharded and compare. verify_tolerance: the largest
     difference of a weight that is taken; null for what rounding in the dtypes of a table accounts for.
-    cluster: what the planner takes the machine for. threads_per_rank: of the CPU; where cores are busy, waiting threads
-    make a step many times slower. wait_seconds: how long a rank waits for the others before it fails. stall_seconds:
-    without a change on any rank, after which the log says what each is doing. lost_seconds: after which ranks end that
-    have not heard of one on another host; torchrun then starts those that are left.
+    cluster: what the planner takes the machine for. tracking: where numbers go besides TensorBoard. threads_per_rank:
+    of the CPU; where cores are busy, waiting threads make a step many times slower. wait_seconds: how long a rank waits
+    for the others before it fails. stall_seconds: without a change on any rank, after which the log says what each is
+    doing. lost_seconds: after which ranks end that have not heard of one on another host; torchrun then starts those
+    that are left.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -118,6 +120,7 @@ class RunConfig(Frozen):
     schedule: Slot[Schedule]
     sharding: ShardingConfig = ShardingConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: Slot[TrackingConfig] = TrackingConfig()
 
 
 class PrepareConfig(RunConfig):

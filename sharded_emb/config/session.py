@@ -27,6 +27,7 @@ from sharded_emb.training.profile import Profile
 from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import RunFolder, log_file, log_to, of_launch
+from sharded_emb.training.run_page import PICTURE, write_page
 from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.step import Stepping
 
@@ -68,6 +69,7 @@ def train(config: RunConfig) -> Outcome:
 
     Raises InputError on every rank for what is wrong with the input.
     """
+    config.tracking.check()
     with joined(config) as place:
         config = _as_restarted(config, place)
         tree = config.model_dump(mode="json", exclude={"resume"})
@@ -161,7 +163,9 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
     else:
         folder.rewind(0, 0.0, 0)
     folder.write_config()
+    folder.follow(config.tracking)
     folder.write_json("plan.json", built.plan_report())
+    folder.write_text(PICTURE, built.plan_picture)
     log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
     for line in built.told():
         log.info("%s", line)
@@ -213,6 +217,8 @@ def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
         log.warning("stopped by signal %d after step %d", trainer.stop_signal, trainer.progress.step)
     else:
         _show(metrics, built, folder, time.monotonic() - started)
+    if built.place.rank == 0:
+        write_page(folder.path)
     return Outcome(folder.path, metrics, trainer.stop_signal)
 
 

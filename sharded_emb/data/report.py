@@ -16,6 +16,7 @@ from sharded_emb.data.charts import bars, histogram
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset, Manifest
 from sharded_emb.data.folder import REPORT
+from sharded_emb.data.page import page, section, table
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_AT_ONCE = 8192
@@ -105,16 +106,15 @@ def write(folder: Path, manifest: Manifest, found: dict[str, Seen], counts: Ints
             lengths = np.arange(len(seen.lengths))
             middle = f"mean {_mean(seen.lengths):.1f}, median {_median(seen.lengths)}, most {lengths[-1]}"
             title = f"Lengths in {split}: {middle}"
-            parts.append(_chart(title, bars(*histogram(lengths, seen.lengths), "length", "rows")))
+            parts.append(section(title, bars(*histogram(lengths, seen.lengths), "length", "rows")))
     if counts.sum():
         ordered = np.sort(counts)[::-1]
         top = max(1, len(ordered) // 100)
         share = ordered[:top].sum() / ordered.sum()
         title = f"Popularity: the most frequent {top:,} of {len(ordered):,} items have {share:.1%} of the events"
         values, times = np.unique(counts, return_counts=True)
-        parts.append(_chart(title, bars(*histogram(values, times), "events of an item", "items")))
-    body = "\n".join(part for part in parts if part)
-    (folder / REPORT).write_text(_PAGE.replace("BODY", body), encoding="utf-8")
+        parts.append(section(title, bars(*histogram(values, times), "events of an item", "items")))
+    (folder / REPORT).write_text(page("Dataset", parts), encoding="utf-8")
 
 
 def _mean(lengths: Ints) -> float:
@@ -126,26 +126,4 @@ def _median(lengths: Ints) -> int:
 
 
 def _table(title: str, numbers: dict[str, int]) -> str:
-    if not numbers:
-        return ""
-    rows = "".join(
-        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{number:,}</td></tr>"
-        for name, number in numbers.items()
-    )
-    return f"<h2>{html.escape(title)}</h2><table>{rows}</table>"
-
-
-def _chart(title: str, picture: str) -> str:
-    return f"<h2>{html.escape(title)}</h2>{picture}"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Dataset</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 46em; margin: 2em auto; padding: 0 1em; color: #222 }
-h1 { font-size: 1.4em } h2 { font-size: 1.05em; margin: 1.6em 0 .4em }
-table { border-collapse: collapse } td { padding: .1em 1em .1em 0 } td + td { text-align: right }
-svg { width: 100%; height: auto } rect { fill: #4477aa } text { font-size: 11px; fill: #555 }
-</style></head><body>
-BODY
-</body></html>
-"""
+    return section(title, table([(name.replace("_", " "), f"{number:,}") for name, number in numbers.items()]))

@@ -9,7 +9,7 @@ from sharded_emb.planning.units import shown_bytes, shown_seconds
 _WIDTH, _HEIGHT, _LEFT, _GAP = 960, 200, 90, 70
 _MOST_TABLES = 12  # with a colour of their own; the smaller ones share one
 _MOST_RANKS = 256  # that are drawn: of more, every so many
-_COLOURS = (
+COLOURS = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#eeca3b",
     "#b279a2", "#ff9da6", "#9d755d", "#a0cbe8", "#8cd17d", "#d4a6c8",
 )  # fmt: skip
@@ -23,15 +23,15 @@ def picture(outcome: Outcome) -> str:
     ranks = range(0, outcome.cluster.world_size, -(-outcome.cluster.world_size // _MOST_RANKS))
     of_ranks = {rank: outcome.of_rank(rank) for rank in ranks}
     biggest = _biggest(outcome)
-    colours = dict(zip(biggest, _COLOURS, strict=False))
+    colours = dict(zip(biggest, COLOURS, strict=False))
     memory, time = ([_stack(of_ranks[rank], biggest, what) for rank in ranks] for what in (0, 1))
     for stack, rank in zip(memory, ranks, strict=True):
         stack.append(("vectors of a rank's own samples", float(outcome.bytes_W[rank]) - sum(s for _, s in stack)))
     height = 3 * _GAP + 2 * _HEIGHT + 18 * (len(colours) // 4 + 1)
     cap = outcome.cluster.cap
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" font-family="sans-serif" '
-        'font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
+        f'viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
         *_bars("memory by rank", ranks, memory, colours, (_GAP, float(cap))),
         *_bars("time of a step by rank", ranks, time, colours, (2 * _GAP + _HEIGHT, None)),

@@ -202,6 +202,7 @@ class Trainer:
         for name, metrics in found.items():
             self.parts.folder.write_metrics(self.progress.step, name, metrics)
         self.progress.evaluated_step = self.progress.step
+        self.display.exclude(time.monotonic() - started)  # a save leaves its own time out
         if best := self.stopping.improved(found["valid"]):
             self.progress.best_step = self.progress.step
             self._save(best=True)
@@ -212,7 +213,6 @@ class Trainer:
         )
         mark = "  (best so far)" if best else ""
         log.info("epoch %d  step %d  valid  %s%s", self.progress.epoch, self.progress.step, shown, mark)
-        self.display.exclude(time.monotonic() - started)
 
     def _save(self, best: bool = False) -> None:
         started = time.monotonic()

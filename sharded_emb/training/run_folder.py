@@ -10,6 +10,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,7 @@ from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.process_group import Place, launch_id
 from sharded_emb.errors import InputError
 from sharded_emb.training.same_run import config_hash, differences
+from sharded_emb.training.tracking import Following, Tracked, TrackingConfig
 
 log = logging.getLogger("sharded_emb")
 
@@ -44,6 +46,7 @@ class RunFolder:
         self._writes = place.rank == 0
         self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8") if self._writes else None
         self._board: SummaryWriter | None = None
+        self._following: Following | None = None
         self._first_step: int | None = None  # of those that TensorBoard is to forget
 
     @classmethod
@@ -109,6 +112,14 @@ class RunFolder:
         if self._writes:
             _write_config(self.path, self.config)
 
+    def follow(self, tracking: TrackingConfig) -> None:
+        """From now on a service is told of what is written here. Raises InputError on every rank if it cannot be."""
+
+        def begin() -> None:
+            self._following = Following(tracking, Tracked(self.path, self.config))
+
+        from_first_rank(begin, self.place)
+
     @property
     def metrics_bytes(self) -> int:
         """Written to metrics.jsonl so far; 0 on all ranks but the first."""
@@ -121,9 +132,13 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a file of the folder, whole or not at all."""
+        self.write_text(name, lambda: json.dumps(without_nan(value), indent=2) + "\n")
+
+    def write_text(self, name: str, text: Callable[[], str]) -> None:
+        """The same of any text, which is only made where it is written."""
         if self._writes:
             aside = self.path / f".{name}.part"
-            aside.write_text(json.dumps(without_nan(value), indent=2) + "\n", encoding="utf-8")
+            aside.write_text(text(), encoding="utf-8")
             aside.replace(self.path / name)
 
     def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
@@ -135,8 +150,11 @@ class RunFolder:
         line = {"step": step, "split": split, "seconds": round(self.seconds, 3), **metrics}
         self._metrics.write(json.dumps(without_nan(line)) + "\n")
         self._metrics.flush()
-        for key, value in metrics.items():
-            self._board.add_scalar(f"{split}/{key}", value, step)
+        values = {f"{split}/{key}": value for key, value in metrics.items()}
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+        if self._following is not None:
+            self._following.log(step, values)
 
     def write_result(self, status: str, values: dict[str, Any]) -> None:
         """result.json: how the run ended."""
@@ -151,6 +169,11 @@ class RunFolder:
                 "config_hash": config_hash(self.config),
             },
         )
+        if self._following is not None:
+            by_split = values.get("metrics", {}).items()
+            self._following.close(
+                status, {f"{split}/{key}": each for split, of in by_split for key, each in of.items()}
+            )
 
     def close(self) -> None:
         """Ends all files and gives the folder free."""

@@ -23,6 +23,7 @@ FREE = frozenset(
         "stall_seconds",
         "lost_seconds",
         "profile",
+        "tracking",
         "verify",
     ]
 )

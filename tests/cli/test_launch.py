@@ -4,94 +4,13 @@ They run in a scratch project whose Python is a recording fake, so nothing is in
 """
 
 import os
-import shutil
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.cli.scratch import ROOT, Project, executable
+
 SCRIPTS = ("setup", "test", "quickstart", "local", "multi_node")
-
-# Records its arguments; makes what the real one would make; fails where a test says so.
-FAKE_PYTHON = """#!/usr/bin/env bash
-echo "$*" >>"$FAKE_LOG"
-case "$*" in
-    "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-    "-I sharded_emb/versions.py "*) exec "$REAL_PYTHON" "$@" ;;
-    "-m pip show "*"${FAKE_SHOWN:-nothing}"*) echo "Version: 2.13.0+cpu"; exit 0 ;;
-    "-m pip show "*) exit 1 ;;
-    *device_count*) echo 8 ;;
-    "-m sharded_emb.prepare "*)
-        for word; do
-            if [[ $word == data=* ]]; then mkdir -p "${word#*=}" && touch "${word#*=}/manifest.yaml"; fi
-        done ;;
-    "-m pytest"*) echo "threads $OMP_NUM_THREADS"; echo "== 3 passed in 0.1s ==" ;;
-esac
-if [[ -n ${FAKE_FAILS:-} && "$*" == *"$FAKE_FAILS"* ]]; then exit "${FAKE_CODE:-1}"; fi
-"""
-
-
-@dataclass
-class Project:
-    """A copy of the scripts with a fake Python, and a folder elsewhere to start them from."""
-
-    root: Path
-    elsewhere: Path
-
-    def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        (self.elsewhere / "log").write_text("")
-        clean = {
-            key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-        }
-        path = f"{self.elsewhere / 'bin'}{os.pathsep}{clean['PATH']}"
-        fakes = {"FAKE_LOG": str(self.elsewhere / "log"), "REAL_PYTHON": sys.executable, "PATH": path}
-        return subprocess.run(
-            ["bash", os.path.relpath(self.root / script, self.elsewhere), *arguments],
-            cwd=self.elsewhere,
-            env={**clean, **fakes, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def started(self, prefix: str = "") -> list[str]:
-        """What the last run gave to Python, in order."""
-        return [line for line in (self.elsewhere / "log").read_text().splitlines() if line.startswith(prefix)]
-
-
-def executable(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-
-
-@pytest.fixture
-def bare(tmp_path: Path) -> Project:
-    """A project without .venv, on a machine without a GPU."""
-    project = Project(tmp_path / "my project", tmp_path / "elsewhere")
-    for folder in ("launch", ".ci"):
-        shutil.copytree(ROOT / folder, project.root / folder)
-    shutil.copy(ROOT / "pyproject.toml", project.root)
-    (project.root / "sharded_emb").mkdir()
-    shutil.copy(ROOT / "sharded_emb" / "versions.py", project.root / "sharded_emb")
-    for command in ("prepare", "train", "evaluate"):
-        (project.root / "sharded_emb" / f"{command}.py").touch()
-    for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11"):
-        executable(project.elsewhere / "bin" / name, FAKE_PYTHON)
-    executable(project.elsewhere / "bin" / "nvidia-smi", "#!/usr/bin/env bash\nexit 9\n")
-    return project
-
-
-@pytest.fixture
-def project(bare: Project) -> Project:
-    """A project whose .venv is complete."""
-    assert bare.run("launch/setup.sh").returncode == 0
-    return bare
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -144,6 +63,15 @@ def test_setup_makes_a_venv_and_marks_it_complete(bare: Project) -> None:
         f"{pip} -e .[dev]",
     ]
     assert (bare.root / ".venv" / "complete").read_text().startswith("cpu 2.13 ")
+
+
+def test_setup_without_what_tests_need_stays_so_until_tests_run(bare: Project) -> None:
+    installs = "-m pip --disable-pip-version-check --quiet install -e "
+    assert bare.run("launch/setup.sh", "cpu", "--no-dev").returncode == 0
+    assert bare.started(installs) == [f"{installs}."]
+    assert (bare.run("launch/setup.sh").returncode, bare.started()) == (0, [])
+    assert bare.run("launch/test.sh").returncode == 0
+    assert bare.started(installs) == [f"{installs}.[dev]"]
 
 
 def test_a_second_setup_does_nothing_at_once(project: Project) -> None:

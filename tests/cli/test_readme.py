@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from sharded_emb import cli
+from sharded_emb.cli.sweep_words import read_sweep
 from sharded_emb.config.run import PlanConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import InputError
 from tests.cli.commands import ROOT
@@ -33,7 +34,12 @@ def test_a_command_composes_and_its_types_are_right(line: str) -> None:
     at = next(i for i, word in enumerate(words) if word.startswith("sharded_emb."))
     command = words[at].removeprefix("sharded_emb.")
     config_class = {"prepare": PrepareConfig, "plan": PlanConfig}.get(command, RunConfig)
-    cli.compose_all(command, words[at + 1 :]).validated(config_class, files=False)
+    own = words[at + 1 :]
+    if "--multirun" in own:
+        sweep = read_sweep(own[1:])
+        assert sweep.tried
+        own = sweep.fixed
+    cli.compose_all(command, own).validated(config_class, files=False)
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS))

@@ -35,7 +35,16 @@ def beauty_run(beauty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_folder_holds_what_the_contract_names(beauty_run: Path) -> None:
-    names = {"run.yaml", "plan.json", "metrics.jsonl", "result.json", "log", "tensorboard", "checkpoints"}
+    names = {
+        "run.yaml",
+        "plan.json",
+        "report.html",
+        "metrics.jsonl",
+        "result.json",
+        "log",
+        "tensorboard",
+        "checkpoints",
+    }
     assert names <= {entry.name for entry in beauty_run.iterdir()}
     found = result(beauty_run)
     assert found["status"] == "finished"

@@ -34,7 +34,7 @@ def config_dir(folder: Path, **files: str) -> Path:
         ("loss=[softmax,sampled_softmax]", "loss: want an option, got ['softmax', 'sampled_softmax']; "
          "did you mean sampled_softmax?"),
         ("model@other=din", "model@other: want GROUP=OPTION, got 'model@other=din'"),
-        ("steps=1,2", "steps: want one value, got 1,2; a list is written [1,2]"),
+        ("steps=1,2", "steps: want one value, got 1,2; a list is written [1,2], and train --multirun tries each"),
         ("hydra.verbose=true", "hydra.verbose: unknown key; settings of Hydra itself do nothing here"),
         ("~early_stoping", "early_stoping: unknown key; did you mean early_stopping?"),
         ("~tables.item.foo", f"tables.item.foo: unknown key; there are: {', '.join(sorted(TableConfig.model_fields))}"),

@@ -1,0 +1,145 @@
+"""`train --multirun`: Hydra's sweepers say what is tried, and each try is a job with a run folder of its own, FOLDER/N.
+
+    train --multirun experiment=NAME data=FOLDER seed=1,2,3 tables.item.dim=16,32
+    train --multirun ... hydra/sweeper=optuna hydra.sweeper.n_trials=20 'model.dropout=interval(0.0,0.5)'
+
+A job is the command `train` in processes of its own, one or those of torchrun: `hydra.launcher` says how it is started.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from pydantic import ValidationError
+
+from sharded_emb import cli
+from sharded_emb.cli.jobs import JobFailedError, Jobs, Objective, SweepStoppedError
+from sharded_emb.cli.options import Options
+from sharded_emb.cli.sweep_words import LauncherConfig, SweepWords, read_sweep
+from sharded_emb.cli.sweepers import make_sweeper, sweeper_config
+from sharded_emb.config.groups import Groups
+from sharded_emb.config.where import folders_of
+from sharded_emb.errors import InputError
+
+
+def sweep(options: Options) -> int:
+    """Runs all jobs, shows them side by side, and returns the exit code. Raises InputError for jobs that could not
+    begin, before any does, and JobFailedError once the sweeper has had enough of jobs that fail.
+    """
+    _refuse_under_torchrun()
+    words = read_sweep(options.overrides)
+    if options.cfg:
+        raise InputError("--cfg: want it without --multirun, got both; leave one out")
+    if "resume=true" not in words.fixed and _taken(words.folder):
+        how = "choose another run=, or go on with it by resume=true"
+        raise InputError(f"run: want a new folder, got {words.folder}, which exists; {how}")
+    config = sweeper_config(words, _objective(_composed(words.fixed, options).tree))
+    one_metric = "direction" in config.hydra.sweeper
+
+    def check(jobs: Sequence[Sequence[str]]) -> Objective | None:
+        found = _check(jobs, words, options)
+        if found is None and one_metric:
+            raise InputError("early_stopping.metric: want the same of all jobs, got several; name one")
+        words.folder.mkdir(parents=True, exist_ok=True)
+        return found
+
+    line = [*_line(words.launcher), *_options_again(options), *words.fixed]
+    jobs = Jobs(line, words.folder, words.launcher.at_once, check)
+    try:
+        make_sweeper(config, jobs, Groups(folders_of(options.config_dirs))).sweep(words.tried)
+    except HydraException as error:
+        raise InputError(f"hydra.sweeper: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # of Optuna, which has nothing to name the best of
+        if jobs.done and all(job.value(jobs.objective) is None for job in jobs.done):
+            raise JobFailedError("no job has a result to compare") from error
+        raise
+    except SweepStoppedError as error:
+        again = f"the same words with run={words.folder} resume=true go on with it"
+        print(f"sweep: {error}; {again}", file=sys.stderr)
+        return 128 + error.number
+    finally:
+        _show(jobs)
+    return 0
+
+
+def _taken(folder: Path) -> bool:
+    """Whether there is anything in it but the words of a sweep of which no job could begin."""
+    return folder.is_file() or (folder.is_dir() and any(each.name != "multirun.yaml" for each in folder.iterdir()))
+
+
+def _refuse_under_torchrun() -> None:
+    from sharded_emb.distributed.process_group import by_torchrun, launched_ranks
+
+    if by_torchrun():
+        words = [word for word in sys.argv[1:] if word not in ("-m", "--multirun")]
+        again = f"python -m sharded_emb.train --multirun hydra.launcher.ranks={launched_ranks()} {shlex.join(words)}"
+        raise InputError(f"--multirun: want one process, whose jobs start torchrun each, got torchrun; {again}")
+
+
+def _line(launcher: LauncherConfig) -> list[str]:
+    """What starts a job, up to its words."""
+    if launcher.command is not None:
+        return [*shlex.split(launcher.command), "train"]
+    ranks = launcher.ranks
+    torchrun = [] if ranks is None else ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
+    return [sys.executable, "-m", *torchrun, "sharded_emb.train"]
+
+
+def _options_again(options: Options) -> list[str]:
+    """As a job takes them."""
+    again = [word for folder in options.config_dirs for word in ("--config-dir", str(folder))]
+    return again if options.config_name is None else [*again, "--config-name", options.config_name]
+
+
+def _composed(words: Sequence[str], options: Options) -> cli.Composed:
+    return cli.compose_all(options.config_name or "train", words, options.config_dirs)
+
+
+def _objective(tree: dict[str, Any]) -> Objective:
+    """What early stopping goes by, also where it is off."""
+    from sharded_emb.training.early_stopping import EarlyStoppingConfig
+
+    try:
+        found = EarlyStoppingConfig.model_validate(tree.get("early_stopping") or {})
+    except ValidationError:  # which the jobs tell of
+        found = EarlyStoppingConfig()
+    return Objective(found.metric, found.sign)
+
+
+def _check(jobs: Sequence[Sequence[str]], words: SweepWords, options: Options) -> Objective | None:
+    """What these jobs are compared by; None for several. Raises InputError for all that is wrong with any of them."""
+    from sharded_emb.config.run import RunConfig
+
+    problems: dict[str, list[Sequence[str]]] = {}
+    objectives = set()
+    for of_job in jobs:
+        try:
+            composed = _composed([*words.fixed, *of_job], options)
+            composed.validated(RunConfig)
+            objectives.add(_objective(composed.tree))
+        except InputError as error:
+            for problem in error.problems:
+                problems.setdefault(problem, []).append(of_job)
+    if problems:
+        every = {text: len(those) == len(jobs) for text, those in problems.items()}
+        tries = {text: shlex.join(those[0][:-1]) for text, those in problems.items()}  # without run=
+        raise InputError(*(text if every[text] else f"{text} (with {tries[text]})" for text in problems))
+    return objectives.pop() if len(objectives) == 1 else None
+
+
+def _show(jobs: Jobs) -> None:
+    """A line a job, and the best one; jobs.jsonl has all metrics."""
+    objective = jobs.objective
+    values = {job.number: job.value(objective) for job in jobs.done}
+    name = "" if objective is None else objective.metric
+    for job in jobs.done:
+        ended = {0: "done", None: "not started"}.get(job.code, f"ended with {job.code}")
+        value = values[job.number]
+        print(f"{ended if value is None else f'{name} {value:.4f}'}  {job.told()}")
+    there = {number: value for number, value in values.items() if value is not None}
+    if objective is not None and there:
+        best = max(there, key=lambda number: there[number] * objective.sign)
+        print(f"best by {name} of the validation split: job {best}, {jobs.done[best].run}")

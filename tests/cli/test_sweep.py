@@ -1,0 +1,213 @@
+"""`train --multirun`: what it starts, what it refuses, and what becomes of its jobs."""
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.commands import ROOT, result
+from tests.cli.in_process import Commands, Ended
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+# In place of `train`: remembers its words, and is the better the closer the dropout is to .3.
+FAKE = """
+import json, pathlib, sys, time
+words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+run = pathlib.Path(words["run"])
+run.mkdir(parents=True)
+(run / "argv.json").write_text(json.dumps(sys.argv[1:]))
+if words.get("steps") == "1000":
+    time.sleep(60)
+value = 1 - (float(words.get("model.dropout", 0)) - 0.3) ** 2
+(run / "result.json").write_text(json.dumps({"metrics": {"valid": {"ndcg@10": value, "mrr": 1 - value}}}))
+sys.exit(3 if words.get("seed") == "9" else 0)
+"""
+
+
+@pytest.fixture
+def sweep(start: Commands, tiny_data: Path) -> "Sweep":
+    (start.folder / "fake.py").write_text(FAKE)
+    return Sweep(start, tiny_data)
+
+
+class Sweep:
+    """Starts sweeps of jobs that only write down what they are told."""
+
+    def __init__(self, start: Commands, data: Path) -> None:
+        self.start, self.folder = start, start.folder / "all"
+        self.words = ["--multirun", "experiment=quickstart", f"data={data}", f"run={self.folder}"]
+
+    def __call__(self, *words: str) -> Ended:
+        fake = f"hydra.launcher.command='{sys.executable} {self.start.folder / 'fake.py'}'"
+        return self.start("train", *self.words, fake, *words)
+
+    def argv(self, job: int) -> list[str]:
+        found: list[str] = json.loads((self.folder / str(job) / "argv.json").read_text())
+        return found
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "jobs.jsonl").read_text().splitlines()]
+
+
+def test_each_try_is_a_job_with_the_words_of_all_and_a_run_folder_of_its_own(sweep: Sweep) -> None:
+    ended = sweep("model.dropout=0.1,0.3", "seed=range(1,3)", "steps=10")
+    assert ended.code == 0
+    fixed = ["train", *sweep.words[1:3], "steps=10"]
+    tries = [(dropout, seed) for dropout in ("0.1", "0.3") for seed in ("1", "2")]
+    assert [sweep.argv(job) for job in range(4)] == [
+        [*fixed, f"model.dropout={dropout}", f"seed={seed}", f"run={sweep.folder / str(job)}"]
+        for job, (dropout, seed) in enumerate(tries)
+    ]
+    assert f"best by ndcg@10 of the validation split: job 2, {sweep.folder}/2" in ended.out
+    assert [(line["job"], line["code"], line["valid"]["ndcg@10"]) for line in sweep.lines()][2:] == [
+        (2, 0, 1.0),
+        (3, 0, 1.0),
+    ]
+
+
+def test_jobs_side_by_side_write_to_files_of_their_own_and_a_failed_one_is_named(sweep: Sweep) -> None:
+    ended = sweep("seed=8,9", "hydra.launcher.at_once=2")
+    assert ended.code == 1
+    assert {path.name for path in sweep.folder.glob("*.log")} == {"0.log", "1.log"}
+    assert ended.err.splitlines()[-1] == "train: job 1 (seed=9) ended with 3"
+    assert "ended with 3  job 1 (seed=9)" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "problems"),
+    [
+        (
+            ["seed=1,2", "tables.item.dim=6,8", "model.dropout=2"],
+            [
+                "tables.item.dim: want a multiple of 4, got 6; try 8 (with seed=1 tables.item.dim=6)",
+                "model.dropout: want a number below 1, got 2",
+            ],
+        ),
+        (["seed=interval(1,2)"], ["hydra.sweeper: BasicSweeper does not support sweep type : INTERVAL_SWEEP"]),
+        (["hydra.launcher.ranks=2"], ["hydra.launcher: want ranks or command, got both; leave one out"]),
+        (["hydra.launcher.rank=2"], ["hydra.launcher.rank: unknown key; did you mean ranks?"]),
+        (["hydra.launcher.at_once=0"], ["hydra.launcher.at_once: want a number above 0, got 0"]),
+        (["hydra/sweeper=basc"], ["hydra/sweeper: want a sweeper that is installed, got 'basc'; did you mean basic?"]),
+        (["run=a,b"], ["run: want the one folder in which jobs have theirs, got run=a,b; name one"]),
+        (["--cfg"], ["--cfg: want it without --multirun, got both; leave one out"]),
+        (
+            ["hydra.verbose=true"],
+            [
+                "hydra.verbose: unknown key; a sweep has hydra/sweeper, hydra.sweeper.KEY, hydra.launcher.ranks, "
+                ".command and .at_once, and run= for its folder"
+            ],
+        ),
+    ],
+)
+def test_what_no_job_could_begin_with_is_said_before_any_does(
+    sweep: Sweep, words: list[str], problems: list[str]
+) -> None:
+    ended = sweep(*words)
+    assert ended.code == 2
+    assert [line.strip() for line in ended.err.splitlines()[1:]] == problems
+    assert not list(sweep.folder.glob("[0-9]*"))
+
+
+def test_a_folder_with_a_sweep_in_it_is_refused_unless_it_is_resumed(sweep: Sweep) -> None:
+    assert sweep("seed=1,2").code == 0
+    ended = sweep("seed=1,2")
+    said = f"run: want a new folder, got {sweep.folder}, which exists; "
+    said += "choose another run=, or go on with it by resume=true"
+    assert (ended.code, ended.err.splitlines()[1].strip()) == (2, said)
+
+
+def test_only_train_sweeps(start: Commands) -> None:
+    assert "--multirun: unknown option" in start("prepare", "--multirun", "seed=1,2").err
+
+
+def test_under_torchrun_the_command_that_does_it_is_named(sweep: Sweep) -> None:
+    words = [*sweep.words, "seed=1,2"]
+    as_rank = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "sharded_emb.train", *words],
+        env={**ENVIRONMENT, **as_rank},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    again = f"python -m sharded_emb.train --multirun hydra.launcher.ranks=4 {shlex.join(words[1:])}"
+    said = f"--multirun: want one process, whose jobs start torchrun each, got torchrun; {again}"
+    assert (done.returncode, done.stderr.splitlines()[1].strip()) == (2, said)
+
+
+def test_a_signal_reaches_the_job_and_ends_the_sweep(sweep: Sweep) -> None:
+    words = ["hydra.launcher.command=" + f"'{sys.executable} {sweep.start.folder / 'fake.py'}'", "steps=1000"]
+    line = [sys.executable, "-m", "sharded_emb.train", *sweep.words, *words, "seed=1,2"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    for _ in range(600):
+        if (sweep.folder / "0" / "argv.json").exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert f"the same words with run={sweep.folder} resume=true go on with it" in err
+    assert out.splitlines()[-2:] == ["ended with -15  job 0 (seed=1)", "not started  job 1 (seed=2)"]
+
+
+@pytest.mark.slow
+def test_jobs_train_and_a_resumed_sweep_has_nothing_left_to_do(start: Commands, tiny_data: Path) -> None:
+    words = ["experiment=quickstart", f"data={tiny_data}", "steps=2", "seed=choice(3)", "run=all"]
+    assert start("train", "-m", *words).code == 0
+    run = start.folder / "all" / "0"
+    assert result(run)["status"] == "finished"
+    assert yaml.safe_load((run / "run.yaml").read_text())["seed"] == 3
+    before = (run / "result.json").stat().st_mtime_ns
+    assert start("train", "-m", *words, "resume=true").code == 0
+    assert (run / "result.json").stat().st_mtime_ns == before
+
+
+def _has_optuna() -> bool:
+    try:
+        return importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None
+    except ModuleNotFoundError:  # no plugin at all
+        return False
+
+
+optuna = pytest.mark.skipif(not _has_optuna(), reason="the extra [optuna] is not installed")
+_OPTUNA = ("hydra/sweeper=optuna", "model.dropout=interval(0.0,0.9)")
+
+
+@optuna
+def test_optuna_looks_for_the_best_validation_metric(sweep: Sweep) -> None:
+    assert sweep(*_OPTUNA, "hydra.sweeper.n_trials=15").code == 0
+    values = [line["valid"]["ndcg@10"] for line in sweep.lines()]
+    found = yaml.safe_load((sweep.folder / "optimization_results.yaml").read_text())
+    assert len(values) == 15
+    assert found["best_value"] == max(values)
+    assert abs(found["best_params"]["model.dropout"] - 0.3) < 0.15
+
+
+@optuna
+def test_optuna_is_told_which_direction_is_better(sweep: Sweep) -> None:
+    ended = sweep(*_OPTUNA, "hydra.sweeper.direction=minimize")
+    assert "hydra.sweeper.direction: want maximize, as ndcg@10 has it, got minimize" in ended.err
+    assert sweep(*_OPTUNA, "hydra.sweeper.n_trials=3", "early_stopping={metric: mrr, best: lowest}").code == 0
+    found = yaml.safe_load((sweep.folder / "optimization_results.yaml").read_text())
+    assert found["best_value"] == min(line["valid"]["mrr"] for line in sweep.lines())
+
+
+@optuna
+@pytest.mark.parametrize(
+    ("rate", "jobs", "said"), [(0, 1, "job 0 (seed=9) ended with 3"), (1, 2, "no job has a result")]
+)
+def test_optuna_ends_with_a_job_that_failed_or_goes_on(sweep: Sweep, rate: int, jobs: int, said: str) -> None:
+    words = ["seed=choice(9)", "hydra.sweeper.n_trials=2", f"hydra.sweeper.max_failure_rate={rate}"]
+    ended = sweep("hydra/sweeper=optuna", *words)
+    assert (ended.code, len(sweep.lines())) == (1, jobs)
+    assert f"train: {said}" in ended.err

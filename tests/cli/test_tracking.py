@@ -1,0 +1,95 @@
+"""`tracking=`: what services are told of a run besides its own files, without a network."""
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sharded_emb.errors import InputError
+from sharded_emb.training.tracking import Following, Tracked, Tracker, TrackingConfig
+from tests.cli.commands import metrics_lines
+from tests.cli.in_process import Commands
+
+WORDS = ("experiment=quickstart", "log_every_steps=1", "checkpoint.every_steps=2", "run=mine")
+
+
+def without(module: str) -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec(module) is None
+    return pytest.mark.skipif(missing, reason=f"the extra [{module}] is not installed")
+
+
+@pytest.mark.parametrize("service", ["wandb", "mlflow"])
+def test_a_service_that_is_not_installed_is_named_before_anything_is_made(
+    start: Commands, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == service else there(name, *more)
+    )
+    ended = start("train", *WORDS, f"data={tiny_data}", f"tracking={service}")
+    how = f"pip install 'sharded-emb[{service}]', or leave tracking out"
+    assert ended.code == 2
+    assert ended.err.splitlines()[1].strip() == f"tracking: want {service} installed, got none; {how}"
+    assert not (start.folder / "mine").exists()
+
+
+class Broken(TrackingConfig):
+    """A service that takes a run and then is gone, or does not even take it."""
+
+    refuses: bool = False
+
+    def build(self, run: Tracked) -> Tracker:  # noqa: ARG002
+        if self.refuses:
+            raise ConnectionError("no such host")
+        return Gone()
+
+
+class Gone(Tracker):
+    def log(self, step: int, values: Mapping[str, float]) -> None:  # noqa: ARG002
+        raise ConnectionError("no such host")
+
+
+def test_a_service_that_is_gone_is_told_of_once_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("sharded_emb"), "propagate", True)
+    following = Following(Broken(), Tracked(tmp_path, {}))
+    following.log(1, {"train/loss": 1.0})
+    following.log(2, {"train/loss": 1.0})
+    following.close("finished", {})
+    assert caplog.messages == ["tracking ends here, the run goes on: ConnectionError: no such host"]
+    with pytest.raises(InputError, match=r"^tracking: want None to take this run, got: no such host$"):
+        Following(Broken(refuses=True), Tracked(tmp_path, {}))
+
+
+@without("mlflow")
+def test_mlflow_has_what_metrics_jsonl_has_and_a_resumed_run_stays_one(start: Commands, tiny_data: Path) -> None:
+    from mlflow import MlflowClient
+
+    words = (*WORDS, f"data={tiny_data}", "tracking=mlflow")
+    assert start("train", *words, "steps=2").code == 0
+    assert start("train", *words, "steps=4", "resume=true").code == 0
+    client = MlflowClient(f"sqlite:///{start.folder / 'mine' / 'mlflow.db'}")
+    (experiment,) = (each for each in client.search_experiments() if each.name == "sharded_emb")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.params["model.blocks"]) == ("FINISHED", "1")
+    losses = {line["step"]: line["loss"] for line in metrics_lines(start.folder / "mine") if line["split"] == "train"}
+    assert {each.step: each.value for each in client.get_metric_history(run.info.run_id, "train/loss")} == losses
+    assert set(losses) == {1, 2, 3, 4}
+    (test,) = (line for line in metrics_lines(start.folder / "mine") if line["split"] == "test" and line["step"] == 4)
+    last = client.get_metric_history(run.info.run_id, "test/ndcg_at_10")[-1]
+    assert last.value == test["ndcg@10"]
+
+
+@without("wandb")
+def test_wandb_writes_a_run_that_can_be_uploaded_later(start: Commands, tiny_data: Path) -> None:
+    words = (*WORDS, f"data={tiny_data}", "tracking=wandb", "tracking.mode=offline", "tracking.project=tests")
+    assert start("train", *words, "steps=2").code == 0
+    (file,) = (start.folder / "mine" / "wandb").glob("offline-run-*/run-*.wandb")
+    name = (start.folder / "mine" / ".wandb-id").read_text()
+    assert file.name == f"run-{name}.wandb"
+    written = file.read_bytes()
+    assert all(text in written for text in (b"train/loss", b"valid/ndcg@10", b"test/ndcg@10", b"finished"))
+    assert list((start.folder / "mine" / "tensorboard").iterdir())
