@@ -28,6 +28,7 @@ from sharded_emb.planning.cluster import unlike_the_device
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled, WeightsFile
 from sharded_emb.tables import Table, held, resolve
+from sharded_emb.training.checkpoint_vocabularies import Vocabulary, vocabularies_of
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, make_evaluator
 from sharded_emb.training.run_folder import peak_memory_bytes
 from sharded_emb.training.scoring import Scoring
@@ -144,10 +145,9 @@ class Built:
         """Rows of the training split to batches."""
         return Collate(self.flat.split("train"), self.reading, self.place.rank)
 
-    def vocabularies(self) -> dict[str, str]:
-        """The hash of the vocabulary of each table that has one."""
-        known = self.dataset.manifest.vocabularies
-        return {table.name: known[table.name].sha256 for table in self.tables if table.name in known}
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Of each table that has one."""
+        return vocabularies_of(self.dataset, [table.name for table in self.tables])
 
     def told(self) -> Iterator[str]:
         """A line a table: what a person should know of it when a run begins."""
