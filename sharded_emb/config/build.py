@@ -32,6 +32,7 @@ from sharded_emb.training.checkpoint_vocabularies import Vocabulary, vocabularie
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, make_evaluator
 from sharded_emb.training.run_folder import peak_memory_bytes
 from sharded_emb.training.scoring import Scoring
+from sharded_emb.training.signals import Signals
 from sharded_emb.training.trainee import Trainee
 from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, replicated
 
@@ -121,14 +122,16 @@ class Built:
         widest = max(found.values())
         return {**found, "dense": chosen or max(DENSE_TOLERANCE, widest), "losses": widest}
 
-    def evaluator(self) -> BinaryEvaluator | NextItemEvaluator:
-        """Evaluates splits of the dataset."""
+    def evaluator(self, signals: Signals | None = None) -> BinaryEvaluator | NextItemEvaluator:
+        """Evaluates splits of the dataset, until one of the signals is heard on any rank."""
+        signals = signals or Signals()
         scoring = Scoring(
             sharded=self.sharded,
             dataset=self.dataset,
             flat=self.flat,
             reading=self.reading,
             batch_per_rank=self.config.evaluation.batch_per_rank,
+            heard=lambda: signals.heard,
         )
         return make_evaluator(scoring)
 

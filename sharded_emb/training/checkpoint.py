@@ -117,6 +117,7 @@ class Checkpoints:
             "world_size": self.place.world_size,
             "ids": {table.name: repr(table.ids) for table in tables},
             "rows": {table.name: table.rows for table in tables},
+            "optimizers": {table.name: type(table.optimizer).__name__ for table in tables},
             **said_of(self.vocabularies),
             "run": state.to_json(),
         }

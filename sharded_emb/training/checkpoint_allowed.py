@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sharded_emb.errors import nearest
+from sharded_emb.errors import closest, nearest
 from sharded_emb.training.checkpoint_config import CheckpointConfig
 
 
@@ -47,8 +47,19 @@ class Allowed:
         ):
             for name in names:
                 if not any(_covered(each, [name]) for each in known):
-                    hint = nearest(name, known)
+                    # a model has hundreds of weights: what is not close to one is helped by what they are in
+                    choices = _with_parents(known) if closest(name, _with_parents(known)) else _outermost(known)
+                    hint = nearest(name, choices)
                     yield f"checkpoint.{key}: want a table or a dense weight of {where}, got {name!r}{hint}"
+
+
+def _with_parents(names: Iterable[str]) -> set[str]:
+    return {name.rsplit(".", up)[0] for name in names for up in range(name.count(".") + 1)}
+
+
+def _outermost(names: Iterable[str]) -> set[str]:
+    """Tables, and what a model consists of (`dense.model.blocks`)."""
+    return {".".join(name.split(".")[:3]) for name in names}
 
 
 def _covered(name: str, names: Iterable[str]) -> bool:
@@ -91,6 +102,10 @@ class Fit:
             "missing": self.missing,
             "unexpected": self.unexpected,
             "grown_tables": {name: {"rows_before": was, "rows": now} for name, (was, now) in self.grown.items()},
-            "extended_vocabularies": {n: {"rows_before": was, "rows": now} for n, (was, now) in self.extended.items()},
+            "extended_vocabularies": {
+                name: {"rows_before": was, "rows": now}
+                for name, (was, now) in self.extended.items()
+                if name not in self.grown
+            },
         }
         return {key: value for key, value in found.items() if value}

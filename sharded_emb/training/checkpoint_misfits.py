@@ -18,6 +18,7 @@ from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.checkpoint_allowed import Allowed, Fit
 from sharded_emb.training.checkpoint_vocabularies import Vocabulary, other_vocabulary
 
+_BEGINNING = "warm_start.run"  # the key under which a person names what only has to fit as far as is asked
 Saved = Mapping[str, STORAGE_TYPES]
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -97,6 +98,7 @@ def _tables(model: Model, checkpoint: Opened, allowed: Allowed, found: Fit) -> N
             wrong = [f"tables.{name}: want it in {checkpoint.path}, got none{remedy}"]
         else:
             grown = _rows(table, checkpoint, allowed, wrong)
+            wrong += [] if model.optimizer is None else _optimizer_of(table, checkpoint)
             for part in table.parts.values() or [table]:
                 wrong += _part(part, model, checkpoint, grown)
             wrong += _vocabulary(name, model, checkpoint, found)
@@ -139,26 +141,39 @@ def _part(part: Table, model: Model, checkpoint: Opened, grown: tuple[int, int] 
     weight = checkpoint.saved.get(f"{prefix}.weight")
     rows, dim = shape_of(weight) or (0, 0)
     if dim != part.dim:
-        yield f"{key}.dim: want {dim}, as {checkpoint.path} has it, got {part.dim}"
+        yield f"{key}.dim: want {dim}, as {checkpoint.path} has it, got {part.dim}{_anew(checkpoint)}"
         return
     if (dtype := _dtype(weight)) != DTYPES[part.dtype]:
-        yield f"{key}.dtype: want {_named(dtype)}, as {checkpoint.path} has it, got {part.dtype}"
+        said = f"{checkpoint.path} has it, got {part.dtype}{_anew(checkpoint)}"
+        yield f"{key}.dtype: want {_named(dtype)}, as {said}"
     for name in entries.of(prefix, model.wanted):
         if name == f"{prefix}.weight":
             continue
         kind, wanted = name.split(".")[-1], shape_of(model.wanted[name]) or ()
         got = shape_of(checkpoint.saved[name]) if name in checkpoint.saved else None
         if got is None or got[1:] != wanted[1:] or (got[0] != wanted[0] and grown is None and rows == part.rows):
-            said = "none" if got is None else f"one of shape {got}"
-            yield f"{key}.optimizer: want one whose state {kind} {wanted} is in {checkpoint.path}, got {said}" + _fresh(
-                checkpoint
-            )
+            said = f"{'none' if got is None else f'one of shape {got}'}{_fresh(checkpoint)}"
+            yield f"{key}.optimizer: want one whose state {kind} {wanted} is in {checkpoint.path}, got {said}"
         elif (dtype := _dtype(checkpoint.saved[name])) != DTYPES[part.state_dtype]:
             yield f"{key}.state_dtype: want {_named(dtype)}, as {checkpoint.path} has it, got {part.state_dtype}"
 
 
+def _optimizer_of(table: Table, checkpoint: Opened) -> Iterator[str]:
+    """States of one optimizer say something else to another, in whatever shape."""
+    mine, trained = type(table.optimizer).__name__, checkpoint.said["optimizers"][table.name]
+    if mine != trained and not table.freeze:
+        whose = f"whose states {checkpoint.path} has"
+        yield f"tables.{table.name}.optimizer: want {trained}, {whose}, got {mine}{_fresh(checkpoint)}"
+
+
 def _fresh(checkpoint: Opened) -> str:
-    return "; warm_start.states=false begins with fresh ones" if checkpoint.key == "warm_start.run" else ""
+    return "; warm_start.states=false begins with fresh ones" if checkpoint.key == _BEGINNING else ""
+
+
+def _anew(checkpoint: Opened) -> str:
+    """What to do about something of another kind, where that can be done."""
+    both = "; named in checkpoint.allow_missing and in allow_unexpected it begins anew"
+    return both if checkpoint.key == _BEGINNING else ""
 
 
 def _vocabulary(name: str, model: Model, checkpoint: Opened, found: Fit) -> list[str]:
@@ -186,7 +201,7 @@ def _dense(model: Model, checkpoint: Opened, allowed: Allowed, found: Fit) -> No
             found.anew.add(name)
         elif there:
             shapes = f"of shape {shape_of(model.wanted[name])}, got {shape_of(checkpoint.saved[name])}"
-            found.problems.append(f"{checkpoint.key}: want {name} {shapes} in {checkpoint.path}")
+            found.problems.append(f"{checkpoint.key}: want {name} {shapes} in {checkpoint.path}{_anew(checkpoint)}")
         else:
             remedy = f"leave out overrides that change the model, or checkpoint.allow_missing=[{name}]"
             found.problems.append(f"{checkpoint.key}: want {name} in {checkpoint.path}, got none; {remedy}")
@@ -202,7 +217,7 @@ def _dense(model: Model, checkpoint: Opened, allowed: Allowed, found: Fit) -> No
 
 
 def _optimizer(model: Model, checkpoint: Opened) -> Iterator[str]:
-    """States of one optimizer are of no use to another."""
+    """As of tables."""
     if model.optimizer not in (None, trained := checkpoint.said["dense_optimizer"]):
         yield (
             f"dense_optimizer: want {trained}, whose states {checkpoint.path} has, got {model.optimizer}"
