@@ -101,6 +101,7 @@ def _tables(model: Model, checkpoint: Opened, allowed: Allowed, found: Fit) -> N
             wrong += [] if model.optimizer is None else _optimizer_of(table, checkpoint)
             for part in table.parts.values() or [table]:
                 wrong += _part(part, model, checkpoint, grown)
+            wrong = _one_a_key(wrong)
             wrong += _vocabulary(name, model, checkpoint, found)
         if wrong and (allowed.may_begin_anew(name) if name in known else allowed.may_lack(name)):
             found.missing.append(name)
@@ -110,6 +111,12 @@ def _tables(model: Model, checkpoint: Opened, allowed: Allowed, found: Fit) -> N
             found.problems += wrong
             if grown is not None:
                 found.grown[name] = grown
+
+
+def _one_a_key(lines: list[str]) -> list[str]:
+    """The first line of each key: parts of a table are wrong in the same way, and states for one reason."""
+    first = {line.partition(": ")[0]: line for line in reversed(lines)}
+    return [line for line in lines if first[line.partition(": ")[0]] is line]
 
 
 def _is_of(entry: str, table: str) -> bool:

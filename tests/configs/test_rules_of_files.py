@@ -79,7 +79,7 @@ def test_predictions_want_a_place_before_anything_is_evaluated(run_folder: Path,
 def test_predictions_want_a_folder_that_may_be_written(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sharded_emb.config.file_rules.os.access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr("sharded_emb.config.run_rules.os.access", lambda *_: False)  # root may write anywhere
     assert problems(f"run={run_folder}", f"predictions={tmp_path}/new/x", command="evaluate", files=True) == [
         f"predictions: want a file that can be written, got {tmp_path}/new/x, but {tmp_path} may not be written; "
         "choose another place"
