@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sharded_emb.config.file_rules import raw_columns, wanted_weights
+from sharded_emb.config.file_rules import raw_columns
 from sharded_emb.config.reading import item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.config.weights import open_weights
 from sharded_emb.config.workload import lengths, workload
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Dataset
@@ -26,7 +27,7 @@ from sharded_emb.embeddings.updates import step_of, with_updates
 from sharded_emb.losses.base import Loss
 from sharded_emb.planning.cluster import unlike_the_device
 from sharded_emb.planning.plan_file import PlanFile
-from sharded_emb.pretrained import Filled, WeightsFile
+from sharded_emb.pretrained import Filled
 from sharded_emb.tables import Table, held, resolve
 from sharded_emb.training.checkpoint_vocabularies import Vocabulary, vocabularies_of
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, make_evaluator
@@ -88,7 +89,7 @@ class Built:
         with together(self.place):
             for table in self.tables:
                 if table.weights is not None:
-                    file = WeightsFile(table.weights, wanted_weights(table, self.dataset))
+                    file = open_weights(table, self.dataset)
                     load_pretrained(self.sharded, table.name, file)
                     found[table.name] = file.filled
         return found
@@ -104,7 +105,7 @@ class Built:
         fill(found, self.config.seed)
         for table in self.tables:
             if table.weights is not None:
-                load_pretrained(found, table.name, WeightsFile(table.weights, wanted_weights(table, self.dataset)))
+                load_pretrained(found, table.name, open_weights(table, self.dataset))
         for name, module in found.dense().items():
             module.load_state_dict(self.sharded.dense()[name].state_dict())
         return found

@@ -17,6 +17,7 @@ from sharded_emb.config.plan_rules import (
 from sharded_emb.config.rules import Tree, whole
 from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig, ShardingConfig
 from sharded_emb.config.run_rules import place_for_predictions, place_for_run, start_of_run
+from sharded_emb.config.weights import weight_problems
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.folder import require_free
 from sharded_emb.embeddings.updates import problems as update_problems
@@ -24,7 +25,6 @@ from sharded_emb.embeddings.updates import step_of
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.losses.base import BinaryLossConfig
 from sharded_emb.models.base import NextItemConfig
-from sharded_emb.pretrained import Wanted, WeightsFile
 from sharded_emb.sharding import pattern_of
 from sharded_emb.tables import FeatureConfig, Table, TableConfig, held, resolve
 
@@ -195,22 +195,6 @@ def raw_columns(dataset: Dataset) -> frozenset[str]:
     return frozenset(name for name, column in dataset.columns.items() if column.vocabulary is None)
 
 
-def wanted_weights(table: Table, dataset: Dataset) -> Wanted:
-    """What a file of pretrained weights has to fit."""
-    known = not table.ids.takes_any and table.name in dataset.manifest.vocabularies
-    return Wanted(table.name, table.rows, table.dim, dataset.raw_ids(table.name) if known else None)
-
-
-def _weights(tables: Sequence[Table], dataset: Dataset) -> Iterator[str]:
-    """Files of pretrained weights have to be there, and fit their tables."""
-    for table in tables:
-        if table.weights is not None:
-            try:
-                WeightsFile(table.weights, wanted_weights(table, dataset))
-            except InputError as error:
-                yield from error.problems
-
-
 def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> list[str]:
     """Every table has to be one that can be sharded as asked, over the ranks that are there."""
     from sharded_emb.distributed.cuts import problems
@@ -231,7 +215,7 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> 
     found += [*problems(held(tables), ranks), *_updates(kind, sound, tables), *_distinct(sharding, held(tables))]
     found += misfits_of_replicas(kind, sound, held(tables))
     if dataset is not None and not issubclass(kind, EvaluateConfig | PlanConfig):  # whose weights are not filled so
-        found += _weights(tables, dataset)
+        found += weight_problems(tables, dataset)
     return [_by_typed_key(problem, configs, sharding) for problem in found]
 
 

@@ -6,7 +6,6 @@ checkpoints/last       a link to the newest one
 checkpoints/best       a link to the one with the best validation metric, if there is one
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,9 +34,6 @@ from sharded_emb.training.checkpoint_vocabularies import Vocabulary, said_of
 from sharded_emb.training.state import RunState
 
 T = TypeVar("T")
-
-_STATE = "state.json"
-_FORMAT = 2  # of what state.json says
 
 
 class NotSavedError(RunFailedError):
@@ -111,7 +107,6 @@ class Checkpoints:
         tables = [table for _, table in sharded.embeddings.features.values()]
         return {
             **self.facts,
-            "format": _FORMAT,
             "step": step,
             "table_steps": sharded.updates.steps,
             "world_size": self.place.world_size,
@@ -174,9 +169,7 @@ class Checkpoints:
         return RunState.from_json(opened.said["run"]), found
 
     def _opened(self, checkpoint: Path) -> Opened:
-        said = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-        if said.get("format") != _FORMAT:
-            raise InputError(f"{self.key}: want a checkpoint of this version, got {checkpoint} of another; train again")
+        said = files.state_of(checkpoint, self.key)
         return Opened(checkpoint, FileSystemReader(checkpoint).read_metadata().state_dict_metadata, said, self.key)
 
     def resume(self, sharded: Sharded, dense: Optimizer, checkpoint: Path) -> RunState:
@@ -222,8 +215,8 @@ def _written(aside: Path, held: entries.Entries, place: Place) -> list[files.Pie
 
 
 def _finish(aside: Path, target: Path, said: dict[str, Any], pieces: list[files.Piece]) -> None:
-    files.write_json(aside / _STATE, said)
-    files.finish(aside, target, [*pieces, *(files.whole_file(aside / name) for name in (".metadata", _STATE))])
+    files.write_state(aside, said)
+    files.finish(aside, target, [*pieces, *(files.whole_file(aside / name) for name in (".metadata", files.STATE))])
 
 
 def _on_first_rank(work: Callable[[], T], place: Place) -> T:

@@ -64,7 +64,7 @@ def other_vocabulary(mine: Vocabulary, said: Mapping[str, Any], checkpoint: Path
     sha256, rows = said["vocabularies"].get(mine.table), said["vocabulary_rows"].get(mine.table, 0)
     if sha256 in (None, mine.sha256) or mine.extends(sha256, rows):
         return None
-    before, difference, remedy = _dataset_of(said, mine.table, sha256), "", "prepare extend=OLD_FOLDER"
+    before, difference, remedy = dataset_of(said, mine.table, sha256), "", "prepare extend=OLD_FOLDER"
     if before is not None:
         difference = f", which differs from {_first_difference(before.raw_ids(mine.table)[FIRST_ROW:], mine.raw_ids)}"
         remedy = f"prepare extend={before.folder}"
@@ -83,7 +83,7 @@ def _hash_as_numbers(raw: pa.Array) -> str | None:
         return None
 
 
-def _dataset_of(said: Mapping[str, Any], table: str, sha256: str) -> Dataset | None:
+def dataset_of(said: Mapping[str, Any], table: str, sha256: str) -> Dataset | None:
     """That of the run which left the checkpoint, if it is still where it was and what it was."""
     folder = said.get("config", {}).get("data")
     try:

@@ -134,10 +134,33 @@ def _wrong(name: str, old: Tensor, new: Tensor | None, now: Tensor) -> list[str]
     return odd + ([] if torch.equal(new[rows:], now[rows:]) else ["new rows"])
 
 
-def save_and_grow(place: Place, folder: Path, others: Path, mine: Path) -> dict[Grown, list[str]]:
-    """Both, in one process group."""
+def save_and_grow(place: Place, folder: Path, others: Path, mine: Path) -> tuple[dict[Grown, list[str]], Any]:
+    """Both, in one process group, and `from_runs` of the others."""
     save_all(place, folder, mine)
-    return grow_all(place, folder, others)
+    return grow_all(place, folder, others), from_runs(place, folder, others)
+
+
+def from_runs(place: Place, folder: Path, runs: Path) -> dict[tuple[str, str], bool]:
+    """By dataset and plan whether the table begins with the rows that a run has for the same ids."""
+    found = {}
+    run = runs / str([case.saved for case in CASES].index("column_wise"))
+    old = torch.load(run / "whole.pt")["item"]
+    for data, sharding in (("new", "row_wise"), ("other", "column_wise"), ("other", "data_parallel")):
+        case = Grown("adagrad", "", sharding)
+        fresh = Built(run_config(folder, data, case, sharding), place).sharded.whole_table("item")
+        tables = {"item": {"dim": 8, "init": "uniform", "weights": {"path": str(run)}}}
+        built = Built(run_config(folder, data, case, sharding, tables=tables), place)
+        want = old.clone()
+        if data == "other":
+            want[[6, 7]] = old[[7, 6]]
+        want = torch.cat([want, fresh[ITEMS:]])
+        filled = built.pretrained["item"]
+        numbers = (filled.from_file, filled.missing, filled.unused)
+        right = numbers == (ITEMS - 2, NEW_ITEMS, 0)
+        states = [state for name, state in whole(built).items() if name.startswith("tables.item.")]
+        right = right and all(torch.equal(state, torch.full_like(state, 0.3)) for state in states)
+        found[data, sharding] = right and torch.equal(built.sharded.whole_table("item"), want)
+    return found
 
 
 def refused(place: Place, folder: Path, run: Path, data: str, **more: Any) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 
 from sharded_emb.config.build import Built
 from sharded_emb.config.warm_starting import warm_started
+from sharded_emb.errors import InputError
 from tests.distributed import growth_cases as cases
 from tests.distributed.growth_cases import CASES, ITEMS, NEW_ITEMS
 from tests.distributed.ranks import on_one_rank, run_ranks
@@ -30,7 +31,8 @@ def grown(folder: Path) -> dict[str, Any]:
     of_two = run_ranks(cases.save_and_grow, 2, folder, folder / "by 1", folder / "by 2")
     return {
         "1 to 1": on_one_rank(lambda place: cases.grow_all(place, folder, folder / "by 1")),
-        "1 to 2": {case: [*of_two[0][case], *of_two[1][case]] for case in CASES},
+        "1 to 2": {case: [odd for of_rank, _ in of_two for odd in of_rank[case]] for case in CASES},
+        "weights of a run": [of_rank for _, of_rank in of_two],
         "2 to 1": on_one_rank(lambda place: cases.grow_all(place, folder, folder / "by 2")),
     }
 
@@ -41,6 +43,23 @@ def test_old_rows_and_states_stay_and_new_ones_are_as_the_seed_has_them(
     grown: dict[str, Any], case: cases.Grown, worlds: str
 ) -> None:
     assert grown[worlds][case] == []
+
+
+def test_a_table_begins_with_the_rows_that_another_run_has_for_its_ids(grown: dict[str, Any]) -> None:
+    for of_rank in grown["weights of a run"]:
+        assert len(of_rank) == 3
+        assert all(of_rank.values()), of_rank
+
+
+def test_weights_of_a_run_that_do_not_fit(folder: Path) -> None:
+    run = folder / "by 1" / "0"
+    for weights, said in (
+        ({"path": str(run), "key": "itm"}, f"key: want a table of {run}, got 'itm'; did you mean item?"),
+        ({"path": str(folder / "old")}, f"path: want a run with a checkpoint, got {folder / 'old'} without one"),
+    ):
+        with pytest.raises(InputError) as raised:
+            cases.run_config(folder, "new", CASES[0], "row_wise", tables={"item": {"dim": 8, "weights": weights}})
+        assert raised.value.problems == [f"tables.item.weights.{said}"]
 
 
 def refused(folder: Path, data: str, **more: Any) -> list[str]:
