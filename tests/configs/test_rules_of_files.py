@@ -86,6 +86,23 @@ def test_predictions_want_a_folder_that_may_be_written(
     ]
 
 
+def test_a_run_begins_with_one_that_is_there_and_has_a_checkpoint(run_folder: Path, tiny_data: Path) -> None:
+    def said(*words: str) -> list[str]:
+        return problems(f"data={tiny_data}", *words, files=True)
+
+    assert said(f"warm_start.run={run_folder.parent}/rnu") == [
+        f"warm_start.run: want a run folder, got {run_folder.parent}/rnu, which has no run.yaml; did you mean run?"
+    ]
+    assert said(f"warm_start.run={run_folder}") == [
+        f"warm_start.run: want a run with a checkpoint, got {run_folder} without one; train it first"
+    ]
+    # one that goes on has begun already
+    assert said(f"warm_start.run={run_folder.parent}/rnu", f"run={run_folder}", "resume=true") == []
+    assert said("checkpoint.grow_tables=[itm]") == [
+        "checkpoint.grow_tables: want names of tables, got 'itm'; did you mean item?"
+    ]
+
+
 def test_a_list_has_an_item(run_folder: Path) -> None:
     (problem,) = problems(f"run={run_folder}", "top_k=0", command="evaluate")
     assert problem == "top_k: want a number above 0, got 0"
