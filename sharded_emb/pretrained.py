@@ -6,7 +6,7 @@ N  rows of a chunk    D  dim
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,11 @@ Chunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 class PretrainedWeights(Frozen):
     """The key `tables.NAME.weights`.
 
-    path: a .npy or .safetensors file, whose row i is row i of the table, or a .parquet file of vectors by raw id. key:
-    the tensor of a .safetensors file; null where it holds one. id_column, vector_column: of a .parquet file. missing:
-    whether ids of the vocabulary that the file has not keep what `init` gives, or are an "error".
+    path: a .npy or .safetensors file, whose row i is row i of the table, a .parquet file of vectors by raw id, or the
+    folder of a run, whose best checkpoint, else its last, has them, by raw id where there are vocabularies. key: the
+    tensor of a .safetensors file, null where it holds one; of a run its table, null for that of the same name.
+    id_column, vector_column: of a .parquet file. missing: whether ids of the vocabulary that there are no vectors for
+    keep what `init` gives, or are an "error".
     """
 
     path: Path
@@ -62,6 +64,19 @@ class Filled:
     missing: int = 0
     unused: int = 0
     first_missing: list[Any] = field(default_factory=list)
+
+
+class Vectors(Protocol):
+    """Vectors for rows of a table, wherever they come from."""
+
+    @property
+    def filled(self) -> Filled:
+        """For how many rows, and for which ids not."""
+        ...
+
+    def chunks(self, first_row: int, end_row: int) -> Iterator[Chunk]:
+        """Those for some rows (N, D), and the rows (N), piece by piece."""
+        ...
 
 
 class WeightsFile:

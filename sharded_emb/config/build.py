@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sharded_emb.config.file_rules import raw_columns, wanted_weights
+from sharded_emb.config.file_rules import raw_columns
 from sharded_emb.config.reading import item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.config.weights import open_weights
 from sharded_emb.config.workload import lengths, workload
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Dataset
@@ -27,11 +28,13 @@ from sharded_emb.losses.base import Loss
 from sharded_emb.planning.cluster import unlike_the_device
 from sharded_emb.planning.picture import picture
 from sharded_emb.planning.plan_file import PlanFile
-from sharded_emb.pretrained import Filled, WeightsFile
+from sharded_emb.pretrained import Filled
 from sharded_emb.tables import Table, held, resolve
+from sharded_emb.training.checkpoint_vocabularies import Vocabulary, vocabularies_of
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, make_evaluator
 from sharded_emb.training.run_folder import peak_memory_bytes
 from sharded_emb.training.scoring import Scoring
+from sharded_emb.training.signals import Signals
 from sharded_emb.training.trainee import Trainee
 from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, replicated
 
@@ -87,7 +90,7 @@ class Built:
         with together(self.place):
             for table in self.tables:
                 if table.weights is not None:
-                    file = WeightsFile(table.weights, wanted_weights(table, self.dataset))
+                    file = open_weights(table, self.dataset)
                     load_pretrained(self.sharded, table.name, file)
                     found[table.name] = file.filled
         return found
@@ -103,7 +106,7 @@ class Built:
         fill(found, self.config.seed)
         for table in self.tables:
             if table.weights is not None:
-                load_pretrained(found, table.name, WeightsFile(table.weights, wanted_weights(table, self.dataset)))
+                load_pretrained(found, table.name, open_weights(table, self.dataset))
         for name, module in found.dense().items():
             module.load_state_dict(self.sharded.dense()[name].state_dict())
         return found
@@ -121,14 +124,16 @@ class Built:
         widest = max(found.values())
         return {**found, "dense": chosen or max(DENSE_TOLERANCE, widest), "losses": widest}
 
-    def evaluator(self) -> BinaryEvaluator | NextItemEvaluator:
-        """Evaluates splits of the dataset."""
+    def evaluator(self, signals: Signals | None = None) -> BinaryEvaluator | NextItemEvaluator:
+        """Evaluates splits of the dataset, until one of the signals is heard on any rank."""
+        signals = signals or Signals()
         scoring = Scoring(
             sharded=self.sharded,
             dataset=self.dataset,
             flat=self.flat,
             reading=self.reading,
             batch_per_rank=self.config.evaluation.batch_per_rank,
+            heard=lambda: signals.heard,
         )
         return make_evaluator(scoring)
 
@@ -145,10 +150,9 @@ class Built:
         """Rows of the training split to batches."""
         return Collate(self.flat.split("train"), self.reading, self.place.rank)
 
-    def vocabularies(self) -> dict[str, str]:
-        """The hash of the vocabulary of each table that has one."""
-        known = self.dataset.manifest.vocabularies
-        return {table.name: known[table.name].sha256 for table in self.tables if table.name in known}
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Of each table that has one."""
+        return vocabularies_of(self.dataset, [table.name for table in self.tables])
 
     def told(self) -> Iterator[str]:
         """A line a table: what a person should know of it when a run begins."""

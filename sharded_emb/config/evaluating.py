@@ -15,6 +15,7 @@ from sharded_emb.config.where import from_home
 from sharded_emb.errors import InputError
 from sharded_emb.training.against import Differences, of_baseline, of_model
 from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.checkpoint_allowed import Allowed
 from sharded_emb.training.compare import baseline_metrics, write_predictions
 from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator
 from sharded_emb.training.report import results_table
@@ -29,7 +30,8 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         built = Built(config, place)
         checkpoints = Checkpoints(config.run, place, built.vocabularies())
         newest = checkpoints.newest()
-        checkpoints.load(built.sharded, None, newest)
+        allowed = Allowed.by(config.checkpoint, inherited=True)
+        _, fit = checkpoints.load_what_fits(built.sharded, None, newest, allowed)
         evaluator, split = built.evaluator(), config.split
         metrics = evaluator(split, lists=True)
         baselines = baseline_metrics(evaluator, split) if config.baselines else {}
@@ -41,7 +43,9 @@ def evaluate(config: EvaluateConfig) -> Metrics:
             if place.rank == 0:
                 print(f"{config.predictions}: the top {config.top_k} of {users:,} users")
         if place.rank == 0:
-            others = {"baselines": baselines, "against": differences}
+            for line in fit.told():
+                print(line)
+            others = {"baselines": baselines, "against": differences, "differs": fit.report()}
             _show_evaluation(built, newest, metrics, others, evaluator.protocol(split))
     return metrics
 
@@ -58,7 +62,8 @@ def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> Di
         folder = from_home(Path(config.against))
         other_built = Built(validate(EvaluateConfig, other_run(folder, config)), built.place)
         checkpoints = Checkpoints(folder, built.place, other_built.vocabularies())
-        checkpoints.load(other_built.sharded, None, checkpoints.newest())
+        grown = Allowed(grown=config.checkpoint.grow_tables, inherited=True)
+        checkpoints.load_what_fits(other_built.sharded, None, checkpoints.newest(), grown)
         other = of_model(other_built.evaluator(), config.split)
     users = evaluator.users(config.split) if isinstance(evaluator, BinaryEvaluator) else None
     return mine.less(other, users)
@@ -94,6 +99,8 @@ def _show_evaluation(
             for name, by_metric in others["against"].items()
         }
         found["against"] = {"name": config.against, "users": "paired bootstrap", "differences": values}
+    if others["differs"]:
+        found["differs"] = others["differs"]
     (config.run / f"evaluation_{config.split}.json").write_text(
         json.dumps(without_nan(found), indent=2) + "\n", encoding="utf-8"
     )

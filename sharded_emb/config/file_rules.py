@@ -1,8 +1,6 @@
 """Rules about files: what is on the disk has to fit the config, and what is needed has to be there."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sharded_emb.config.against_rules import against_problems
@@ -18,6 +16,8 @@ from sharded_emb.config.plan_rules import (
 )
 from sharded_emb.config.rules import Tree, whole
 from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig, ShardingConfig
+from sharded_emb.config.run_rules import place_for_predictions, place_for_run, start_of_run
+from sharded_emb.config.weights import weight_problems
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.folder import require_free
 from sharded_emb.embeddings.updates import problems as update_problems
@@ -25,10 +25,8 @@ from sharded_emb.embeddings.updates import step_of
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.losses.base import BinaryLossConfig
 from sharded_emb.models.base import NextItemConfig
-from sharded_emb.pretrained import Wanted, WeightsFile
 from sharded_emb.sharding import pattern_of
 from sharded_emb.tables import FeatureConfig, Table, TableConfig, held, resolve
-from sharded_emb.training.run_folder import RUN, taken
 
 
 def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
@@ -81,35 +79,9 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
     if issubclass(kind, PlanConfig):
         yield from (*place_for_plan(sound), *known_features(sound))
     elif issubclass(kind, EvaluateConfig):
-        yield from (*_place_for_predictions(sound), *against_problems(sound))
+        yield from (*place_for_predictions(sound), *against_problems(sound))
     else:
-        yield from _place_for_run(sound)
-
-
-def _place_for_run(sound: Tree) -> Iterator[str]:
-    """A new run needs a folder of its own, and one that goes on has one."""
-    folder: Path | None = sound.get("run")
-    if sound.get("resume") and folder is None:
-        yield "resume: want the folder of the run to go on with, as run=FOLDER, got none"
-    if folder is None or (sound.get("resume", True) and (folder / RUN).is_file()):
-        return
-    if wrong := taken(folder):
-        yield wrong
-
-
-def _place_for_predictions(sound: Tree) -> Iterator[str]:
-    """Lists of items need a place, which is asked for before the model is evaluated."""
-    file: Path | None = sound.get("predictions")
-    if file is None:
-        return
-    want = f"predictions: want a file that can be written, got {file}"
-    above = next(folder for folder in file.absolute().parents if folder.exists())
-    if file.is_dir():
-        yield f"{want}, which is a folder; name a file in it"
-    elif not above.is_dir():
-        yield f"{want}, but {above} is no folder; choose another place"
-    elif not os.access(above, os.W_OK | os.X_OK):
-        yield f"{want}, but {above} may not be written; choose another place"
+        yield from (*place_for_run(sound), *start_of_run(sound))
 
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
@@ -223,22 +195,6 @@ def raw_columns(dataset: Dataset) -> frozenset[str]:
     return frozenset(name for name, column in dataset.columns.items() if column.vocabulary is None)
 
 
-def wanted_weights(table: Table, dataset: Dataset) -> Wanted:
-    """What a file of pretrained weights has to fit."""
-    known = not table.ids.takes_any and table.name in dataset.manifest.vocabularies
-    return Wanted(table.name, table.rows, table.dim, dataset.raw_ids(table.name) if known else None)
-
-
-def _weights(tables: Sequence[Table], dataset: Dataset) -> Iterator[str]:
-    """Files of pretrained weights have to be there, and fit their tables."""
-    for table in tables:
-        if table.weights is not None:
-            try:
-                WeightsFile(table.weights, wanted_weights(table, dataset))
-            except InputError as error:
-                yield from error.problems
-
-
 def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> list[str]:
     """Every table has to be one that can be sharded as asked, over the ranks that are there."""
     from sharded_emb.distributed.cuts import problems
@@ -259,7 +215,7 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> 
     found += [*problems(held(tables), ranks), *_updates(kind, sound, tables), *_distinct(sharding, held(tables))]
     found += misfits_of_replicas(kind, sound, held(tables))
     if dataset is not None and not issubclass(kind, EvaluateConfig | PlanConfig):  # whose weights are not filled so
-        found += _weights(tables, dataset)
+        found += weight_problems(tables, dataset)
     return [_by_typed_key(problem, configs, sharding) for problem in found]
 
 

@@ -33,6 +33,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_model(tree, sound),
         *_schedule(sound),
         *_sharding_patterns(tree, sound),
+        *_grown(tree, sound),
     ]
     if not issubclass(kind, PrepareConfig):
         found += [*_end(sound), *_metric(sound)]
@@ -129,6 +130,16 @@ def _sharding_patterns(tree: Tree, sound: Tree) -> Iterator[str]:
         for pattern in sound["sharding"].tables:
             if not fnmatch.filter(names, pattern):
                 yield f"sharding.tables.{pattern}: want the name or a pattern of tables{nearest(pattern, names)}"
+
+
+def _grown(tree: Tree, sound: Tree) -> Iterator[str]:
+    """What may grow has to be a table."""
+    tables = tree.get("tables")
+    if "checkpoint" in sound and isinstance(tables, Mapping):
+        names = [*map(str, tables)]
+        for name in sound["checkpoint"].grow_tables:
+            if name not in names:
+                yield f"checkpoint.grow_tables: want names of tables, got {name!r}{nearest(name, names)}"
 
 
 def _end(sound: Tree) -> Iterator[str]:

@@ -61,6 +61,16 @@ class EvaluationConfig(Frozen):
     batch_per_rank: PositiveInt = 256
 
 
+class WarmStartConfig(Frozen):
+    """The key `warm_start`. run: the folder of a run, with the weights of whose best checkpoint, else its last, a new
+    run begins; null for those that the seed gives. It counts its own steps and epochs, and its schedule begins anew.
+    What may differ is named in `checkpoint`. states: with the states of optimizers, and how many steps they have seen.
+    """
+
+    run: UserPath | None = None
+    states: bool = True
+
+
 class RunConfig(Frozen):
     """One run. `run.yaml` in a run folder holds it, and repeats the run.
 
@@ -109,6 +119,7 @@ class RunConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
     profile: ProfileConfig = ProfileConfig()
     dataset: Slot[DatasetConfig]
     tables: dict[str, TableConfig]

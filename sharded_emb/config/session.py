@@ -14,21 +14,25 @@ import torch
 from sharded_emb import versions
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
+from sharded_emb.config.warm_starting import FROM_SEED, Begun, warm_started
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.heartbeat import Heartbeat
 from sharded_emb.distributed.process_group import Place, by_torchrun, launch_id, process_group, restarted
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.checkpoint_files import steps
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics
 from sharded_emb.training.failures import explained
-from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.limits import Limits
+from sharded_emb.training.loop import Parts, Trainer
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import results_table
 from sharded_emb.training.run_folder import RunFolder, log_file, log_to, of_launch
 from sharded_emb.training.run_page import PICTURE, write_page
 from sharded_emb.training.same_run import config_hash
+from sharded_emb.training.signals import Signals
 from sharded_emb.training.step import Stepping
 
 log = logging.getLogger("sharded_emb")
@@ -79,9 +83,16 @@ def train(config: RunConfig) -> Outcome:
                     print(f"run {folder.path} was finished after step {done['steps']}; there is nothing left to do")
                 return Outcome(folder.path, done["metrics"])
             built = Built(config, place)
-            trainer = make_trainer(built, folder or RunFolder.create(config.run, config.name, tree, place))
+            # before there is a folder, which a checkpoint that does not fit would leave behind
+            begun = FROM_SEED if _goes_on(folder) else warm_started(built)
+            trainer = make_trainer(built, folder or RunFolder.create(config.run, config.name, tree, place), begun)
             with _watched(trainer, config) as pulse, trainer.signals.listening():
                 return _to_the_end(trainer, built, pulse)
+
+
+def _goes_on(folder: RunFolder | None) -> bool:
+    """Whether there is a checkpoint of the run."""
+    return folder is not None and from_first_rank(lambda: bool(steps(folder.path / "checkpoints")), folder.place)
 
 
 def _as_restarted(config: RunConfig, place: Place) -> RunConfig:
@@ -130,18 +141,22 @@ def _folder_of(config: RunConfig, tree: dict[str, Any], place: Place) -> Iterato
             folder.close()
 
 
-def make_trainer(built: Built, folder: RunFolder) -> Trainer:
-    """What trains, as far as the run in its folder was. Raises InputError on every rank."""
+def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> Trainer:
+    """What trains, as far as the run in its folder was. begun: with what its model began, where there was none.
+
+    Raises InputError on every rank.
+    """
     config, place = built.config, built.place
     log_to(folder.path, place.rank)
     checkpoints = Checkpoints(folder.path, place, built.vocabularies(), config.checkpoint, _facts(built, folder))
+    signals = Signals()
     parts = Parts(
         sharded=built.sharded,
         dense=built.dense,
         schedule=config.schedule,
         source=built.source(),
         collate=built.collate(),
-        evaluator=built.evaluator(),
+        evaluator=built.evaluator(signals),
         folder=folder,
         checkpoints=checkpoints,
         profile=Profile(config.profile, place, folder.path / "profile" / f"rank-{place.rank}.json"),
@@ -156,18 +171,19 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
         save_every_minutes=saving.every_minutes,
     )
     stepping = Stepping(config.accumulation, config.clip_norm)
-    trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping, config.prefetch)
+    trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping, config.prefetch, signals=signals)
     latest = from_first_rank(checkpoints.latest, place)
     if latest is not None:
         trainer.resume(latest)
     else:
+        trainer.warm_start = begun.report
         folder.rewind(0, 0.0, 0)
     folder.write_config()
     folder.follow(config.tracking)
     folder.write_json("plan.json", built.plan_report())
     folder.write_text(PICTURE, built.plan_picture)
     log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
-    for line in built.told():
+    for line in (*begun.lines, *built.told()):
         log.info("%s", line)
     for line in built.planning_notes() if place.rank == 0 else []:
         log.warning("%s", line)

@@ -1,6 +1,5 @@
 """Vocabularies: raw ids in the order of their rows, and ids turned into rows."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from sharded_emb.data.base import Attribute, LogConfig, RawLog, VocabularyRule
 from sharded_emb.data.dataset import Column, VocabularyInfo
 from sharded_emb.data.layouts.base import FIRST, ITEM, PIECE, POSITION, USER, Log
 from sharded_emb.data.layouts.splitting import drawn
+from sharded_emb.data.vocabulary_hash import hash_of, kind_of
 from sharded_emb.data.work import Work
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
 
@@ -89,16 +89,9 @@ def build(counts: pa.Table, rule: VocabularyRule | None = None, old: pa.Array | 
 
 
 def describe(vocabulary: pa.Table) -> VocabularyInfo:
-    """Size, type and hash of the raw ids: their type, then their values (strings: their lengths, then their bytes)."""
+    """Size, type and hash of the raw ids."""
     raw = vocabulary["raw"].combine_chunks()[FIRST_ROW:]
-    kind = "int64" if pa.types.is_int64(raw.type) else "string"
-    digest = hashlib.sha256(kind.encode())
-    if kind == "int64":
-        digest.update(raw.to_numpy().astype("<i8").tobytes())
-    else:
-        digest.update(pc.binary_length(raw).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-        digest.update("".join(raw.to_pylist()).encode())
-    return VocabularyInfo(rows=len(vocabulary), raw=kind, sha256=digest.hexdigest())
+    return VocabularyInfo(rows=len(vocabulary), raw=kind_of(raw), sha256=hash_of(raw))
 
 
 def write(folder: Path, vocabularies: dict[str, pa.Table]) -> dict[str, VocabularyInfo]:

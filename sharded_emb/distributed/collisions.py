@@ -209,9 +209,10 @@ class Collisions:
         return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The tensors were read in place; what is left is what waits."""
+        """The tensors were read in place; what is left is what waits, in buckets of which there is a state."""
         for name, bucket in self._buckets():
-            bucket.waiting = [torch.from_numpy(state[f"{name}.waiting"]).to(self.place.device)]
+            if (waiting := state.get(f"{name}.waiting")) is not None:
+                bucket.waiting = [torch.from_numpy(waiting).to(self.place.device)]
 
     def _buckets(self) -> Iterable[tuple[str, Bucket]]:
         for managed in self.tables:

@@ -46,7 +46,7 @@ from sharded_emb.embeddings.local_rows import DTYPES
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
 from sharded_emb.errors import InputError
 from sharded_emb.initializers import hashed_uniform, stream_key
-from sharded_emb.pretrained import WeightsFile
+from sharded_emb.pretrained import Vectors
 
 _ROWS_AT_ONCE = 1 << 18  # bounds the scratch memory of filling
 
@@ -286,8 +286,8 @@ def _inside(rows_R: Tensor, first: int, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def load_pretrained(sharded: Sharded, table: str, file: WeightsFile) -> None:
-    """Writes the vectors of a file over the initial rows of a table. The padding row stays zero."""
+def load_pretrained(sharded: Sharded, table: str, file: Vectors) -> None:
+    """Writes the vectors of a file, or of another run, over the initial rows of a table. The padding row stays zero."""
     for part in sharded.shards():
         if part.table.name != table:
             continue

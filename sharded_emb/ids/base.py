@@ -53,6 +53,10 @@ class Ids(Component):
         """
         return ids_N
 
+    def keeps_rows(self, before: int, now: int) -> bool:  # noqa: ARG002
+        """Whether ids read the rows that they read before, once a table of `before` rows has grown to `now`."""
+        return False
+
     def parts(self, rows: int, dim: int) -> dict[str, tuple[int, int]]:  # noqa: ARG002
         """Rows and dim, by name, of the tables that a table is composed of; empty where it is one."""
         return {}

@@ -51,6 +51,10 @@ class QuotientRemainder(Ids):
         how = {"multiply": "multiplied", "add": "added", "concatenate": "put one after the other"}[self.combined_by]
         return f"the vectors of {rows:,} rows are one of {quotients:,} and one of {remainders:,}, {how}"
 
+    def keeps_rows(self, before: int, now: int) -> bool:
+        """More quotients, where what they are the quotients of stays, and there is no new remainder."""
+        return self.divisor(before) == self.divisor(now) and self._rows(before)[1] == self._rows(now)[1]
+
     def divisor(self, rows: int) -> int:
         """What ids are divided by, in a table of so many rows."""
         return self.remainders or max(1, math.ceil(math.sqrt(max(0, rows - FIRST_ROW))))

@@ -6,7 +6,6 @@ checkpoints/last       a link to the newest one
 checkpoints/best       a link to the one with the best validation metric, if there is one
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,14 +25,15 @@ from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError, RunFailedError
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training import checkpoint_files as files
+from sharded_emb.training.checkpoint_allowed import Allowed, Fit
 from sharded_emb.training.checkpoint_background import Background
 from sharded_emb.training.checkpoint_config import CheckpointConfig
-from sharded_emb.training.checkpoint_misfits import misfits
+from sharded_emb.training.checkpoint_growth import Growth
+from sharded_emb.training.checkpoint_misfits import Model, Opened, fit
+from sharded_emb.training.checkpoint_vocabularies import Vocabulary, said_of
 from sharded_emb.training.state import RunState
 
 T = TypeVar("T")
-
-_STATE = "state.json"
 
 
 class NotSavedError(RunFailedError):
@@ -43,15 +43,17 @@ class NotSavedError(RunFailedError):
 class Checkpoints:
     """The checkpoints of one run folder. Every method but `newest` and `latest` is called by all ranks together.
 
-    vocabularies: the hash of the vocabulary of each table that has one; a checkpoint is of no use with another. facts:
-    what else each checkpoint should say of its run (config, plan, versions).
+    vocabularies: of each table that has one; a checkpoint is of use with the same, or with one that extends it. facts:
+    what else each checkpoint should say of its run (config, plan, versions). key: under which a person named the run.
     """
+
+    key = "run"
 
     def __init__(
         self,
         run: Path,
         place: Place,
-        vocabularies: dict[str, str],
+        vocabularies: Mapping[str, Vocabulary],
         config: CheckpointConfig | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
@@ -72,7 +74,7 @@ class Checkpoints:
         held = entries.everything(sharded, dense)
         if not sharded.updates.replicas.speaks:
             held = {name: each for name, each in held.items() if not isinstance(each, ShardedTensor)}
-        said = self._said(sharded, step, state or RunState())
+        said = {**self._said(sharded, step, state or RunState()), "dense_optimizer": type(dense).__name__}
         if self.background is None:
             self._save(held, said, best, self.place)
             return
@@ -102,13 +104,16 @@ class Checkpoints:
         _on_first_rank(lambda: self._name(target, best), place)
 
     def _said(self, sharded: Sharded, step: int, state: RunState) -> dict[str, Any]:
+        tables = [table for _, table in sharded.embeddings.features.values()]
         return {
             **self.facts,
             "step": step,
             "table_steps": sharded.updates.steps,
             "world_size": self.place.world_size,
-            "ids": _ids(sharded),
-            "vocabularies": self.vocabularies,
+            "ids": {table.name: repr(table.ids) for table in tables},
+            "rows": {table.name: table.rows for table in tables},
+            "optimizers": {table.name: type(table.optimizer).__name__ for table in tables},
+            **said_of(self.vocabularies),
             "run": state.to_json(),
         }
 
@@ -123,7 +128,8 @@ class Checkpoints:
         found = files.named(self.folder, ("best", "last"))
         if checkpoint := found.get("best") or found.get("last") or self.latest():
             return checkpoint
-        raise InputError(f"run: want a run with a checkpoint, got {self.folder.parent} without one; train it first")
+        got = f"got {self.folder.parent} without one; train it first"
+        raise InputError(f"{self.key}: want a run with a checkpoint, {got}")
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint, which `last` names or was about to; None if there is none."""
@@ -135,33 +141,43 @@ class Checkpoints:
         Raises InputError on every rank if a file is damaged, if the checkpoint has other vocabularies, or if it lacks
         something or has it in another shape.
         """
+        state, _ = self.load_what_fits(sharded, dense, checkpoint, Allowed())
+        return state
+
+    def load_what_fits(
+        self, sharded: Sharded, dense: Optimizer | None, checkpoint: Path, allowed: Allowed
+    ) -> tuple[RunState, Fit]:
+        """The same, but for differences that are allowed; what they are about keeps its values, as new rows do."""
         with together(self.place):
             self._require_whole(checkpoint)
         with together(self.place):
-            said = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-            saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+            opened = self._opened(checkpoint)
             wanted = entries.weights(sharded) | (entries.table_states(sharded) if dense is not None else {})
-            if wrong := _other_ids(sharded, said, checkpoint):  # what else differs follows from it
-                raise InputError(*wrong)
-            if wrong := [*self._other_vocabularies(said, checkpoint), *misfits(wanted, saved, sharded, checkpoint)]:
-                raise InputError(*wrong)
+            model = Model(sharded, wanted, self.vocabularies, None if dense is None else type(dense).__name__)
+            found = fit(model, opened, allowed)
+            if found.problems:
+                raise InputError(*found.problems)
+        wanted = {name: value for name, value in wanted.items() if name not in found.anew}
         if dense is not None:
-            wanted |= entries.empty(entries.DENSE_OPTIMIZER, saved)
+            wanted |= entries.empty_dense_states(wanted, opened.saved)
         # flat already: the library reads nested states in an older way where ranks have different entries
-        load(wanted, checkpoint_id=checkpoint, process_group=self.place.control)
+        load(wanted, checkpoint_id=checkpoint, process_group=self.place.control, planner=Growth(found.grown))
         sharded.collisions.load_state_dict(entries.without_prefix(entries.COLLISIONS, wanted))
         if dense is not None:
-            sharded.updates.steps = said["table_steps"]
+            sharded.updates.steps = opened.said["table_steps"]
             entries.load_dense_states(sharded, dense, wanted)
-        return RunState.from_json(said["run"])
+        return RunState.from_json(opened.said["run"]), found
+
+    def _opened(self, checkpoint: Path) -> Opened:
+        said = files.state_of(checkpoint, self.key)
+        return Opened(checkpoint, FileSystemReader(checkpoint).read_metadata().state_dict_metadata, said, self.key)
 
     def resume(self, sharded: Sharded, dense: Optimizer, checkpoint: Path) -> RunState:
         """As `load`, and what was written after this checkpoint is forgotten; random draws go on where they were."""
         state = self.load(sharded, dense, checkpoint)
         _on_first_rank(lambda: self._rewind(checkpoint, state), self.place)
-        said = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-        saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-        mine = entries.empty(f"{entries.RANDOM}.{self.place.rank}", saved)
+        opened = self._opened(checkpoint)
+        said, mine = opened.said, entries.empty(f"{entries.RANDOM}.{self.place.rank}", opened.saved)
         if said["world_size"] == self.place.world_size:
             load(mine, checkpoint_id=checkpoint, process_group=self.place.control)
             entries.load_random_states(self.place, mine)
@@ -187,15 +203,9 @@ class Checkpoints:
         offer = "no earlier one is whole"
         if before is not None:
             offer = f"{before.name} is whole, and is the one to go on from once {checkpoint} is removed"
-        raise InputError(f"run: want a whole checkpoint, got {checkpoint} with a damaged {', '.join(wrong)}; {offer}")
-
-    def _other_vocabularies(self, said: Mapping[str, Any], checkpoint: Path) -> list[str]:
-        return [
-            f"data: want the vocabulary of {table} that {checkpoint} was trained on, got another; its rows would be "
-            "somebody else's; give the dataset folder of the run, or train again"
-            for table, sha256 in self.vocabularies.items()
-            if said["vocabularies"].get(table, sha256) != sha256
-        ]
+        raise InputError(
+            f"{self.key}: want a whole checkpoint, got {checkpoint} with a damaged {', '.join(wrong)}; {offer}"
+        )
 
 
 def _written(aside: Path, held: entries.Entries, place: Place) -> list[files.Piece]:
@@ -205,8 +215,8 @@ def _written(aside: Path, held: entries.Entries, place: Place) -> list[files.Pie
 
 
 def _finish(aside: Path, target: Path, said: dict[str, Any], pieces: list[files.Piece]) -> None:
-    files.write_json(aside / _STATE, said)
-    files.finish(aside, target, [*pieces, *(files.whole_file(aside / name) for name in (".metadata", _STATE))])
+    files.write_state(aside, said)
+    files.finish(aside, target, [*pieces, *(files.whole_file(aside / name) for name in (".metadata", files.STATE))])
 
 
 def _on_first_rank(work: Callable[[], T], place: Place) -> T:
@@ -248,18 +258,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _ids(sharded: Sharded) -> dict[str, str]:
-    """By table what ids say about its rows."""
-    return {table.name: repr(table.ids) for _, table in sharded.embeddings.features.values()}
-
-
-def _other_ids(sharded: Sharded, said: Mapping[str, Any], checkpoint: Path) -> list[str]:
-    """Tables of which ids read other rows than in the run that left the checkpoint."""
-    trained = said["ids"]
-    return [
-        f"tables.{name}.ids: want {trained[name]}, with which {checkpoint} was trained, got {ids}; leave ids as it was"
-        for name, ids in _ids(sharded).items()
-        if trained.get(name, ids) != ids
-    ]

@@ -149,6 +149,11 @@ def of(prefix: str, names: Mapping[str, Any]) -> Iterator[str]:
     return (name for name in names if name.startswith(f"{prefix}."))
 
 
+def table_of(name: str) -> str:
+    """The table of an entry of one, as a person names it: a table that is composed of others is one."""
+    return name.split(".")[1].partition(":")[0]
+
+
 def without_prefix(prefix: str, values: Mapping[str, Any]) -> Entries:
     """Those of this kind, by the rest of their names."""
     return {name.removeprefix(f"{prefix}."): values[name] for name in of(prefix, values)}
@@ -161,3 +166,10 @@ def empty(prefix: str, saved: Mapping[str, STORAGE_TYPES]) -> Entries:
         for name in of(prefix, saved)
         for info in [saved[name]]
     }
+
+
+def empty_dense_states(wanted: Entries, saved: Mapping[str, STORAGE_TYPES]) -> Entries:
+    """Room for the dense optimizer's states of those weights that are wanted."""
+    states = empty(DENSE_OPTIMIZER, saved)
+    weight_of = {name: name.replace(DENSE_OPTIMIZER, DENSE, 1).rpartition(".")[0] for name in states}
+    return {name: room for name, room in states.items() if weight_of[name] in wanted}

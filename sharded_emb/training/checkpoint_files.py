@@ -12,7 +12,11 @@ from typing import Any
 
 from torch.distributed.checkpoint.metadata import Metadata
 
+from sharded_emb.errors import InputError
+
 MANIFEST = "manifest.json"
+STATE = "state.json"
+_FORMAT = 2  # of what that says
 _STEP = "step-"
 _BYTES_AT_ONCE = 1 << 24
 
@@ -120,10 +124,24 @@ def crc32_of(opened: Any, offset: int, size: int) -> int:
     return crc
 
 
-def damage(checkpoint: Path, number: int = 0, of: int = 1) -> list[str]:
+def state_of(checkpoint: Path, key: str) -> dict[str, Any]:
+    """What a checkpoint says of its run. Raises InputError on the key for one of another version."""
+    said: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    if said.get("format") != _FORMAT:
+        raise InputError(f"{key}: want a checkpoint of this version, got {checkpoint} of another; train again")
+    return said
+
+
+def write_state(aside: Path, said: Mapping[str, Any]) -> None:
+    """Writes that."""
+    write_json(aside / STATE, {**said, "format": _FORMAT})
+
+
+def damage(checkpoint: Path, number: int = 0, of: int = 1, entry: str | None = None) -> list[str]:
     """What is wrong with the files of a checkpoint, each `FILE (ENTRY)`; empty if it is whole.
 
-    number, of: which share of its pieces to look at, so that ranks can divide the work.
+    number, of: which share of its pieces to look at, so that ranks can divide the work. entry: of this one
+    alone, which may be a file.
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
@@ -131,7 +149,7 @@ def damage(checkpoint: Path, number: int = 0, of: int = 1) -> list[str]:
             return [MANIFEST]
     except (OSError, ValueError, KeyError, TypeError):
         return [MANIFEST]
-    pieces = [Piece(*each) for each in manifest["pieces"]]
+    pieces = [piece for each in manifest["pieces"] if entry in (None, (piece := Piece(*each)).name)]
     return list(dict.fromkeys(_wrong(checkpoint, pieces[number::of])))
 
 

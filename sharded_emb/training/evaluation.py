@@ -256,6 +256,7 @@ class NextItemEvaluator:
         parts = []
         any_split = self.scoring.flat.split("train")
         for start in range(0, self.table.rows, _ROWS_PER_LOOKUP):
+            self.scoring.require_nobody_stops()
             ids = torch.arange(start, min(start + _ROWS_PER_LOOKUP, self.table.rows))
             reading = replace(self.scoring.reading, candidates=constant(ids))
             batch = Collate(any_split, reading, self.scoring.place.rank)(nobody(), 1, 0)

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,27 +25,17 @@ from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Evaluator, Metrics
 from sharded_emb.training.failures import write_batch
 from sharded_emb.training.feed import Feed
+from sharded_emb.training.limits import Limits
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.progress import Display
 from sharded_emb.training.run_folder import RunFolder
+from sharded_emb.training.scoring import AskedToStopError
 from sharded_emb.training.signals import Signals
 from sharded_emb.training.state import Progress, RunState
 from sharded_emb.training.step import ONE_PIECE, Learner, NotFiniteLossError, Stepping
 from sharded_emb.training.unknown import unknown_of_all
 
 log = logging.getLogger("sharded_emb")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a run ends, and how often it says or saves something. None for no limit, and for not by that."""
-
-    steps: int | None
-    epochs: int | None
-    log_every_steps: int
-    evaluate_every_epochs: int
-    save_every_steps: int | None = None
-    save_every_minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +72,7 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     unknown_ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split and feature, at the end
     managed_tables: dict[str, dict[str, int]] = field(default_factory=dict)  # whose rows ids have, at the end
+    warm_start: Mapping[str, Any] = field(default_factory=dict)  # what the run began with, if not with the seed
     under_way: tuple[int, bool] = (0, False)  # the step of the last save, and whether the run needs it
     stop_signal: int | None = None  # what all ranks agreed to stop for
     signals: Signals = field(default_factory=Signals)
@@ -96,7 +87,7 @@ class Trainer:
     def resume(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint of this run. Raises InputError on every rank if it does not fit or is damaged."""
         state = self.parts.checkpoints.resume(self.parts.sharded, self.parts.dense, checkpoint)
-        self.progress = state.progress
+        self.progress, self.warm_start = state.progress, state.warm_start
         self.stopping.best, self.stopping.since_best = state.best, state.since_best
         self.parts.collate.unknown.update(state.unknown_ids_of(self.place.rank, self.place.world_size))
         self.parts.folder.rewind(state.progress.step, state.seconds, state.metrics_bytes)
@@ -112,14 +103,18 @@ class Trainer:
                     break
                 else:
                     self._epoch()
+        except AskedToStopError as asked:  # in an evaluation, which is due again when the run goes on
+            self.stop_signal = asked.signal
         finally:
             self.display.close()
             self.parts.profile.close()
         self._save()
         self.parts.checkpoints.wait()
-        if self._stopped():
+        try:
+            return {} if self._stopped() else self._final_metrics()
+        except AskedToStopError as asked:
+            self.stop_signal = asked.signal
             return {}
-        return self._final_metrics()
 
     def _epoch(self) -> None:
         """Trains to the end of an epoch, from wherever in it the run is."""
@@ -198,6 +193,7 @@ class Trainer:
     def _evaluate(self) -> None:
         started = time.monotonic()
         self._tell("evaluating")
+        self.parts.profile.interrupt()
         found = self.parts.evaluator("valid")
         for name, metrics in found.items():
             self.parts.folder.write_metrics(self.progress.step, name, metrics)
@@ -251,6 +247,7 @@ class Trainer:
             seconds=self.parts.folder.seconds,
             metrics_bytes=self.parts.folder.metrics_bytes,
             unknown_ids=all_values(self.parts.collate.unknown, self.place),
+            warm_start=self.warm_start,
         )
 
     def _steps_over(self) -> bool:
@@ -291,6 +288,7 @@ class Trainer:
             "samples_per_second": round(self.progress.samples / max(self.progress.training_seconds, 1e-9), 1),
             "metrics": metrics,
             "protocol": protocol,
+            **({"warm_start": started} if (started := self.warm_start) else {}),
             **({"unknown_ids": unknown} if (unknown := self.unknown_ids) else {}),
             **({"managed_tables": managed} if (managed := self.managed_tables) else {}),
         }

@@ -43,6 +43,15 @@ class Profile:
         elif self._ended == self.config.after_steps + self.config.steps:
             self.close()
 
+    def interrupt(self) -> None:
+        """Ends the watching before something that is no step, and takes long to watch. What was seen of steps counts;
+        if there was none, those that come next are watched.
+        """
+        if self._profiler is not None:
+            self.close()
+            if self.phases is None:
+                self._ended = self.config.after_steps - 1
+
     def close(self) -> None:
         """Ends the watching, if there is any, and says what was seen."""
         if self._profiler is None:

@@ -43,9 +43,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) ->
     for key in dict.fromkeys((*old, *new)):
         was, is_now = old.get(key, _MISSING), new.get(key, _MISSING)
         if was != is_now and not _free(key) and not (key == "data" and _same_path(was, is_now)):
-            found.append(
-                f"{key}: want {_said(was)}, with which {run} was started, got {_said(is_now)}; resume it as it is"
-            )
+            remedy = f", or begin another run with warm_start.run={run}" if key == "data" else ""
+            said = f"want {_said(was)}, with which {run} was started, got {_said(is_now)}"
+            found.append(f"{key}: {said}; resume it as it is{remedy}")
     return found
 
 

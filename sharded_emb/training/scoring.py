@@ -13,22 +13,37 @@ from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.source import BatchesConfig, Part, Source
 from sharded_emb.data.window import Window
-from sharded_emb.distributed.agree import together
+from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
 
 _MEGABYTES_AT_ONCE = 32  # of a split
 
 
+class AskedToStopError(Exception):
+    """A rank was asked to stop while a split was evaluated. Raised on every rank. signal: what for."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"signal {signal}")
+        self.signal = signal
+
+
+def _never() -> int:
+    return 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """What both evaluators need: a model, data to score, and in which pieces."""
+    """What both evaluators need: a model, data to score, and in which pieces. heard: by what signal this rank is asked
+    to stop, 0 for none.
+    """
 
     sharded: Sharded
     dataset: Dataset
     flat: FlatCopy
     reading: Reading
     batch_per_rank: int
+    heard: Callable[[], int] = _never
     unknown: dict[str, dict[str, UnknownCount]] = field(default_factory=dict)
 
     @property
@@ -56,9 +71,15 @@ class Scoring:
         self.unknown[split] = collate.unknown
         return collate
 
+    def require_nobody_stops(self) -> None:
+        """Raises AskedToStopError on every rank once one of them was asked to stop."""
+        if all_sums([float(self.heard() != 0)], self.place)[0]:
+            raise AskedToStopError(max(all_values(self.heard(), self.place)))
+
     def batches(self, collate: Collate, rows: Int64s, window: Window) -> Iterator[tuple[Int64s, Batch]]:
-        """This rank's part of these rows of a window, and its batch on the device."""
+        """This rank's part of these rows of a window, and its batch on the device. Raises AskedToStopError."""
         for number, part in enumerate(self.parts(rows)):
+            self.require_nobody_stops()
             with together(self.place):
                 batch = collate(part.rows, part.size, number, window=window)
             collate.count(batch)

@@ -27,7 +27,8 @@ class RunState:
     """What a checkpoint says of its run, in JSON.
 
     best, since_best: of early stopping. seconds: since the run was first started, without pauses. metrics_bytes: how
-    much of metrics.jsonl was written. unknown_ids: of the training split, by rank and feature.
+    much of metrics.jsonl was written. unknown_ids: of the training split, by rank and feature. warm_start: what the run
+    began with, empty where that was the seed.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -36,6 +37,7 @@ class RunState:
     seconds: float = 0.0
     metrics_bytes: int = 0
     unknown_ids: Sequence[Mapping[str, UnknownCount]] = ()
+    warm_start: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -73,7 +73,8 @@ class Learner:
         set_learning_rates(self.sharded, self.dense, self.schedule.factor(number))
         place = self.sharded.place
         total, mean = torch.zeros((), device=place.device), 0.0
-        batches = self.sharded.assign_rows(pieces, number)
+        # rows of managed tables go on from the steps of the run that this one may have begun with
+        batches = self.sharded.assign_rows(pieces, self.sharded.updates.steps + 1)
         for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
             loss_sum = self.sharded.parallel(batch)
             total += loss_sum.detach()

@@ -79,10 +79,27 @@ def test_predictions_want_a_place_before_anything_is_evaluated(run_folder: Path,
 def test_predictions_want_a_folder_that_may_be_written(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sharded_emb.config.file_rules.os.access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr("sharded_emb.config.run_rules.os.access", lambda *_: False)  # root may write anywhere
     assert problems(f"run={run_folder}", f"predictions={tmp_path}/new/x", command="evaluate", files=True) == [
         f"predictions: want a file that can be written, got {tmp_path}/new/x, but {tmp_path} may not be written; "
         "choose another place"
+    ]
+
+
+def test_a_run_begins_with_one_that_is_there_and_has_a_checkpoint(run_folder: Path, tiny_data: Path) -> None:
+    def said(*words: str) -> list[str]:
+        return problems(f"data={tiny_data}", *words, files=True)
+
+    assert said(f"warm_start.run={run_folder.parent}/rnu") == [
+        f"warm_start.run: want a run folder, got {run_folder.parent}/rnu, which has no run.yaml; did you mean run?"
+    ]
+    assert said(f"warm_start.run={run_folder}") == [
+        f"warm_start.run: want a run with a checkpoint, got {run_folder} without one; train it first"
+    ]
+    # one that goes on has begun already
+    assert said(f"warm_start.run={run_folder.parent}/rnu", f"run={run_folder}", "resume=true") == []
+    assert said("checkpoint.grow_tables=[itm]") == [
+        "checkpoint.grow_tables: want names of tables, got 'itm'; did you mean item?"
     ]
 
 

@@ -35,7 +35,9 @@ class CutOffError(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """cuts: each is where a process ends: before a step, or in the evaluation after one (as a negative number)."""
+    """cuts: each is where a process ends: before a step, or in the evaluation after one (as a negative number). stops:
+    before these, a step and what the run is at after it when its last rank hears a signal.
+    """
 
     every_steps: int
     cuts: tuple[int, ...]
@@ -43,6 +45,7 @@ class Case:
     sharding: str = "row_wise"
     more: dict[str, Any] = field(default_factory=dict)
     asynchronous: bool = False
+    stops: tuple[tuple[int, str], ...] = ()
 
     def config(self, data: Path) -> RunConfig:
         more = {"model": MODEL, "early_stopping": {"metric": "ndcg@10", "patience": 2}, "log_every_steps": 1}
@@ -64,16 +67,35 @@ CASES = [
     Case(5, (2,)),  # before there is any checkpoint
     Case(1, (4, 9), asynchronous=True),
     Case(2, (6, -14), "adam", "data_parallel", asynchronous=True),
+    Case(3, (), stops=((7, "evaluating"), (21, "evaluating test"))),
 ]
+
+
+def _trainer(place: Place, run_config: RunConfig, run: Path) -> Trainer:
+    tree = run_config.model_dump(mode="json", exclude={"resume"})
+    folder = RunFolder.reopen(run, tree, place)
+    built = Built(run_config, place)
+    return make_trainer(built, folder or RunFolder.create(run, "resume", tree, place))
+
+
+def _stopped(place: Place, run_config: RunConfig, run: Path, when: tuple[int, str]) -> bool:
+    """Whether a run ends, without metrics, once its last rank hears a signal."""
+    trainer = _trainer(place, run_config, run)
+
+    def hear(step: int, phase: str) -> None:
+        if (step, phase) == when and place.rank == place.world_size - 1:
+            trainer.signals.heard = 15
+
+    trainer.tell = hear
+    metrics = trainer.train()
+    trainer.parts.folder.close()
+    return not metrics and trainer.stop_signal == 15 and trainer.progress.step == when[0]
 
 
 def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) -> Trainer | None:
     """As the command does, to the end or to where it is cut off; None then."""
-    tree = run_config.model_dump(mode="json", exclude={"resume"})
-    folder = RunFolder.reopen(run, tree, place)
-    built = Built(run_config, place)
-    folder = folder or RunFolder.create(run, "resume", tree, place)
-    trainer = make_trainer(built, folder)
+    trainer = _trainer(place, run_config, run)
+    folder = trainer.parts.folder
     collate, evaluator = trainer.parts.collate, trainer.parts.evaluator
 
     class Cut:
@@ -144,6 +166,9 @@ def cut_and_resumed(place: Place, data: Path, folder: Path, cases: Sequence[Case
         assert straight is not None
         want = everything(straight)
         starts = 0
+        for when in case.stops:
+            starts += 1
+            assert _stopped(place, case.config(data), folder / f"{number}-cut", when), (number, when)
         for cut in (*case.cuts, None):
             starts += 1
             trainer = train_once(place, case.config(data), folder / f"{number}-cut", cut)

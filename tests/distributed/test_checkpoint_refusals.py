@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from sharded_emb.config.build import Built
+from sharded_emb.data.dataset import Dataset
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.checkpoint_vocabularies import Vocabulary
 from tests.distributed import next_item_cases as cases
 from tests.distributed.ranks import on_one_rank
 
@@ -29,7 +31,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def load(folder: Path, run: Path, vocabularies: dict[str, str] | None = None, **overrides: Any) -> None:
+def load(folder: Path, run: Path, vocabularies: dict[str, Vocabulary] | None = None, **overrides: Any) -> None:
     def task(place: Place) -> None:
         built = Built(cases.config(folder, **overrides), place)
         checkpoints = Checkpoints(run, place, vocabularies or built.vocabularies())
@@ -40,9 +42,9 @@ def load(folder: Path, run: Path, vocabularies: dict[str, str] | None = None, **
 
 def test_the_checkpoint_of_another_vocabulary(folder: Path, run: Path) -> None:
     with pytest.raises(
-        InputError, match=r"^data: want the vocabulary of item that .*step-5 was trained on, got another"
+        InputError, match=r"^data: want the vocabulary of item \(of items\) that .*step-5 was trained on, or one that "
     ):
-        load(folder, run, vocabularies={"item": "somebody else's"})
+        load(folder, run, vocabularies={"item": Vocabulary("item", 37, "somebody else's", Dataset.open(folder))})
 
 
 def test_another_dim(folder: Path, run: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_run_that_was_cut_off_ends_as_the_straight_one(resumed: Any, number: i
     for of_rank in resumed[ranks]:
         differing, starts = of_rank[number]
         assert differing == []
-        assert starts == len(cases.CASES[number].cuts) + 1
+        assert starts == len(cases.CASES[number].cuts) + len(cases.CASES[number].stops) + 1
 
 
 def test_sums_of_more_than_two_ranks_are_added_up_alike_after_a_cut(data: Path) -> None:

@@ -11,6 +11,7 @@ from sharded_emb.ids.hash import Hash
 from sharded_emb.ids.hash import mixed as mixed_on_host
 from sharded_emb.ids.managed_collision import ManagedCollision
 from sharded_emb.ids.quotient_remainder import QuotientRemainder
+from sharded_emb.ids.rows import Rows
 from sharded_emb.initializers import mixed as mixed_on_device
 from sharded_emb.tables import TableConfig, held
 from tests.tables import make_feature, make_table
@@ -146,3 +147,12 @@ def test_a_name_of_no_kind_of_ids_gets_those_there_are() -> None:
 def test_ids_are_mixed_alike_on_the_host_and_on_the_device(ids: list[int]) -> None:
     on_host = mixed_on_host(np.array(ids, dtype=np.int64)).view(np.int64)
     assert mixed_on_device(torch.tensor(ids, dtype=torch.int64)).tolist() == on_host.tolist()
+
+
+def test_which_ids_read_the_same_rows_once_a_table_has_grown() -> None:
+    assert Rows().keeps_rows(10, 20)
+    assert QuotientRemainder(remainders=4).keeps_rows(10, 20)
+    assert not QuotientRemainder(remainders=16).keeps_rows(10, 20), "there are remainders that had no row"
+    assert not QuotientRemainder().keeps_rows(10, 100), "the root of the number of rows is another"
+    assert not Hash().keeps_rows(10, 20)
+    assert not ManagedCollision(buckets=2).keeps_rows(10, 20)

@@ -64,6 +64,22 @@ def test_what_is_no_step_is_left_out_and_the_mean_is_over_steps() -> None:
     assert found.step == pytest.approx(sum(found.seconds.values()))
 
 
+def test_an_evaluation_is_not_watched() -> None:
+    profile = Profile(ProfileConfig(after_steps=1, steps=3), HERE)
+    profile.step_ended()
+    profile.interrupt()  # before a step that is watched has ended
+    assert profile.phases is None
+    for _ in range(3):
+        profile.step_ended()
+        with record_function(STEP):
+            torch.ones(3).sum()
+    profile.interrupt()
+    assert profile.phases is not None
+    assert profile.phases.steps == 3
+    profile.step_ended()
+    assert profile.phases.steps == 3
+
+
 def test_a_profile_watches_the_steps_it_is_asked_to_and_writes_a_trace(tmp_path: Path) -> None:
     trace = tmp_path / "profile" / "rank-0.json"
     profile = Profile(ProfileConfig(after_steps=2, steps=3, trace=True), HERE, trace)

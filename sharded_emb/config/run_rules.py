@@ -1,0 +1,49 @@
+"""Rules about places of runs: what a command writes needs one, and what a run begins with has to be there."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sharded_emb.config.rules import Tree
+from sharded_emb.errors import nearest
+from sharded_emb.training.checkpoint_files import steps
+from sharded_emb.training.run_folder import RUN, taken
+
+
+def place_for_run(sound: Tree) -> Iterator[str]:
+    """A new run needs a folder of its own, and one that goes on has one."""
+    folder: Path | None = sound.get("run")
+    if sound.get("resume") and folder is None:
+        yield "resume: want the folder of the run to go on with, as run=FOLDER, got none"
+    if folder is None or (sound.get("resume", True) and (folder / RUN).is_file()):
+        return
+    if wrong := taken(folder):
+        yield wrong
+
+
+def start_of_run(sound: Tree) -> Iterator[str]:
+    """The run to begin with has to have come as far as a checkpoint; one that goes on does without it."""
+    folder: Path | None = sound["warm_start"].run if "warm_start" in sound else None
+    run: Path | None = sound.get("run")
+    if folder is None or (sound.get("resume") and run is not None and (run / RUN).is_file()):
+        return
+    if not (folder / RUN).is_file():
+        beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        yield f"warm_start.run: want a run folder, got {folder}, which has no {RUN}{nearest(folder.name, beside)}"
+    elif not steps(folder / "checkpoints"):
+        yield f"warm_start.run: want a run with a checkpoint, got {folder} without one; train it first"
+
+
+def place_for_predictions(sound: Tree) -> Iterator[str]:
+    """Lists of items need a place, which is asked for before the model is evaluated."""
+    file: Path | None = sound.get("predictions")
+    if file is None:
+        return
+    want = f"predictions: want a file that can be written, got {file}"
+    above = next(folder for folder in file.absolute().parents if folder.exists())
+    if file.is_dir():
+        yield f"{want}, which is a folder; name a file in it"
+    elif not above.is_dir():
+        yield f"{want}, but {above} is no folder; choose another place"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        yield f"{want}, but {above} may not be written; choose another place"

@@ -1,0 +1,31 @@
+"""What tables begin with in place of what `init` gives: a file of weights, or a table of another run."""
+
+from collections.abc import Iterator, Sequence
+
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.errors import InputError
+from sharded_emb.pretrained import Vectors, Wanted, WeightsFile
+from sharded_emb.tables import Table
+from sharded_emb.training.checkpoint_table import Mine, TableOfRun
+from sharded_emb.training.checkpoint_vocabularies import vocabularies_of
+
+
+def open_weights(table: Table, dataset: Dataset) -> Vectors:
+    """What the key `tables.NAME.weights` names. Raises InputError where it does not fit the table."""
+    assert table.weights is not None
+    known = not table.ids.takes_any and table.name in dataset.manifest.vocabularies
+    wanted = Wanted(table.name, table.rows, table.dim, dataset.raw_ids(table.name) if known else None)
+    if not table.weights.path.expanduser().is_dir():
+        return WeightsFile(table.weights, wanted)
+    vocabulary = vocabularies_of(dataset, [table.name]).get(table.name)
+    return TableOfRun(table.weights, Mine(wanted, vocabulary, repr(table.ids)))
+
+
+def weight_problems(tables: Sequence[Table], dataset: Dataset) -> Iterator[str]:
+    """Pretrained weights have to be there, and fit their tables."""
+    for table in tables:
+        if table.weights is not None:
+            try:
+                open_weights(table, dataset)
+            except InputError as error:
+                yield from error.problems
