@@ -34,6 +34,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_schedule(sound),
         *_sharding_patterns(tree, sound),
         *_grown(tree, sound),
+        *_fresh_states(sound),
     ]
     if not issubclass(kind, PrepareConfig):
         found += [*_end(sound), *_metric(sound)]
@@ -140,6 +141,16 @@ def _grown(tree: Tree, sound: Tree) -> Iterator[str]:
         for name in sound["checkpoint"].grow_tables:
             if name not in names:
                 yield f"checkpoint.grow_tables: want names of tables, got {name!r}{nearest(name, names)}"
+
+
+def _fresh_states(sound: Tree) -> Iterator[str]:
+    """Which ids have rows of managed tables is known together with how many steps there were."""
+    start = sound.get("warm_start")
+    if start is None or start.run is None or start.states:
+        return
+    for name, table in sound.get("tables", {}).items():
+        if table.ids.assigned:
+            yield f"warm_start.states: want true with tables.{name}.ids: {table.ids}, whose rows go by steps, got false"
 
 
 def _end(sound: Tree) -> Iterator[str]:

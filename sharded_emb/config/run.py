@@ -65,6 +65,7 @@ class WarmStartConfig(Frozen):
     """The key `warm_start`. run: the folder of a run, with the weights of whose best checkpoint, else its last, a new
     run begins; null for those that the seed gives. It counts its own steps and epochs, and its schedule begins anew.
     What may differ is named in `checkpoint`. states: with the states of optimizers, and how many steps they have seen.
+    `verify` and `plan` do without.
     """
 
     run: UserPath | None = None

@@ -188,7 +188,8 @@ def _vocabulary(name: str, model: Model, checkpoint: Opened, found: Fit) -> list
     if mine is None:
         return []
     if (wrong := other_vocabulary(mine, checkpoint.said, checkpoint.path)) is not None:
-        return [wrong]
+        remedy = f"; or take its rows by raw id, with tables.{name}.weights.path={checkpoint.path.parent.parent}"
+        return [wrong + (remedy if checkpoint.key == _BEGINNING else "")]
     before = checkpoint.said["vocabulary_rows"].get(name, mine.rows)
     if before != mine.rows:
         found.extended[name] = before, mine.rows

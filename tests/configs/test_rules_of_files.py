@@ -98,6 +98,10 @@ def test_a_run_begins_with_one_that_is_there_and_has_a_checkpoint(run_folder: Pa
     ]
     # one that goes on has begun already
     assert said(f"warm_start.run={run_folder.parent}/rnu", f"run={run_folder}", "resume=true") == []
+    managed = ["tables.item.ids=managed_collision", "tables.item.rows=100"]
+    assert said(*managed, f"warm_start.run={run_folder}", "warm_start.states=false")[0] == (
+        "warm_start.states: want true with tables.item.ids: managed_collision, whose rows go by steps, got false"
+    )
     assert said("checkpoint.grow_tables=[itm]") == [
         "checkpoint.grow_tables: want names of tables, got 'itm'; did you mean item?"
     ]

@@ -86,6 +86,7 @@ def test_a_vocabulary_that_does_not_extend_the_old_one(folder: Path) -> None:
     where = f"it, got another, which differs from row 6 on, which was that of 1004 and is that of 1005; {'its rows'}"
     assert where in line
     assert f"make the dataset by prepare extend={folder / 'old'}, give that of the run, or train again" in line
+    assert line.endswith(f"; or take its rows by raw id, with tables.item.weights.path={folder / 'by 1' / '0'}")
 
 
 def test_everything_that_is_missing_unexpected_or_of_another_kind_is_listed_at_once(folder: Path) -> None:
