@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sharded_emb.config.against_rules import against_problems
+from sharded_emb.config.beginning_rules import start_problems, stream_problems
 from sharded_emb.config.plan_rules import (
     known_features,
     misfits_of_plan,
@@ -83,7 +84,7 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
     elif issubclass(kind, EvaluateConfig):
         yield from (*_place_for_predictions(sound), *against_problems(sound))
     else:
-        yield from _place_for_run(sound)
+        yield from (*_place_for_run(sound), *stream_problems(sound), *start_problems(sound))
 
 
 def _place_for_run(sound: Tree) -> Iterator[str]:

@@ -22,7 +22,8 @@ from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics
 from sharded_emb.training.failures import explained
-from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.limits import Limits
+from sharded_emb.training.loop import Parts, Trainer
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import results_table
@@ -143,6 +144,7 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
         folder=folder,
         checkpoints=checkpoints,
         profile=Profile(config.profile, place, folder.path / "profile" / f"rank-{place.rank}.json"),
+        stream=built.stream(),
     )
     saving = config.checkpoint
     limits = Limits(
@@ -159,6 +161,7 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
     if latest is not None:
         trainer.resume(latest)
     else:
+        _begin_from(config, built)
         folder.rewind(0, 0.0, 0)
     folder.write_config()
     folder.write_json("plan.json", built.plan_report())
@@ -170,6 +173,19 @@ def make_trainer(built: Built, folder: RunFolder) -> Trainer:
     if latest is not None:
         log.info("resumed after step %d", trainer.progress.step)
     return trainer
+
+
+def _begin_from(config: RunConfig, built: Built) -> None:
+    """Weights and states of the run that a new one begins from. Raises InputError on every rank if they do not fit."""
+    if config.start_from is None:
+        return
+    others = Checkpoints(config.start_from, built.place, built.vocabularies())
+    try:
+        checkpoint = others.newest()
+        others.load(built.sharded, built.dense, checkpoint)
+    except InputError as error:
+        raise InputError(*(f"start_from: {line.removeprefix('run: ')}" for line in error.problems)) from error
+    log.info("began from %s", checkpoint)
 
 
 def _facts(built: Built, folder: RunFolder) -> dict[str, Any]:

@@ -19,6 +19,8 @@ FREE = frozenset(
         "threads_per_rank",
         "prefetch",
         "flat_copy",
+        "stream.poll_seconds",
+        "stream.idle_seconds",
         "wait_seconds",
         "stall_seconds",
         "lost_seconds",
@@ -26,6 +28,7 @@ FREE = frozenset(
         "verify",
     ]
 )
+_PATHS = ("data", "stream.folder", "start_from")
 _MISSING = object()
 
 
@@ -41,7 +44,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) ->
     found = []
     for key in dict.fromkeys((*old, *new)):
         was, is_now = old.get(key, _MISSING), new.get(key, _MISSING)
-        if was != is_now and not _free(key) and not (key == "data" and _same_path(was, is_now)):
+        if was != is_now and not _free(key) and not (key in _PATHS and _same_path(was, is_now)):
             found.append(
                 f"{key}: want {_said(was)}, with which {run} was started, got {_said(is_now)}; resume it as it is"
             )
@@ -58,7 +61,7 @@ def _leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def _free(key: str) -> bool:
     parts = key.split(".")
-    return parts[0] in FREE or (parts[0] == "tables" and parts[-1] == "sharding")
+    return parts[0] in FREE or key in FREE or (parts[0] == "tables" and parts[-1] == "sharding")
 
 
 def _same_path(one: Any, other: Any) -> bool:

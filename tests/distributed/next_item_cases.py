@@ -27,7 +27,8 @@ from sharded_emb.training.against import of_baseline, of_model
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import NextItemEvaluator
-from sharded_emb.training.loop import Limits, Parts, Trainer
+from sharded_emb.training.limits import Limits
+from sharded_emb.training.loop import Parts, Trainer
 from sharded_emb.training.profile import Profile, ProfileConfig
 from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.training.step import NotFiniteLossError, Stepping
