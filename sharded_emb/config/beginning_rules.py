@@ -1,10 +1,16 @@
-"""Rules about what a run reads besides its dataset: a stream of samples, and the run that it begins from."""
+"""Rules about what a run reads besides its dataset: a stream, the run that it begins from, a file of negatives."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from sharded_emb.config.reading import hard_config
+from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.stream import StreamConfig
+from sharded_emb.losses.hard import check
+from sharded_emb.models.base import NextItemConfig
 from sharded_emb.training.run_folder import RUN
 
 Tree = Mapping[str, Any]
@@ -28,3 +34,17 @@ def start_problems(sound: Tree) -> Iterator[str]:
     start: Path | None = sound.get("start_from")
     if start is not None and not (start / RUN).is_file():
         yield f"start_from: want the folder of a run, got {start}, which is none; check the path"
+
+
+def hard_problems(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """Hard negatives come by raw ids of the vocabulary of what is scored."""
+    model, loss, features = sound.get("model"), sound.get("loss"), sound.get("features", {})
+    hard = None if loss is None else hard_config(loss)
+    if hard is None or not isinstance(model, NextItemConfig) or model.history not in features:
+        return
+    table = features[model.history].table
+    info = dataset.manifest.vocabularies.get(table)
+    if info is None:
+        yield f"loss.hard: want a table with a vocabulary, whose raw ids the file has, got {table}; leave hard out"
+    else:
+        yield from check(hard, pa.int64() if info.raw == "int64" else pa.string())

@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from sharded_emb.config.file_rules import raw_columns, wanted_weights
-from sharded_emb.config.reading import item_rows, item_table, make_reading, seen_before
+from sharded_emb.config.reading import hard_negatives, item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.config.workload import lengths, workload
 from sharded_emb.data.collate import Collate
@@ -55,7 +55,8 @@ class Built:
         self.tables = resolve_tables(config, self.dataset, self.given)
         with together(place):
             self.seen = seen_before(config, self.tables, self.flat.split("train"))
-        self.reading = make_reading(config, self.tables, self.seen)
+            self.hard = None if isinstance(config, EvaluateConfig) else hard_negatives(config, self.dataset)
+        self.reading = make_reading(config, self.tables, self.seen, self.hard)
         self.held = held(self.tables)
         self.plan: Plan = from_first_rank(self._plan, place)
         self._bytes_before_tables = peak_memory_bytes(place.device)
@@ -170,6 +171,8 @@ class Built:
         for table in self.tables:
             if (ids := table.ids.told(table.rows)) is not None:
                 yield f"table {table.name}: {ids}"
+        if self.hard is not None:
+            yield f"loss.hard: {self.hard.told}"
         for table in self.held:
             where, how = self.plan.types[table.name], "frozen" if table.freeze else f"{table.update} update"
             size = f"{table.rows:,} x {table.dim} {table.dtype}"

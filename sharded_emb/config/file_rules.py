@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sharded_emb.config.against_rules import against_problems
-from sharded_emb.config.beginning_rules import start_problems, stream_problems
+from sharded_emb.config.beginning_rules import hard_problems, start_problems, stream_problems
 from sharded_emb.config.plan_rules import (
     known_features,
     misfits_of_plan,
@@ -56,6 +56,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_table_rows(sound, dataset),
         *_label(sound, dataset),
     ]
+    found += [] if issubclass(kind, EvaluateConfig | PlanConfig) else hard_problems(sound, dataset)
     return [*found, *_plan(kind, tree, sound, dataset)]
 
 
