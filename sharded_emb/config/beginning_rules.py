@@ -9,6 +9,7 @@ import pyarrow as pa
 from sharded_emb.config.reading import hard_config
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.stream import StreamConfig
+from sharded_emb.errors import InputError
 from sharded_emb.losses.hard import check
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.training.run_folder import RUN
@@ -27,6 +28,27 @@ def stream_problems(sound: Tree) -> Iterator[str]:
         yield f"stream.folder: want a folder of parts, got {stream.folder}, which {got}; make it, or check the path"
     if sound.get("verify"):
         yield "verify: want false with stream.folder, since what is compared is trained on the train split, got true"
+
+
+def adds(sound: Tree) -> bool:
+    """Whether `prepare` is to add to a stream."""
+    stream: StreamConfig | None = sound.get("stream")
+    return stream is not None and stream.folder is not None
+
+
+def addition_problems(sound: Tree) -> Iterator[str]:
+    """What is added to a stream has the rows of a dataset, which stays as it is."""
+    data: Path | None = sound.get("data")
+    if data is None:
+        yield "data: missing; want the dataset folder whose vocabularies the stream is to have, as data=FOLDER"
+    else:
+        try:
+            Dataset.open(data)
+        except InputError as error:
+            yield from error.problems
+    for key, wanted in (("overwrite", False), ("extend", None)):
+        if sound.get(key, wanted) != wanted:
+            yield f"{key}: want none with stream.folder, which leaves the dataset as it is, got {sound[key]}"
 
 
 def start_problems(sound: Tree) -> Iterator[str]:

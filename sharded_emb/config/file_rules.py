@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sharded_emb.config.against_rules import against_problems
-from sharded_emb.config.beginning_rules import hard_problems, start_problems, stream_problems
+from sharded_emb.config.beginning_rules import addition_problems, adds, hard_problems, start_problems, stream_problems
 from sharded_emb.config.plan_rules import (
     known_features,
     misfits_of_plan,
@@ -35,7 +35,7 @@ from sharded_emb.training.run_folder import RUN, taken
 def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     """The problems with what is on the disk, and with what is not."""
     if issubclass(kind, PrepareConfig):
-        return [*_raw(sound), *_place_for_data(sound)]
+        return [*_raw(sound), *(addition_problems(sound) if adds(sound) else _place_for_data(sound))]
     if not issubclass(kind, RunConfig):
         return []
     found = [*_own_places(kind, sound)]
