@@ -15,6 +15,7 @@ from sharded_emb.errors import InputError, nearest
 
 END = "END"
 _ENDING = ".parquet"
+_MEND = "replace it, or set stream.bad_parts=skip"
 
 
 class StreamConfig(Frozen):
@@ -69,20 +70,20 @@ def read_part(file: Path, columns: Mapping[str, Column], wanted: Iterable[str]) 
             for name in wanted:
                 if name not in there.names:
                     hint = nearest(name, there.names)
-                    raise InputError(f"stream.folder: want the column {name} in {file}, got none{hint}")
+                    raise InputError(f"stream.folder: want the column {name} in {file}, got none{hint}; {_MEND}")
                 if not _is(there.field(name).type, columns[name].arrow):
-                    got = there.field(name).type
-                    raise InputError(f"stream.folder: want {columns[name].type} in column {name} of {file}, got {got}")
+                    want, got = columns[name].type, f"{there.field(name).type}; {_MEND}"
+                    raise InputError(f"stream.folder: want {want} in column {name} of {file}, got {got}")
             table = parquet.read(columns=sorted(wanted), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         got = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"stream.folder: want a whole Parquet file in {file}, got {got}; replace it") from error
+        raise InputError(f"stream.folder: want a whole Parquet file in {file}, got {got}; {_MEND}") from error
     table = table.combine_chunks()
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count or any(
             pa.types.is_list(chunk.type) and chunk.flatten().null_count for chunk in column.chunks
         ):
-            raise InputError(f"stream.folder: want no nulls in column {name} of {file}, got some; replace it")
+            raise InputError(f"stream.folder: want no nulls in column {name} of {file}, got some; {_MEND}")
     return table
 
 

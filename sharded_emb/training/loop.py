@@ -157,9 +157,10 @@ class Trainer:
         Every rank learns here, before any id is exchanged, of a bad id on one of them, and of a signal to stop.
         """
         share = Share(self.place.rank, self.place.world_size, self.stepping.accumulation)
-        course = self.course
+        course, started = self.course, time.monotonic()
         if not course.begins(self.progress, self._pause):
             return
+        self.display.exclude(time.monotonic() - started)
         with closing(course.batches(self.progress, Fetching(share, self.place.device, self.prefetch))) as every:
             while True:
                 self._tell("reading data")
