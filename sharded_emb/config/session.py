@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,7 +185,7 @@ def _begin_from(config: RunConfig, built: Built) -> None:
         checkpoint = others.newest()
         others.load(built.sharded, built.dense, checkpoint)
     except InputError as error:
-        raise InputError(*(f"start_from: {line.removeprefix('run: ')}" for line in error.problems)) from error
+        raise InputError(*(re.sub("^run: ", "start_from: ", line) for line in error.problems)) from error
     log.info("began from %s", checkpoint)
 
 

@@ -19,9 +19,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def numbers(place: Any, data: Path, folder: Path) -> dict[str, Any]:
+    return {"numbers": cases.same_numbers(place, data, folder)}
+
+
 def everything(place: Any, data: Path, folder: Path) -> dict[str, Any]:
     return {
-        "numbers": cases.same_numbers(place, data, folder),
+        **numbers(place, data, folder),
         "wrong": cases.wrong_parts(place, data, folder),
         "stopped": cases.stopped(place, data, folder),
         "begun": cases.begun_from(place, data, folder),
@@ -35,7 +39,7 @@ def found(data: Path) -> dict[int, list[Any]]:
     for folder in folders.values():
         folder.mkdir()
     return {
-        1: [on_one_rank(lambda place: everything(place, data, folders[1]))],
+        1: [on_one_rank(lambda place: numbers(place, data, folders[1]))],
         2: run_ranks(everything, 2, data, folders[2]),
     }
 
@@ -62,54 +66,47 @@ def test_two_ranks_have_the_losses_of_one(found: Any) -> None:
     assert two == pytest.approx(one, abs=1e-6)
 
 
-@RANKS
-def test_a_part_that_cannot_be_read_is_an_error_on_every_rank(found: Any, ranks: int) -> None:
-    (text,) = {of_rank["wrong"]["cut off"] for of_rank in found[ranks]}
+def test_a_part_that_cannot_be_read_is_an_error_on_every_rank(found: Any) -> None:
+    (text,) = {of_rank["wrong"]["cut off"] for of_rank in found[2]}
     assert text.startswith("stream.folder: want a whole Parquet file in ")
     assert f"/cut off/{cases.NAMES[2]}, got Parquet magic bytes not found in footer." in text
 
 
-@RANKS
-def test_a_bad_id_is_named_with_its_part(found: Any, ranks: int) -> None:
-    (text,) = {of_rank["wrong"]["a bad id"] for of_rank in found[ranks]}
+def test_a_bad_id_is_named_with_its_part(found: Any) -> None:
+    (text,) = {of_rank["wrong"]["a bad id"] for of_rank in found[2]}
     assert text.startswith("OutOfRangeIdError: table item, feature history: id 99 is out of range [0, 37) (rank ")
     assert text.endswith(f"/a bad id/{cases.NAMES[2]}")
 
 
-@RANKS
-def test_a_part_that_is_none_can_be_left_out_and_is_counted(found: Any, ranks: int) -> None:
-    for of_rank in found[ranks]:
+def test_a_part_that_is_none_can_be_left_out_and_is_counted(found: Any) -> None:
+    for of_rank in found[2]:
         said, samples = of_rank["wrong"]["skipped"]
         assert said == {"parts": 4, "last": cases.NAMES[3], "skipped": [cases.NAMES[2]], "ended": True}
         assert samples == cases.SIZES[0] + cases.SIZES[3]
 
 
-@RANKS
-def test_a_part_that_stands_before_what_was_read_is_an_error(found: Any, ranks: int) -> None:
-    for of_rank in found[ranks]:
+def test_a_part_that_stands_before_what_was_read_is_an_error(found: Any) -> None:
+    for of_rank in found[2]:
         assert of_rank["wrong"]["late"].startswith("stream.folder: want parts in the order of their names, got ")
         assert of_rank["wrong"]["late"].endswith(
             "/late/a.parquet, which came after b.parquet was read; give it a name behind that"
         )
 
 
-@RANKS
-def test_a_part_that_was_begun_has_to_stay_as_it_was(found: Any, ranks: int) -> None:
-    for of_rank in found[ranks]:
+def test_a_part_that_was_begun_has_to_stay_as_it_was(found: Any) -> None:
+    for of_rank in found[2]:
         changed, gone = of_rank["wrong"]["changed"]
         assert changed.startswith("stream.folder: want 16 rows in ")
         assert changed.endswith(", 7 of which the run has had, got 9; put the part back as it was")
         assert gone.endswith(f"/changed/{cases.NAMES[2]}, got none; put it back")
 
 
-@RANKS
-def test_a_signal_ends_the_wait_with_a_checkpoint(found: Any, ranks: int) -> None:
-    for of_rank in found[ranks]:
+def test_a_signal_ends_the_wait_with_a_checkpoint(found: Any) -> None:
+    for of_rank in found[2]:
         assert of_rank["stopped"] == (15, 2, 2, "waiting for samples")
 
 
-@RANKS
-def test_a_run_that_begins_from_another_has_its_weights_and_states(found: Any, ranks: int) -> None:
-    for of_rank in found[ranks]:
+def test_a_run_that_begins_from_another_has_its_weights_and_states(found: Any) -> None:
+    for of_rank in found[2]:
         one, online = of_rank["begun"]
         assert online == pytest.approx(one[2:], abs=1e-7)

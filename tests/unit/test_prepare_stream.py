@@ -14,7 +14,7 @@ from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.prepare import prepare
-from sharded_emb.data.stream import StreamConfig
+from sharded_emb.data.stream import StreamConfig, read_part
 from sharded_emb.data.work import How
 from sharded_emb.errors import InputError
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
@@ -91,6 +91,9 @@ def test_labelled_events_are_those_of_the_slow_twin(tmp_path: Path) -> None:
             row |= {"user": users.get(row["user"], UNKNOWN_ROW), "item": items.get(row["item"], UNKNOWN_ROW)}
             row |= {name: [items.get(item, UNKNOWN_ROW) for item in row[name]] for name in HISTORIES}
         assert growing.rows(added.part) == want
+        assert added.part is not None
+        columns = growing.dataset.columns
+        assert read_part(added.part, columns, columns).num_rows == added.samples
         known = [*known, *fresh]
     assert UNKNOWN_ROW in {row["item"] for row in want}
 
@@ -134,18 +137,8 @@ def test_events_become_samples_once_whatever_became_of_the_parts(tmp_path: Path)
     ]
 
 
-def test_a_file_that_was_read_has_to_stay_as_it_is(tmp_path: Path) -> None:
+def test_what_was_read_stays_as_it_is_and_samples_are_made_as_those_of_the_dataset_were(tmp_path: Path) -> None:
     growing = Growing(tmp_path, NEXT_ITEM)
-    with (growing.log / "day-0.csv").open("a") as file:
-        file.write("1,2,3,999\n")
-    with pytest.raises(
-        InputError, match=r"^dataset\.raw: want day-0\.csv as it was when its events became samples, got"
-    ):
-        growing.add()
-
-
-def test_samples_are_made_as_those_of_the_dataset_were(tmp_path: Path) -> None:
-    growing = Growing(tmp_path, LABELLED)
     growing.write(1)
     other = growing.config.model_copy(update={"ties": "item"})
     with pytest.raises(InputError, match=r"^dataset\.ties: want file, with which .*/data was prepared, got item; give"):
@@ -155,6 +148,19 @@ def test_samples_are_made_as_those_of_the_dataset_were(tmp_path: Path) -> None:
     ):
         growing.add(AtomicFiles(raw=str(growing.log)))
     assert not growing.parts.exists()
+    bad = growing.log / "day-2.csv"
+    bad.write_text("user,item,rating,time\n1,2,3,soon\n1,3,3,4\n")
+    with pytest.raises(InputError, match=r"dataset\.time: want a number or a date, got 'soon' in line 2 of day-2\.csv"):
+        growing.add()
+    assert [each.name for each in growing.parts.iterdir()] == [".lock"]
+    assert growing.add(growing.config.model_copy(update={"max_bad_rows": 1})).new == 2
+    bad.unlink()
+    with (growing.log / "day-0.csv").open("a") as file:
+        file.write("1,2,3,999\n")
+    with pytest.raises(
+        InputError, match=r"^dataset\.raw: want day-0\.csv as it was when its events became samples, got"
+    ):
+        growing.add()
 
 
 def test_numbers_by_all_rows_of_a_log_are_refused(tmp_path: Path) -> None:
@@ -164,13 +170,3 @@ def test_numbers_by_all_rows_of_a_log_are_refused(tmp_path: Path) -> None:
         InputError, match=r"^dataset\.attributes\.stars\.buckets: want null, as the numbers .*, got 2; use"
     ):
         growing.add()
-
-
-def test_malformed_rows_are_an_error_and_leave_no_part(tmp_path: Path) -> None:
-    growing = Growing(tmp_path, NEXT_ITEM)
-    (growing.log / "day-1.csv").write_text("user,item,rating,time\n1,2,3,soon\n1,3,3,4\n")
-    with pytest.raises(InputError, match=r"dataset\.time: want a number or a date, got 'soon' in line 2 of day-1\.csv"):
-        growing.add()
-    assert [each.name for each in growing.parts.iterdir()] == [".lock"]
-    lenient = growing.add(growing.config.model_copy(update={"max_bad_rows": 1}))
-    assert lenient.samples == 1
