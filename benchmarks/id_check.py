@@ -19,7 +19,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocati
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
 
-from sharded_emb.data.collate import Bags, check_ids
+from sharded_emb.data.bags import Bags, check_ids
 from sharded_emb.tables import Feature, FeatureConfig
 
 ROWS, DIM, TURNS = 1_000_000, 64, 50

@@ -40,11 +40,13 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> "RunConfig
 def prepare(config: "RunConfig", *, overwrite: bool = False, extend: str | Path | None = None) -> "Dataset":
     """Writes the dataset folder `config.data` from the raw log of `config.dataset`, and opens it.
 
-    overwrite: replace a dataset that is there. extend: a dataset whose rows keep their numbers.
+    overwrite: replace a dataset that is there. extend: a dataset whose rows keep their numbers. Where the config has a
+    stream, what is new of the log is added to it instead.
     """
     cli.check_versions()
     from sharded_emb.config.run import PrepareConfig
     from sharded_emb.config.validate import validate
+    from sharded_emb.data.additions import add_part
     from sharded_emb.data.dataset import Dataset
     from sharded_emb.data.prepare import prepare as write
     from sharded_emb.data.work import How
@@ -52,7 +54,10 @@ def prepare(config: "RunConfig", *, overwrite: bool = False, extend: str | Path 
     checked = validate(PrepareConfig, {**config.model_dump(), "overwrite": overwrite, "extend": extend})
     assert checked.data is not None
     how = How(checked.prepare, checked.extend)
-    write(checked.dataset, checked.data, seed=checked.seed, overwrite=overwrite, how=how)
+    if checked.stream.folder is not None:
+        add_part(checked.dataset, checked.data, checked.stream, how)
+    else:
+        write(checked.dataset, checked.data, seed=checked.seed, overwrite=overwrite, how=how)
     return Dataset.open(checked.data)
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch.optim import Optimizer
 
 from sharded_emb.config.file_rules import raw_columns
-from sharded_emb.config.reading import item_rows, item_table, make_reading, seen_before
+from sharded_emb.config.reading import hard_negatives, item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.config.weights import open_weights
 from sharded_emb.config.workload import lengths, workload
@@ -15,7 +16,7 @@ from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.source import Measures, Source
-from sharded_emb.data.window import LengthsOf
+from sharded_emb.data.window import InMemory, LengthsOf, Split
 from sharded_emb.distributed.agree import all_values, from_first_rank, together
 from sharded_emb.distributed.phases import Phases
 from sharded_emb.distributed.plan import Asked, Plan, make_plan, present
@@ -35,6 +36,7 @@ from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, 
 from sharded_emb.training.run_folder import peak_memory_bytes
 from sharded_emb.training.scoring import Scoring
 from sharded_emb.training.signals import Signals
+from sharded_emb.training.stream import Parting, Stream
 from sharded_emb.training.trainee import Trainee
 from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, replicated
 
@@ -57,7 +59,8 @@ class Built:
         self.tables = resolve_tables(config, self.dataset, self.given)
         with together(place):
             self.seen = seen_before(config, self.tables, self.flat.split("train"))
-        self.reading = make_reading(config, self.tables, self.seen)
+            self.hard = None if isinstance(config, EvaluateConfig) else hard_negatives(config, self.dataset)
+        self.reading = make_reading(config, self.tables, self.seen, self.hard)
         self.held = held(self.tables)
         self.plan: Plan = from_first_rank(self._plan, place)
         self._bytes_before_tables = peak_memory_bytes(place.device)
@@ -139,12 +142,26 @@ class Built:
 
     def source(self) -> Source:
         """The batches of the training split."""
-        split, config = self.flat.split("train"), self.config
-        lengths, measures = (
-            LengthsOf(split, self.reading.events()),
-            Measures(split.row_bytes, config.global_batch_events),
-        )
+        split = self.flat.split("train")
+        return self._source(split, split.row_bytes)
+
+    def _source(self, split: Split, row_bytes: float) -> Source:
+        lengths, config = LengthsOf(split, self.reading.events()), self.config
+        measures = Measures(row_bytes, config.global_batch_events)
         return Source(lengths, config.batches, config.global_batch, config.seed, measures)
+
+    def stream(self) -> Stream | None:
+        """The samples that come while the run trains; None where it trains on the training split."""
+
+        def source(part: pa.Table) -> Source:
+            return self._source(InMemory(part), part.nbytes / max(len(part), 1))
+
+        def collate(part: pa.Table) -> Collate:
+            return Collate(part, self.reading, self.place.rank)
+
+        if self.config.stream.folder is None:
+            return None
+        return Stream(self.config.stream, Parting(self.dataset.columns, self.collate(), source, collate), self.place)
 
     def collate(self) -> Collate:
         """Rows of the training split to batches."""
@@ -159,6 +176,8 @@ class Built:
         for table in self.tables:
             if (ids := table.ids.told(table.rows)) is not None:
                 yield f"table {table.name}: {ids}"
+        if self.hard is not None:
+            yield f"loss.hard: {self.hard.told}"
         for table in self.held:
             where, how = self.plan.types[table.name], "frozen" if table.freeze else f"{table.update} update"
             size = f"{table.rows:,} x {table.dim} {table.dtype}"

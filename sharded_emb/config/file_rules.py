@@ -17,6 +17,7 @@ from sharded_emb.config.plan_rules import (
 from sharded_emb.config.rules import Tree, whole
 from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig, ShardingConfig
 from sharded_emb.config.run_rules import place_for_predictions, place_for_run, start_of_run
+from sharded_emb.config.stream_rules import addition_problems, adds, hard_problems, stream_problems
 from sharded_emb.config.weights import weight_problems
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.folder import require_free
@@ -32,7 +33,7 @@ from sharded_emb.tables import FeatureConfig, Table, TableConfig, held, resolve
 def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     """The problems with what is on the disk, and with what is not."""
     if issubclass(kind, PrepareConfig):
-        return [*_raw(sound), *_place_for_data(sound)]
+        return [*_raw(sound), *(addition_problems(sound) if adds(sound) else _place_for_data(sound))]
     if not issubclass(kind, RunConfig):
         return []
     found = [*_own_places(kind, sound)]
@@ -53,6 +54,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_table_rows(sound, dataset),
         *_label(sound, dataset),
     ]
+    found += [] if issubclass(kind, EvaluateConfig | PlanConfig) else hard_problems(sound, dataset)
     return [*found, *_plan(kind, tree, sound, dataset)]
 
 
@@ -81,7 +83,7 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
     elif issubclass(kind, EvaluateConfig):
         yield from (*place_for_predictions(sound), *against_problems(sound))
     else:
-        yield from (*place_for_run(sound), *start_of_run(sound))
+        yield from (*place_for_run(sound), *stream_problems(sound), *start_of_run(sound))
 
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:

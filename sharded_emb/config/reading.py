@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from sharded_emb.config.run import RunConfig
-from sharded_emb.data.collate import Reading
+from sharded_emb.data.collate import Events, Reading
 from sharded_emb.data.columns import Int64s
+from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.window import Split, frequencies
-from sharded_emb.losses.base import NOTHING_SEEN, BinaryLossConfig, NextItemLossConfig, Seen
+from sharded_emb.losses.base import NOTHING_SEEN, BinaryLossConfig, LossConfig, NextItemLossConfig, Seen
+from sharded_emb.losses.hard import HardConfig, HardNegatives, read
+from sharded_emb.losses.negatives import SampledConfig
 from sharded_emb.models.base import Drawn, NextItemConfig
 from sharded_emb.tables import Table
 
@@ -36,8 +39,21 @@ def seen_before(config: RunConfig, tables: list[Table], train: Split) -> Seen:
     return Seen(counts_N=torch.from_numpy(counts_N.astype(np.float64)))
 
 
-def make_reading(config: RunConfig, tables: list[Table], seen: Seen) -> Reading:
-    """What the task of this config reads. seen: what its loss asks for that does not depend on the batch."""
+def hard_negatives(config: RunConfig, dataset: Dataset) -> HardNegatives | None:
+    """Those of the file that the loss names, if it does. Raises InputError for one that does not fit."""
+    hard, table = hard_config(config.loss), item_table(config)
+    return None if hard is None or table is None else read(hard, dataset.raw_ids(table))
+
+
+def hard_config(loss: LossConfig) -> HardConfig | None:
+    """Of a loss that takes hard negatives, and is to."""
+    return loss.hard if isinstance(loss, SampledConfig) else None
+
+
+def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardNegatives | None = None) -> Reading:
+    """What the task of this config reads. seen: what its loss asks for that does not depend on the batch. hard: the
+    negatives of its file.
+    """
     model, loss = config.model, config.loss
     if isinstance(loss, BinaryLossConfig):
         return Reading(task="binary", tables=tables, label=loss.label, weight=loss.weight)
@@ -55,6 +71,10 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen) -> Reading:
     def predicted(samples: Int64s, lengths: Int64s, step: int) -> npt.NDArray[np.bool_]:
         return model.predicted(Drawn(samples, lengths, config.seed, step))
 
+    def own_candidates(events: Events, step: int) -> Int64s:
+        assert hard is not None
+        return hard.of(events, config.seed, step)
+
     return Reading(
         task="next_item",
         tables=tables,
@@ -62,5 +82,6 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen) -> Reading:
         candidates=candidates,
         candidates_of=candidates_of if "batch_E" in loss.asks_for else None,
         predicted=predicted if model.draws_events else None,
+        own_candidates=own_candidates if hard is not None else None,
         weight=loss.weight,
     )

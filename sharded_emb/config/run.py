@@ -10,6 +10,7 @@ from sharded_emb.config.where import from_home
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.prefetch import PrefetchConfig
 from sharded_emb.data.source import BatchesConfig
+from sharded_emb.data.stream import StreamConfig
 from sharded_emb.data.work import EngineConfig
 from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.losses.base import LossConfig
@@ -76,11 +77,11 @@ class RunConfig(Frozen):
     """One run. `run.yaml` in a run folder holds it, and repeats the run.
 
     name: the first part of a run folder's name. run: the run folder, null for a new one under runs/. resume: go on with
-    an unfinished run in that folder, start it where there is none yet, and do nothing with a finished one. data: the
-    dataset folder. flat_copy: the folder for a copy of its splits that can be read at any row, of the size of their
-    numbers; null for data/flat. steps and epochs: limits, the first one reached ends the run. global_batch: samples a
-    step, over all ranks. global_batch_events: a step has fewer samples where they would have more events than that:
-    ids of the sequence that is predicted, else of all features, as far as they are read.
+    an unfinished run in that folder, start it where there is none yet, and do nothing with a finished one.
+    data: the dataset folder. flat_copy: the folder for a copy of its splits that can be read at any row, of the size of
+    their numbers; null for data/flat. steps and epochs: limits, the first one reached ends the run; a stream has no
+    epochs. global_batch: samples a step, over all ranks. global_batch_events: a step has fewer samples where they would
+    have more events than that: ids of the sequence that is predicted, else of all features, as far as they are read.
     accumulation: pieces that a global batch is computed in, one after the other: less memory, the same numbers.
     clip_norm: the 2-norm that gradients of tables and dense weights are scaled down to, together; null for no limit.
     verify: in place of a run, train 20 steps sharded and unsharded and compare. verify_tolerance: the largest
@@ -115,6 +116,7 @@ class RunConfig(Frozen):
     verify: bool = False
     verify_tolerance: PositiveFloat | None = None
     batches: BatchesConfig = BatchesConfig()
+    stream: StreamConfig = StreamConfig()
     dense: DenseConfig = DenseConfig()
     prefetch: PrefetchConfig = PrefetchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

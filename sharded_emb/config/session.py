@@ -160,6 +160,7 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
         folder=folder,
         checkpoints=checkpoints,
         profile=Profile(config.profile, place, folder.path / "profile" / f"rank-{place.rank}.json"),
+        stream=built.stream(),
     )
     saving = config.checkpoint
     limits = Limits(

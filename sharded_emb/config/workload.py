@@ -56,12 +56,14 @@ def _length(config: RunConfig, feature: Feature, dataset: Dataset | None, given:
 def workload(config: RunConfig, tables: Iterable[Table], known: Mapping[str, Length]) -> Workload:
     """Of a step. tables: with those that are composed as one."""
     model, loss, candidates = config.model, config.loss, {}
+    ids = {name: length.ids for name, length in known.items()}
     if isinstance(model, NextItemConfig) and isinstance(loss, NextItemLossConfig):
         item = config.features[model.history].table
         candidates = {table.name: loss.candidate_count(table.rows) for table in tables if table.name == item}
+        ids[model.history] *= 1 + loss.own_per_event  # of each event
     return Workload(
         batch=config.global_batch,
-        ids={name: length.ids for name, length in known.items()},
+        ids=ids,
         candidates=candidates,
         pieces=config.accumulation,
         forward=config.sharding.communication.forward,

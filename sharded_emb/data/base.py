@@ -49,8 +49,9 @@ class RawLog:
 
     events: user, item (strings), position (int64, unique, the order of the file), time (string, where has_time) and raw
     columns. users, items: user or item, position, and raw columns; null where nothing asks for them. place, user_place,
-    item_place: where the row of a position stood. per_second: what a whole number of time counts. tables: what the
-    events were read into, which is dropped once it is not needed.
+    item_place: where the row of a position stood. starts: where there may be several files of events, the name of each
+    that has some, and their first position. per_second: what a whole number of time counts. tables: what the events
+    were read into, which is dropped once it is not needed.
     """
 
     events: Any
@@ -62,6 +63,7 @@ class RawLog:
     user_place: Callable[[int], Place] = no_place
     item_place: Callable[[int], Place] = no_place
     per_second: int = 1
+    starts: list[tuple[str, int]] | None = None
     tables: list[str] = field(default_factory=list)
 
 

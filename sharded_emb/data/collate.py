@@ -12,15 +12,28 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Extent, UnknownCount
+from sharded_emb.data.bags import Bags, check_ids
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.unknown_ids import add_counts, as_rows, out_of_range
 from sharded_emb.data.window import InMemory, Split, Window
-from sharded_emb.errors import InputError, OutOfRangeIdError
+from sharded_emb.errors import InputError
 from sharded_emb.tables import Feature, Table, part_name
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
 
 Task = Literal["next_item", "binary"]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Of the sequence, in a batch: samples_B: rows of the split. lengths_B: events of each. ids_T: of all events.
+    predicted_T: which of them are predicted.
+    """
+
+    samples_B: Int64s
+    lengths_B: Int64s
+    ids_T: Int64s
+    predicted_T: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +44,8 @@ class Reading:
     (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None. candidates_of:
     the same by step and the ids that the global batch predicts, where they depend on them. predicted: by rows of the
     split, events read of each, and step, the events of the sequence that are predicted; None for all but the first of a
-    row. weight: a column with the weight of each sample, None for 1.
+    row. own_candidates: by events and step, ids of the sequence's table that each predicted event alone is scored
+    against, as many for all of them. weight: a column with the weight of each sample, None for 1.
     """
 
     task: Task
@@ -41,6 +55,7 @@ class Reading:
     candidates: Callable[[int], Tensor] | None = None
     candidates_of: Callable[[int, Int64s], Tensor] | None = None
     predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
+    own_candidates: Callable[[Events, int], Int64s] | None = None
     weight: str | None = None
 
     @property
@@ -71,20 +86,6 @@ class Reading:
         if feature.max_length is None:
             return None
         return feature.max_length + (self.task == "next_item" and feature.name == self.sequence)
-
-
-@dataclass(frozen=True)
-class Bags:
-    """The ids of a feature, one row after the other, the length of each row, and what its pooling asks for, by id."""
-
-    ids: Int64s
-    lengths: Int64s
-    numbers: npt.NDArray[np.float32] | None = None
-
-    def without(self, unwanted: npt.NDArray[np.bool_]) -> "Bags":
-        """The same rows without some of their ids."""
-        ids, lengths = drop(self.ids, self.lengths, unwanted)
-        return Bags(ids, lengths, None if self.numbers is None else self.numbers[~unwanted])
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,10 @@ class Collate:
             sequence = str(self.reading.sequence)
             predicted = self.reading.predicted(rows.of_split, read[sequence].lengths, step)
             read[sequence] = replace(read[sequence], numbers=predicted.astype(np.float32))
+        if self.reading.own_candidates is not None and candidates is not None:
+            of = read[str(self.reading.sequence)]
+            events = Events(rows.of_split, of.lengths, of.ids, self._predicted(of))
+            candidates = np.concatenate([candidates, self.reading.own_candidates(events, step)])
         weight_B = self._weight(rows)
         loss_weight = self._loss_weight(weight_B, read)
         if filling:
@@ -270,16 +275,20 @@ class Collate:
             )
         return found
 
+    def _predicted(self, bags: Bags) -> npt.NDArray[np.bool_]:
+        """Which events of the sequence a step predicts."""
+        if self.reading.predicted is not None and bags.numbers is not None:
+            return np.asarray(bags.numbers > 0)
+        predicted_T = np.ones(len(bags.ids), dtype=np.bool_)
+        predicted_T[(np.cumsum(bags.lengths) - bags.lengths)[bags.lengths > 0]] = False  # the first of a row
+        return predicted_T
+
     def _loss_weight(self, weight_B: npt.NDArray[np.float32], read: Mapping[str, Bags]) -> float:
         """The sum of the weights of this part's labels, or of its events that are predicted and are items."""
         if self.reading.sequence is None:
             return float(weight_B.sum(dtype=np.float64))
         bags = read[self.reading.sequence]
-        predicted_T = bags.ids >= FIRST_ROW
-        if self.reading.predicted is not None and bags.numbers is not None:
-            predicted_T &= bags.numbers > 0
-        else:
-            predicted_T[(np.cumsum(bags.lengths) - bags.lengths)[bags.lengths > 0]] = False  # the first of a row
+        predicted_T = self._predicted(bags) & (bags.ids >= FIRST_ROW)
         if self.reading.weight is None:
             return float(np.count_nonzero(predicted_T))
         # no matrix product: BLAS would set threads of its own on it, which spin
@@ -292,27 +301,3 @@ def _joined(arrays: Sequence[Int64s]) -> Int64s:
 
 def _extent(lengths: Int64s) -> Extent:
     return Extent(longest=int(lengths.max()), nonempty=int(np.count_nonzero(lengths)))
-
-
-def drop(values: Int64s, lengths: Int64s, unwanted: npt.NDArray[np.bool_]) -> tuple[Int64s, Int64s]:
-    """The same rows without some of their values."""
-    if not unwanted.any():
-        return values, lengths
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    return values[~unwanted], lengths - np.bincount(row[unwanted], minlength=len(lengths))
-
-
-def check_ids(feature: Feature, bags: Bags, rows: int, where: Callable[[int], str]) -> None:
-    """Raises OutOfRangeIdError for the first id that is no row of the feature's table, which has `rows` rows.
-
-    where says in the message where that was, by the number of the bag: `rank 1, step 12, row 5 of the batch`.
-    """
-    wrong = out_of_range(bags.ids, rows)
-    if wrong is None:
-        return
-    first = int(np.flatnonzero(wrong)[0])
-    row = int(np.searchsorted(np.cumsum(bags.lengths), first, side="right"))
-    raise OutOfRangeIdError(
-        f"OutOfRangeIdError: table {feature.table}, feature {feature.name}: id {bags.ids[first]} is out of range "
-        f"[0, {rows}) ({where(row)})"
-    )

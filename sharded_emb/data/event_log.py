@@ -82,6 +82,7 @@ class EventLog(LogConfig):
             user_place=users.places.of if users else no_place,
             item_place=items.places.of if items else no_place,
             per_second=PER_SECOND[self.time_unit],
+            starts=list(zip(loaded.places.files, loaded.places.starts, strict=True)),
             tables=["raw_events"],
         )
 

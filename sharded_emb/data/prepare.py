@@ -41,7 +41,7 @@ def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool, 
         with running(part / _WORK, engine) as started:
             progress = Progress(started.reader.con, shown=engine.progress)
             work = Work(started.backend, started.reader, part, started.scratch, seed, bad, progress, old)
-            with _problems_of_engine(engine):
+            with problems_of_engine(engine):
                 manifest = config.make(work)
             bad.judge()
             bad.write(part)
@@ -79,7 +79,8 @@ def _opened(extend: Path | None) -> Dataset | None:
 
 
 @contextmanager
-def _problems_of_engine(engine: EngineConfig) -> Iterator[None]:
+def problems_of_engine(engine: EngineConfig) -> Iterator[None]:
+    """Too little memory or disk, as InputError."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:

@@ -60,6 +60,11 @@ class NextItemLossConfig(LossConfig):
         """The fields of `Seen` that it has to be told."""
         return frozenset()
 
+    @property
+    def own_per_event(self) -> int:
+        """Candidates that each event alone is scored against, behind those that all are."""
+        return 0
+
     def candidates(self, rows: int, seed: int, step: int, seen: Seen = NOTHING_SEEN) -> Tensor:
         """Ids (K) of the item table, which has `rows` rows, to score against in this step: for all ranks alike."""
         raise NotImplementedError

@@ -17,15 +17,19 @@ class BPR(SampledConfig):
 
     def build(self, item_rows: int | None, seen: Seen = NOTHING_SEEN) -> Loss:  # noqa: ARG002
         """The module."""
-        return BPRLoss()
+        return BPRLoss(self.own_per_event)
 
 
 class BPRLoss(Loss):
-    """A negative that happens to be the target counts nothing."""
+    """A negative that happens to be the target counts nothing. own_per_event: negatives of each event alone."""
+
+    def __init__(self, own_per_event: int) -> None:
+        super().__init__()
+        self.own_per_event = own_per_event
 
     def forward(self, output: NextItem, batch: Batch) -> Tensor:
         """The weighted sum over events. A target out of vocabulary counts nothing."""
-        positive_S, negative_SK, collision_SK = scores(output)
-        pair_SK = F.softplus(negative_SK - positive_S[:, None]).masked_fill(collision_SK, 0)
-        loss_S = pair_SK.sum(1) / (~collision_SK).sum(1).clamp(min=1)
+        found = scores(output, self.own_per_event)
+        pair_SK = F.softplus(found.negative_SK - found.positive_S[:, None]).masked_fill(found.left_out_SK, 0)
+        loss_S = pair_SK.sum(1) / (~found.left_out_SK).sum(1).clamp(min=1)
         return (loss_S * known(output) * batch.weight_B[output.row_S]).sum()

@@ -1,9 +1,11 @@
 """Negatives that the whole global batch shares: one lookup and one matrix product a step.
 
 S  events with a successor    K  candidates    N  rows of the item table    E  events of the global batch
+H  own negatives of an event    D  dim
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,17 +14,25 @@ from torch import Tensor
 
 from sharded_emb.initializers import stream_key
 from sharded_emb.losses.base import NOTHING_SEEN, NextItemLossConfig, Seen
+from sharded_emb.losses.hard import HardConfig
 from sharded_emb.models.base import NextItem
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 
 class SampledConfig(NextItemLossConfig):
     """negatives: how many are drawn a step, with replacement. drawn: all items alike ("uniform"), as often as they are
-    events of the train split ("popularity"), or from the events that the global batch predicts ("in_batch").
+    events of the train split ("popularity"), or from the events that the global batch predicts ("in_batch"). hard: a
+    file of more, for each event its own.
     """
 
     negatives: PositiveInt = 512
     drawn: Literal["uniform", "popularity", "in_batch"] = "uniform"
+    hard: HardConfig | None = None
+
+    @property
+    def own_per_event(self) -> int:
+        """Those from a file."""
+        return 0 if self.hard is None else self.hard.per_event
 
     @property
     def asks_for(self) -> frozenset[str]:
@@ -60,11 +70,31 @@ class SampledConfig(NextItemLossConfig):
         return torch.log(counts_N * (self.negatives / seen.counts_N[FIRST_ROW:].sum()))
 
 
-def scores(output: NextItem) -> tuple[Tensor, Tensor, Tensor]:
-    """Of what followed (S), of the negatives (S, K), and which negatives happen to be what followed (S, K)."""
+@dataclass(frozen=True)
+class Scores:
+    """positive_S: of what followed. negative_SK: of negatives, first the shared ones, then those of the event alone.
+    left_out_SK: which of them are none: what followed itself, and places that its own negatives leave empty.
+    """
+
+    positive_S: Tensor
+    negative_SK: Tensor
+    left_out_SK: Tensor
+
+
+def scores(output: NextItem, own_per_event: int = 0) -> Scores:
+    """Of what followed and of all negatives. own_per_event: of the event alone, the last of the candidates."""
     positive_S = (output.states_SD * output.positives_SD).sum(-1)
-    negative_SK = output.states_SD @ output.candidates_KD.T
-    return positive_S, negative_SK, output.positive_ids_S[:, None] == output.candidate_ids_K[None, :]
+    at_S1 = output.positive_ids_S[:, None]
+    shared = len(output.candidate_ids_K) - len(positive_S) * own_per_event
+    negative_SK = output.states_SD @ output.candidates_KD[:shared].T
+    left_out_SK = at_S1 == output.candidate_ids_K[None, :shared]
+    if not own_per_event:
+        return Scores(positive_S, negative_SK, left_out_SK)
+    own_ids_SH = output.candidate_ids_K[shared:].reshape(-1, own_per_event)
+    own_SHD = output.candidates_KD[shared:].reshape(*own_ids_SH.shape, output.states_SD.shape[1])
+    own_SH = (own_SHD * output.states_SD[:, None]).sum(-1)
+    missing_SH = (at_S1 == own_ids_SH) | (own_ids_SH < FIRST_ROW)
+    return Scores(positive_S, torch.cat([negative_SK, own_SH], 1), torch.cat([left_out_SK, missing_SH], 1))
 
 
 def known(output: NextItem) -> Tensor:

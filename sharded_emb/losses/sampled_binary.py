@@ -31,19 +31,22 @@ class SampledBinary(SampledConfig):
     def build(self, item_rows: int | None, seen: Seen = NOTHING_SEEN) -> Loss:  # noqa: ARG002
         """The module."""
         assert item_rows is not None
-        return SampledBinaryLoss(self.power(item_rows))
+        return SampledBinaryLoss(self.power(item_rows), self.own_per_event)
 
 
 class SampledBinaryLoss(Loss):
-    """The mean over the positive and all negatives, of which one that happens to be the target counts nothing."""
+    """The mean over the positive and its negatives, of which one that happens to be the target is none. own_per_event:
+    negatives of each event alone.
+    """
 
-    def __init__(self, power: float) -> None:
+    def __init__(self, power: float, own_per_event: int) -> None:
         super().__init__()
         self.power = power
+        self.own_per_event = own_per_event
 
     def forward(self, output: NextItem, batch: Batch) -> Tensor:
         """The weighted sum over events. A target out of vocabulary counts nothing."""
-        positive_S, negative_SK, collision_SK = scores(output)
-        against_S = F.softplus(negative_SK).masked_fill(collision_SK, 0).sum(1)
-        loss_S = (self.power * F.softplus(-positive_S) + against_S) / (1 + negative_SK.shape[1])
+        found = scores(output, self.own_per_event)
+        against_S = F.softplus(found.negative_SK).masked_fill(found.left_out_SK, 0).sum(1)
+        loss_S = (self.power * F.softplus(-found.positive_S) + against_S) / (1 + (~found.left_out_SK).sum(1))
         return (loss_S * known(output) * batch.weight_B[output.row_S]).sum()

@@ -9,6 +9,7 @@ S  events with a successor    K  candidates    N  rows of the item table
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sharded_emb.batch import Batch
 from sharded_emb.losses.base import NOTHING_SEEN, Loss, Seen
@@ -18,7 +19,7 @@ from sharded_emb.models.base import NextItem
 
 class SampledSoftmax(SampledConfig):
     """correction: subtract the log of how often an item is expected among the negatives from its score (logQ), so that
-    the sum over negatives estimates the one over all items.
+    the sum over negatives estimates the one over all items. Hard negatives stand for themselves alone.
     """
 
     correction: bool = True
@@ -26,24 +27,27 @@ class SampledSoftmax(SampledConfig):
     def build(self, item_rows: int | None, seen: Seen = NOTHING_SEEN) -> Loss:
         """The module."""
         assert item_rows is not None
-        return SampledSoftmaxLoss(-self.log_expected(item_rows, seen) if self.correction else torch.zeros(()))
+        shift = -self.log_expected(item_rows, seen) if self.correction else torch.zeros(())
+        return SampledSoftmaxLoss(shift, self.own_per_event)
 
 
 class SampledSoftmaxLoss(Loss):
-    """A negative that happens to be the target is left out of that event's sum. shift: added to negatives' scores, one
-    for each row of the item table (N) or for all.
+    """A negative that happens to be the target is left out of that event's sum. shift: added to scores of the shared
+    negatives, one for each row of the item table (N) or for all. own_per_event: negatives of each event alone.
     """
 
-    def __init__(self, shift: Tensor) -> None:
+    def __init__(self, shift: Tensor, own_per_event: int) -> None:
         super().__init__()
         self.register_buffer("shift", shift.float(), persistent=False)
+        self.own_per_event = own_per_event
 
     def forward(self, output: NextItem, batch: Batch) -> Tensor:
         """The weighted sum of the cross-entropies of all events. A target out of vocabulary counts nothing."""
-        positive_S, negative_SK, collision_SK = scores(output)
-        shift = self.get_buffer("shift")
-        negative_SK = negative_SK + (shift[output.candidate_ids_K] if shift.ndim else shift)
-        negative_SK = negative_SK.masked_fill(collision_SK, -torch.inf)
-        logits_SK1 = torch.cat([positive_S[:, None], negative_SK], 1)
-        loss_S = torch.logsumexp(logits_SK1, 1) - positive_S
+        found = scores(output, self.own_per_event)
+        shift, shared = self.get_buffer("shift"), found.negative_SK.shape[1] - self.own_per_event
+        shift_K = shift[output.candidate_ids_K[:shared]] if shift.ndim else shift.expand(shared)
+        negative_SK = found.negative_SK + F.pad(shift_K, (0, self.own_per_event))
+        negative_SK = negative_SK.masked_fill(found.left_out_SK, -torch.inf)
+        logits_SK1 = torch.cat([found.positive_S[:, None], negative_SK], 1)
+        loss_S = torch.logsumexp(logits_SK1, 1) - found.positive_S
         return (loss_S * known(output) * batch.weight_B[output.row_S]).sum()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sharded_emb.batch import UnknownCount
-from sharded_emb.data.collate import Bags, Collate, check_ids
+from sharded_emb.data.bags import Bags, check_ids
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.unknown_ids import as_rows, out_of_range

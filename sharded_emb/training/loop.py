@@ -21,10 +21,10 @@ from sharded_emb.distributed.phases import DATA, STEP, named
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.checkpoint import Checkpoints, NotSavedError
+from sharded_emb.training.course import Course, Epochs, Fetching
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Evaluator, Metrics
 from sharded_emb.training.failures import write_batch
-from sharded_emb.training.feed import Feed
 from sharded_emb.training.limits import Limits
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.progress import Display
@@ -40,7 +40,7 @@ log = logging.getLogger("sharded_emb")
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loop drives; built by `sharded_emb.config.build`."""
+    """What the loop drives; built by `sharded_emb.config.build`. stream: in place of the epochs of `source`."""
 
     sharded: Sharded
     dense: Optimizer
@@ -51,6 +51,7 @@ class Parts:
     folder: RunFolder
     checkpoints: Checkpoints
     profile: Profile
+    stream: Course | None = None
 
 
 def _say_not_saved(step: int, error: NotSavedError) -> None:
@@ -81,15 +82,20 @@ class Trainer:
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
         self.learner = Learner(self.parts.sharded, self.parts.dense, self.parts.schedule, self.stepping, self._tell)
-        self.display = Display(self._total_steps(), self.place.rank)
+        self.display = Display(self.limits.total_steps(self.course.batches_per_epoch), self.place.rank)
         self.saved = time.monotonic()
+
+    @property
+    def course(self) -> Course:
+        """The samples of the run."""
+        return self.parts.stream or Epochs(self.parts.source, self.parts.collate)
 
     def resume(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint of this run. Raises InputError on every rank if it does not fit or is damaged."""
         state = self.parts.checkpoints.resume(self.parts.sharded, self.parts.dense, checkpoint)
         self.progress, self.warm_start = state.progress, state.warm_start
         self.stopping.best, self.stopping.since_best = state.best, state.since_best
-        self.parts.collate.unknown.update(state.unknown_ids_of(self.place.rank, self.place.world_size))
+        self.course.unknown.update(state.unknown_ids_of(self.place.rank, self.place.world_size))
         self.parts.folder.rewind(state.progress.step, state.seconds, state.metrics_bytes)
         self.display.begin(state.progress.samples)
 
@@ -117,23 +123,22 @@ class Trainer:
             return {}
 
     def _epoch(self) -> None:
-        """Trains to the end of an epoch, from wherever in it the run is."""
+        """Trains to the end of an epoch or of a part of a stream, from wherever in it the run is."""
         with closing(self._batches()) as batches:
             for pieces, global_samples, global_weight, minutes_over in batches:
                 started = time.monotonic()
                 with named(STEP):
                     loss = self._step(pieces, global_weight)
                 self.progress.step += 1
-                self.progress.samples += global_samples
-                self.progress.epoch = self.progress.samples // self.parts.source.samples
+                self.course.passed(self.progress, global_samples)
                 self.progress.training_seconds += time.monotonic() - started
                 self.display.step(self.progress.step)
                 self.parts.profile.step_ended()
                 if self.progress.step % self.limits.log_every_steps == 0:
                     self._log(loss)
-                if (minutes_over or self._steps_over()) and not self._evaluation_due():
+                if (minutes_over or self.limits.save_after(self.progress.step)) and not self._evaluation_due():
                     self._save_if_possible()
-                if self._out_of_steps():
+                if self.limits.out_of_steps(self.progress):
                     break
 
     def _step(self, pieces: list[Batch], global_weight: float) -> float:
@@ -148,8 +153,7 @@ class Trainer:
 
     def _evaluation_due(self) -> bool:
         """Once at the end of an epoch and of the run."""
-        epoch_over = self.progress.samples % self.parts.source.samples == 0
-        due = epoch_over and self.progress.epoch % self.limits.evaluate_every_epochs == 0
+        due = self.course.evaluates(self.progress, self.limits.evaluate_every_epochs)
         return self.progress.step > self.progress.evaluated_step and (due or self._out_of_limits())
 
     def _batches(self) -> Generator[tuple[list[Batch], int, float, bool]]:
@@ -158,10 +162,12 @@ class Trainer:
 
         Every rank learns here, before any id is exchanged, of a bad id on one of them, and of a signal to stop.
         """
-        place, used = self.place, self.progress.samples % self.parts.source.samples
-        share = Share(place.rank, place.world_size, self.stepping.accumulation)
-        feed = Feed(self.parts.source, self.parts.collate, share, place.device, self.prefetch)
-        with closing(feed.epoch(self.progress.epoch, used, self.progress.step + 1)) as every:
+        share = Share(self.place.rank, self.place.world_size, self.stepping.accumulation)
+        course, started = self.course, time.monotonic()
+        if not course.begins(self.progress, self._pause):
+            return
+        self.display.exclude(time.monotonic() - started)
+        with closing(course.batches(self.progress, Fetching(share, self.place.device, self.prefetch))) as every:
             while True:
                 self._tell("reading data")
                 with named(DATA):
@@ -177,16 +183,29 @@ class Trainer:
                 if errors:
                     raise next(e for e in all_values(fed.error, self.place) if e is not None)
                 if signals:
-                    self.stop_signal = max(all_values(self.signals.heard, self.place))
+                    self._stop()
                     return
                 for batch in fed.pieces:
-                    add_counts(self.parts.collate.unknown, batch)
+                    add_counts(course.unknown, batch)
                 yield fed.pieces, fed.samples, global_weight or 1.0, bool(minutes_over)
+
+    def _stop(self) -> None:
+        self.stop_signal = max(all_values(self.signals.heard, self.place))
+
+    def _pause(self) -> bool:
+        """While the run waits for samples: whether it is to stop. Saves if it is time, and there is something new."""
+        self._tell("waiting for samples")
+        signals, minutes_over = all_sums([float(self.signals.heard), float(self._minutes_over())], self.place)
+        if signals:
+            self._stop()
+        elif minutes_over and self.progress.step > self.under_way[0]:
+            self._save_if_possible()
+        return bool(signals)
 
     def _log(self, loss: float) -> None:
         factor = self.parts.schedule.factor(self.progress.step)
-        epoch = self.progress.samples / self.parts.source.samples
-        rate = self.display.report(self.progress.step, epoch, loss, factor, self.progress.samples)
+        where = self.course.where(self.progress)
+        rate = self.display.report(self.progress, where, loss, factor)
         values = {"loss": loss, "lr_factor": factor, "samples_per_second": rate}
         self.parts.folder.write_metrics(self.progress.step, "train", values)
 
@@ -202,13 +221,13 @@ class Trainer:
         if best := self.stopping.improved(found["valid"]):
             self.progress.best_step = self.progress.step
             self._save(best=True)
-        elif self._steps_over():
+        elif self.limits.save_after(self.progress.step):
             self._save_if_possible()
         shown = "  ".join(
             f"{name} {value:.4f}" for name, value in found["valid"].items() if not re.match("recall|.*@5$", name)
         )
         mark = "  (best so far)" if best else ""
-        log.info("epoch %d  step %d  valid  %s%s", self.progress.epoch, self.progress.step, shown, mark)
+        log.info("%s  step %d  valid  %s%s", self.course.where(self.progress), self.progress.step, shown, mark)
 
     def _save(self, best: bool = False) -> None:
         started = time.monotonic()
@@ -246,13 +265,9 @@ class Trainer:
             since_best=self.stopping.since_best,
             seconds=self.parts.folder.seconds,
             metrics_bytes=self.parts.folder.metrics_bytes,
-            unknown_ids=all_values(self.parts.collate.unknown, self.place),
+            unknown_ids=all_values(self.course.unknown, self.place),
             warm_start=self.warm_start,
         )
-
-    def _steps_over(self) -> bool:
-        every = self.limits.save_every_steps
-        return every is not None and self.progress.step % every == 0
 
     def _minutes_over(self) -> bool:
         """By the clock of the first rank, which tells the others."""
@@ -267,8 +282,8 @@ class Trainer:
         for split in ("valid", "test"):
             self._tell(f"evaluating {split}")
             found |= self.parts.evaluator(split, lists=True)
-        unknown = {"train": self.parts.collate.unknown, **self.parts.evaluator.unknown}
-        self.unknown_ids = unknown_of_all(unknown, self.parts.collate.policy, self.place)
+        unknown = {"train": self.course.unknown, **self.parts.evaluator.unknown}
+        self.unknown_ids = unknown_of_all(unknown, self.course.policy, self.place)
         self.managed_tables = self.parts.sharded.collisions.counts()
         for table, counts in self.managed_tables.items():
             log.info("table %s: %d of %d rows have an id; rows were given %d times", table, *counts.values())
@@ -284,7 +299,7 @@ class Trainer:
             protocol |= self.parts.evaluator.protocol(split)
         return {
             "steps": self.progress.step,
-            "epochs": self.progress.epoch,
+            **self.course.result(self.progress),
             "samples_per_second": round(self.progress.samples / max(self.progress.training_seconds, 1e-9), 1),
             "metrics": metrics,
             "protocol": protocol,
@@ -293,20 +308,11 @@ class Trainer:
             **({"managed_tables": managed} if (managed := self.managed_tables) else {}),
         }
 
-    def _total_steps(self) -> int | None:
-        an_epoch, epochs = self.parts.source.batches_per_epoch, self.limits.epochs
-        by_epochs = None if epochs is None or an_epoch is None else epochs * an_epoch
-        return min((n for n in (self.limits.steps, by_epochs) if n is not None), default=None)
-
-    def _out_of_steps(self) -> bool:
-        return self.limits.steps is not None and self.progress.step >= self.limits.steps
-
     def _stopped(self) -> bool:
         return self.stop_signal is not None
 
     def _out_of_limits(self) -> bool:
-        out_of_epochs = self.limits.epochs is not None and self.progress.epoch >= self.limits.epochs
-        return self._out_of_steps() or out_of_epochs
+        return self.limits.reached(self.progress) or self.course.over
 
     def _finished(self) -> bool:
         return self._out_of_limits() or self.stopping.over or self._stopped()

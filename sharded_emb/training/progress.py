@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sharded_emb.training.state import Progress as State
+
 log = logging.getLogger("sharded_emb")
 
 
@@ -34,19 +36,18 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def report(self, step: int, epoch: float, loss: float, lr: float, samples: int) -> float:
-        """Shows a logged step; returns the samples per second, over all ranks, since the last one.
-
-        samples counts all that were consumed so far.
+    def report(self, progress: State, where: str, loss: float, lr: float) -> float:
+        """Shows a logged step; returns the samples per second, over all ranks, since the last one. where: the step is
+        in the data.
         """
         now, (then, before) = time.monotonic(), self._mark
-        rate = (samples - before) / max(now - then, 1e-9)
-        self._mark = (now, samples)
-        text = f"epoch {epoch:.2f}  loss {loss:.4f}  factor {lr:.3g}  {rate:,.0f} samples/s"
+        rate = (progress.samples - before) / max(now - then, 1e-9)
+        self._mark = (now, progress.samples)
+        text = f"{where}  loss {loss:.4f}  factor {lr:.3g}  {rate:,.0f} samples/s"
         if self._bar is not None:
             self._bar.update(self._task, description=text)
         else:
-            log.info("step %d  %s", step, text)
+            log.info("step %d  %s", progress.step, text)
         return rate
 
     def exclude(self, seconds: float) -> None:

@@ -84,7 +84,9 @@ class RunFolder:
         return cls(path, place, {**config, "run": str(path)}, lock) if from_first_rank(claim, place) else None
 
     def finished(self) -> dict[str, Any] | None:
-        """result.json of a run that has nothing left to do under the limits of this config; None of any other."""
+        """result.json of a run that has nothing left to do under the limits of this config; None of any other. A stream
+        that did not say that it ended may have more.
+        """
 
         def read() -> dict[str, Any] | None:
             try:
@@ -92,7 +94,10 @@ class RunFolder:
             except (OSError, ValueError):
                 return None
             done = found.get("status") == "finished" and found.get("config_hash") == config_hash(self.config)
-            return found if done else None
+            more_may_come = not found.get("stream", {}).get("ended", True) and found["steps"] != self.config.get(
+                "steps"
+            )
+            return found if done and not more_may_come else None
 
         return from_first_rank(read, self.place)
 

@@ -19,6 +19,8 @@ FREE = frozenset(
         "threads_per_rank",
         "prefetch",
         "flat_copy",
+        "stream.poll_seconds",
+        "stream.idle_seconds",
         "wait_seconds",
         "stall_seconds",
         "lost_seconds",
@@ -27,6 +29,7 @@ FREE = frozenset(
         "verify",
     ]
 )
+_PATHS = ("data", "stream.folder")
 _MISSING = object()
 
 
@@ -42,7 +45,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) ->
     found = []
     for key in dict.fromkeys((*old, *new)):
         was, is_now = old.get(key, _MISSING), new.get(key, _MISSING)
-        if was != is_now and not _free(key) and not (key == "data" and _same_path(was, is_now)):
+        if was != is_now and not _free(key) and not (key in _PATHS and _same_path(was, is_now)):
             remedy = f", or begin another run with warm_start.run={run}" if key == "data" else ""
             said = f"want {_said(was)}, with which {run} was started, got {_said(is_now)}"
             found.append(f"{key}: {said}; resume it as it is{remedy}")
@@ -59,7 +62,7 @@ def _leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def _free(key: str) -> bool:
     parts = key.split(".")
-    return parts[0] in FREE or (parts[0] == "tables" and parts[-1] == "sharding")
+    return parts[0] in FREE or key in FREE or (parts[0] == "tables" and parts[-1] == "sharding")
 
 
 def _same_path(one: Any, other: Any) -> bool:

@@ -99,4 +99,4 @@ def for_evaluation(reading: Reading) -> Reading:
     if reading.candidates is None:
         return reading
     nothing = constant(torch.zeros(0, dtype=torch.int64))
-    return replace(reading, candidates=nothing, candidates_of=None, predicted=None)
+    return replace(reading, candidates=nothing, candidates_of=None, predicted=None, own_candidates=None)

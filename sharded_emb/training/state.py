@@ -8,10 +8,30 @@ from sharded_emb.batch import UnknownCount
 
 
 @dataclass
+class StreamPosition:
+    """How far a run is in a stream. part: the last one that was begun; rows: of it; samples: of it that were trained
+    on. parts: how many are done, with those in `skipped`. done: the names of these that were there at the last look.
+    """
+
+    part: str | None = None
+    rows: int = 0
+    samples: int = 0
+    parts: int = 0
+    skipped: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there is more of the part."""
+        return self.samples < self.rows
+
+
+@dataclass
 class Progress:
     """How far a run is: completed steps and epochs, samples over all ranks, seconds spent in steps.
 
-    evaluated_step, best_step: of the last evaluation and of the best one; 0 where there was none.
+    evaluated_step, best_step: of the last evaluation and of the best one; 0 where there was none. stream: of a run
+    whose samples come from one.
     """
 
     step: int = 0
@@ -20,6 +40,12 @@ class Progress:
     training_seconds: float = 0.0
     evaluated_step: int = 0
     best_step: int = 0
+    stream: StreamPosition = field(default_factory=StreamPosition)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
+        """Of the values that `asdict` gives."""
+        return cls(**{**values, "stream": StreamPosition(**values.get("stream", {}))})
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,7 @@ class RunState:
     def from_json(cls, values: Mapping[str, Any]) -> "RunState":
         """Of the same values."""
         counts = [{name: UnknownCount(**count) for name, count in each.items()} for each in values["unknown_ids"]]
-        return cls(**{**values, "progress": Progress(**values["progress"]), "unknown_ids": counts})
+        return cls(**{**values, "progress": Progress.from_json(values["progress"]), "unknown_ids": counts})
 
     def unknown_ids_of(self, rank: int, world_size: int) -> dict[str, UnknownCount]:
         """What a rank goes on counting from: its own if there are as many ranks as before, else the first has all."""

@@ -163,3 +163,34 @@ def test_a_table_that_counts_ids_cannot_be_asked_for_each_once(tiny_data: Path) 
         "got true"
     ]
     assert problems(*words, "sharding=data_parallel", files=True) == []
+
+
+def test_a_stream_and_what_a_run_begins_from_have_to_be_there(tiny_data: Path, tmp_path: Path) -> None:
+    gone, here = tmp_path / "gone", tmp_path / "here"
+    here.mkdir()
+    assert problems(f"data={tiny_data}", f"stream.folder={gone}", f"warm_start.run={here}", files=True) == [
+        f"stream.folder: want a folder of parts, got {gone}, which does not exist; make it, or check the path",
+        f"warm_start.run: want a run folder, got {here}, which has no run.yaml",
+    ]
+    assert problems(f"data={tiny_data}", f"stream.folder={here}", "verify=true", files=True) == [
+        "verify: want false with stream.folder, since what is compared is trained on the train split, got true"
+    ]
+    assert problems("stream.fodler=x", "stream.poll_seconds=0") == [
+        "stream.poll_seconds: want a number above 0, got 0",
+        "stream.fodler: unknown key; did you mean folder?",
+    ]
+
+
+def test_what_adds_to_a_stream_leaves_the_dataset_as_it_is(tiny_data: Path, tmp_path: Path) -> None:
+    def found(*words: str) -> list[str]:
+        return problems("dataset=quickstart", f"stream.folder={tmp_path}", *words, command="prepare", files=True)
+
+    assert found(f"data={tiny_data}") == []
+    assert found() == [
+        "data: missing; want the dataset folder whose vocabularies the stream is to have, as data=FOLDER"
+    ]
+    assert found(f"data={tmp_path}/x", "overwrite=true", f"extend={tiny_data}") == [
+        f"data: want a dataset folder, got {tmp_path}/x, which is none; make it with prepare data={tmp_path}/x",
+        "overwrite: want none with stream.folder, which leaves the dataset as it is, got True",
+        f"extend: want none with stream.folder, which leaves the dataset as it is, got {tiny_data}",
+    ]

@@ -64,6 +64,14 @@ MORE_LOSSES: dict[str, dict[str, Any]] = {
     )
 }
 
+# by row of an item those that are hard to tell from it: none for some, itself for others
+HARD = {item: [other for other in range(item + 1, item + item % 5) if other < ITEMS] for item in range(ITEMS)}
+
+
+def hard_loss(folder: Path) -> dict[str, Any]:
+    """With the negatives of a file that is written beside the dataset."""
+    return {**LOSSES["sampled"], "hard": {"path": str(folder / "hard.parquet"), "per_event": 3}}
+
 
 def sequences() -> list[list[int]]:
     """Users of 3 to 12 events; the last two are the targets of valid and test."""
@@ -91,6 +99,11 @@ def write_dataset(folder: Path) -> None:
         raw = pa.array([None, None, *(1000 + i for i in range(size - FIRST_ROW))], pa.int64())
         vocabulary = pa.table({"row": pa.array(range(size), pa.int64()), "raw": raw, "count": pa.array([1] * size)})
         pq.write_table(vocabulary, folder / "vocabulary" / f"{name}.parquet")
+    lists = {
+        998 + item: [998 + other for other in (item, *others)] for item, others in HARD.items() if item >= FIRST_ROW
+    }
+    negatives = pa.array([*lists.values()], pa.list_(pa.int64()))
+    pq.write_table(pa.table({"item": pa.array(list(lists)), "negatives": negatives}), folder / "hard.parquet")
     write_manifest(
         folder,
         Manifest(
@@ -201,7 +214,7 @@ def train_models(place: Place, folder: Path) -> dict[str, Any]:
             features["history"]["pooling"] = {"_target_": "none", "times": "times"}
         built = Built(config(folder, model=model, features=features), place)
         found[name] = train_steps(built, 8), built.sharded.whole_table("item"), built.evaluator()("valid")
-    for name, loss in MORE_LOSSES.items():
+    for name, loss in {**MORE_LOSSES, "hard": hard_loss(folder)}.items():
         built = Built(config(folder, loss=loss, accumulation=2), place)
         stepping = Stepping(accumulation=2)
         losses = drive(built, built.config.schedule, built.collate(), built.source(), 8, stepping)

@@ -58,7 +58,7 @@ def test_sasrec_trains_to_the_numbers_of_plain_pytorch(found, plain, sharding, l
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
-@pytest.mark.parametrize("model", [*cases.MODELS, *cases.MORE_LOSSES])
+@pytest.mark.parametrize("model", [*cases.MODELS, *cases.MORE_LOSSES, "hard"])
 def test_every_model_and_loss_trains_to_the_same_numbers_on_any_number_of_ranks(found, model, world_size) -> None:  # type: ignore[no-untyped-def]
     want_losses, want_table, want_metrics = found[1][0]["models"][model]
     assert len(set(want_losses)) == 8

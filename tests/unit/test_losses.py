@@ -270,7 +270,7 @@ def slow_sampled_binary(scored: Scored, negatives: list[int], power: float) -> l
     for event, target in enumerate(POSITIVES):
         own = power * math.log(1 + math.exp(-scored.score(event, target)))
         others = [math.log(1 + math.exp(scored.score(event, item))) for item in negatives if item != target]
-        losses.append((own + sum(others)) / (len(negatives) + 1) if target >= 2 else 0.0)
+        losses.append((own + sum(others)) / (len(others) + 1) if target >= 2 else 0.0)
     return losses
 
 
@@ -353,3 +353,43 @@ def test_other_losses_leave_out_targets_out_of_vocabulary_and_ranks_without_even
         loss = scored.loss(kind(negatives=2), weights)
         assert loss.item() == 0
         assert all(not gradient.any() for gradient in scored.gradients(loss))
+
+
+def slow_loss(
+    kind: type[SampledConfig], scored: Scored, event: int, shared: list[tuple[int, float]], own: list[int]
+) -> float:
+    """Of one event, in a loop over its negatives: those that all share, each with what is added to its score, and its
+    own. What followed is no negative, wherever it was drawn from.
+    """
+    target = POSITIVES[event]
+    positive = scored.score(event, target)
+    others = [scored.score(event, item) + shift for item, shift in shared if item != target]
+    others += [scored.score(event, item) for item in own if item not in (target, 0)]
+    if kind is SampledSoftmax:
+        return math.log(sum(map(math.exp, [positive, *others]))) - positive
+    if kind is BPR:
+        return sum(math.log(1 + math.exp(other - positive)) for other in others) / max(1, len(others))
+    against = sum(math.log(1 + math.exp(other)) for other in others)
+    return (math.log(1 + math.exp(-positive)) + against) / (1 + len(others))
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("drawn", ["uniform", "popularity", "in_batch"])
+@pytest.mark.parametrize("kind", sampled_losses)
+def test_a_negative_that_followed_is_none_whoever_drew_it(kind: type[SampledConfig], drawn: str, hard: bool) -> None:
+    """Forty draws of nine items, so that every target is among them; own negatives with what followed, and too few."""
+    config = kind(negatives=40, drawn=drawn, hard={"path": "x.parquet", "per_event": 3} if hard else None)
+    events = torch.tensor([item for item in POSITIVES if item >= 2])
+    negatives = config.candidates(ROWS, seed=0, step=0, seen=Seen(COUNTS, events)).tolist()
+    own = [[item, 3, 0] if item >= 2 else [0, 0, 0] for item in POSITIVES] if hard else [[] for _ in POSITIVES]
+    assert {item for item in POSITIVES if item >= 2 and (drawn != "popularity" or COUNTS[item])} <= {*negatives}
+    scored = Scored(torch.tensor([*negatives, *(item for each in own for item in each)]))
+    share = COUNTS.clamp(min=1) / COUNTS[2:].sum()
+    expected = {item: 40 / (ROWS - 2) if drawn == "uniform" else 40 * share[item].item() for item in range(2, ROWS)}
+    shared = [(item, -math.log(expected[item]) if kind is SampledSoftmax else 0.0) for item in negatives]
+    want = sum(slow_loss(kind, scored, event, shared, own[event]) * WEIGHTS[ROW_S[event]] for event in KNOWN)
+    loss = config.build(ROWS, Seen(COUNTS))(scored.output, batch(WEIGHTS))
+    assert loss.item() == pytest.approx(want, rel=1e-5)
+    states, table = scored.gradients(loss)
+    assert not table[0].any()
+    assert states.any()

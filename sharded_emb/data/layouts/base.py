@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import ibis
+
 from sharded_emb.component import Component
 from sharded_emb.data.dataset import Column
 
@@ -15,6 +17,20 @@ FIRST, PIECE = "first", "piece"
 
 
 @dataclass(frozen=True)
+class Fresh:
+    """Which events of a log are new: those of the positions of these ranges [start, end). context: events before the
+    first new one that a sequence of new events may begin with.
+    """
+
+    ranges: list[tuple[int, int]]
+    context: int
+
+    def holds(self, position: Any) -> Any:
+        """Whether the event of a position is new."""
+        return ibis.or_(*((position >= start) & (position < end) for start, end in self.ranges))
+
+
+@dataclass(frozen=True)
 class Log:
     """A log after filtering, ids as rows of their vocabularies. The tables are Ibis expressions.
 
@@ -22,6 +38,9 @@ class Log:
     label (float64, where the layout names one) and the attributes of events; `first` (int64), the position of the
     user's first event, which tells users apart that are out of vocabulary alike; `piece` (int64). users, items: user or
     item, and their attributes; null where there are none. `*_columns` describe the attributes.
+
+    fresh: null for a dataset; else samples are made of the new events alone, all of them of split train, and the others
+    are what came before.
 
     pieces: how many there are. A piece holds all events of its users, few enough for memory, and users stand in the
     pieces in the order in which they first appear.
@@ -37,6 +56,7 @@ class Log:
     event_columns: dict[str, Column] = field(default_factory=dict)
     user_columns: dict[str, Column] = field(default_factory=dict)
     item_columns: dict[str, Column] = field(default_factory=dict)
+    fresh: Fresh | None = None
 
     def piece(self, number: int) -> Any:
         """The events of a piece."""

@@ -85,7 +85,7 @@ class LabelledEvents(Layout):
         if log.has_time:
             columns[TIME] = Column(type="int64")
         samples = self._samples(log, work, beside)
-        splits = self._splits(samples, log.seed)
+        splits = self._splits(samples, log)
         ordered = {split: rows.order_by(list(ORDER)).select(list(columns)) for split, rows in splits.items()}
         return Arranged(columns, iter([ordered]), self._rule(log))
 
@@ -107,10 +107,12 @@ class LabelledEvents(Layout):
                     work.backend.create_table("samples", events)
         return work.backend.table("samples")
 
-    def _splits(self, samples: Any, seed: int) -> dict[str, Any]:
+    def _splits(self, samples: Any, log: Log) -> dict[str, Any]:
+        if log.fresh is not None:
+            return {"train": samples.filter(log.fresh.holds(samples[POSITION]))}
         if self.split != "by_time":
             column = samples[FIRST if self.split == "by_user" else POSITION]
-            parts = parts_by_draw(column, seed, self.valid_fraction, self.test_fraction)
+            parts = parts_by_draw(column, log.seed, self.valid_fraction, self.test_fraction)
             return {split: samples.filter(belongs) for split, belongs in parts.items()}
         total, valid_from, test_from = cuts(samples, self.valid_fraction, self.test_fraction)
         before_test, before_valid = before(samples, test_from, total), before(samples, valid_from, total)

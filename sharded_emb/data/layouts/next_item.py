@@ -7,7 +7,7 @@ import ibis
 from pydantic import Field, PositiveFloat
 
 from sharded_emb.data.dataset import Column
-from sharded_emb.data.layouts.base import FIRST, ITEM, ORDER, TIME, USER, Arranged, Layout, Log, count_ties
+from sharded_emb.data.layouts.base import FIRST, ITEM, ORDER, POSITION, TIME, USER, Arranged, Layout, Log, count_ties
 from sharded_emb.data.layouts.splitting import before, check_fractions, cuts, parts_by_draw, rule_by_time
 from sharded_emb.errors import InputError
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
@@ -15,6 +15,7 @@ from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 FEWEST_EVENTS_WITH_TARGETS = 3
 _SESSION = "session"
 _IN_TRAIN, _BEFORE_TEST = "in_train", "before_test"
+_IS_NEW = "is_new"
 
 
 class NextItem(Layout):
@@ -51,7 +52,8 @@ class NextItem(Layout):
         }
         columns |= log.user_columns
         sources = {name: source for name, (source, _) in aligned.items()}
-        pieces = self._pieces(log, work, sources, list(columns))
+        make = self._pieces if log.fresh is None else self._new_pieces
+        pieces = make(log, work, sources, list(columns))
         return Arranged(columns, pieces, self._rule(log), writes_item_attributes=bool(log.item_columns))
 
     def _check(self, log: Log) -> None:
@@ -98,6 +100,21 @@ class NextItem(Layout):
             splits = {split: self._split(sequences, split, sources, log.seed) for split in ("train", "valid", "test")}
             order = [FIRST, _SESSION] if self.session_gap_seconds else [FIRST]
             yield {split: rows.order_by(order).select(columns) for split, rows in splits.items()}
+            work.drop(name)
+
+    def _new_pieces(self, log: Log, work: Any, sources: dict[str, str], columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Sequences from the first new event on, and so many events before it as are asked for."""
+        assert log.fresh is not None
+        marked = _with_columns(log, {_IS_NEW: log.fresh.holds(log.events[POSITION]).cast("int64")})
+        order = [FIRST, _SESSION] if self.session_gap_seconds else [FIRST]
+        for number in range(log.pieces):
+            name, marks = f"sequences_{number}", {**sources, _IS_NEW: _IS_NEW}
+            rows = work.backend.create_table(name, self._sequences(marked.piece(number), log, marks, []))
+            rows = rows.filter(rows[_IS_NEW].contains(1))
+            start = ibis.greatest(rows[_IS_NEW].index(1) - log.fresh.context, 0)
+            rows = rows.mutate(**{column: rows[column][start:] for column in sources})
+            rows = rows.filter(rows["items"].length() > 1)
+            yield {"train": rows.order_by(order).select(columns)}
             work.drop(name)
 
     def _sequences(self, events: Any, log: Log, sources: dict[str, str], marks: list[str]) -> Any:
