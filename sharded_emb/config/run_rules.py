@@ -28,8 +28,8 @@ def start_of_run(sound: Tree) -> Iterator[str]:
     if folder is None or (sound.get("resume") and run is not None and (run / RUN).is_file()):
         return
     if not (folder / RUN).is_file():
-        beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        yield f"warm_start.run: want a run folder, got {folder}, which has no {RUN}{nearest(folder.name, beside)}"
+        hint = nearest(folder.name, (file.parent.name for file in folder.parent.glob(f"*/{RUN}")))
+        yield f"warm_start.run: want a run folder, got {folder}, which has no {RUN}{hint}"
     elif not steps(folder / "checkpoints"):
         yield f"warm_start.run: want a run with a checkpoint, got {folder} without one; train it first"
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.session import make_trainer
+from sharded_emb.config.warm_starting import warm_started
 from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
@@ -73,7 +74,7 @@ def train(place: Place, run_config: RunConfig, run: Path, cut: int | None = None
     built = Built(run_config, place)
     folder = folder or RunFolder.create(run, "stream", tree, place)
     try:
-        trainer = make_trainer(built, folder)
+        trainer = make_trainer(built, folder, warm_started(built))
         whole_step = trainer.learner.step
 
         def step(pieces: Any, weight: float, number: int) -> float:
