@@ -1,0 +1,174 @@
+"""A training step of ours beside a minimal TorchRec loop of the same model, and with data from Parquet beside memory.
+
+    python benchmarks/step.py Beauty.txt [--report FILE]
+
+`experiment=sasrec_beauty` on one rank and one thread: same model, loss, optimizers and batches. The loop by hand is
+what TorchRec's documentation has: a collection under DistributedModelParallel, DDP around the rest. CPU seconds,
+medians of interleaved turns; a turn is an epoch.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.sharding_plan import construct_module_sharding_plan, table_wise
+from torchrec.distributed.types import ShardingPlan
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import sharded_emb
+from benchmarks.machine import measured_at
+from sharded_emb.batch import Batch, Embedded, Jagged
+from sharded_emb.config.build import Built
+from sharded_emb.config.session import joined
+from sharded_emb.data.source import Share
+from sharded_emb.training.feed import Fed, Feed
+from sharded_emb.training.step import Learner
+
+TURNS = 7
+
+
+class ByHand(nn.Module):
+    """Lookup, model and loss."""
+
+    def __init__(self, collection: EmbeddingCollection, model: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        self.collection, self.model, self.loss = collection, model, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The sum of the losses."""
+        sequences = {
+            name: Jagged(rows.values(), batch.ids[name].values(), rows.lengths().long(), batch.extents[name], None)
+            for name, rows in self.collection(batch.ids).items()
+        }
+        found: Tensor = self.loss(self.model(Embedded({}, sequences)), batch)
+        return found
+
+
+def by_hand(built: Built, batches: list[Fed]) -> Callable[[int], None]:
+    """An epoch of it."""
+    config: Any = built.config
+    (table,) = built.held
+    features = [feature.name for feature in table.features]
+    spec = EmbeddingConfig(name=table.name, num_embeddings=table.rows, embedding_dim=table.dim, feature_names=features)
+    collection = EmbeddingCollection([spec], device=torch.device("meta"))
+    optimizer = config.embedding_optimizer
+    arguments = {"lr": optimizer.lr, "eps": optimizer.eps}
+    _apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), arguments)
+    sharder: Any = EmbeddingCollectionSharder()
+    plan = construct_module_sharding_plan(
+        collection,
+        {table.name: table_wise(rank=0, compute_kernel="fused")},
+        sharder=sharder,
+        local_size=1,
+        world_size=1,
+        device_type="cpu",
+    )
+    module = ByHand(collection, config.model.build(built.tables), built._loss())
+    whole = ShardingPlan({"collection": plan})
+    model = DistributedModelParallel(module, device=torch.device("cpu"), plan=whole, sharders=[sharder])
+    with torch.no_grad():
+        for weight in model.state_dict().values():
+            if not isinstance(weight, Tensor) and hasattr(weight, "local_shards"):
+                weight.local_shards()[0].tensor.normal_(std=0.02)
+    dense = torch.optim.AdamW(
+        [weight for name, weight in model.named_parameters() if ".collection." not in name],
+        lr=config.dense_optimizer.lr,
+        weight_decay=config.dense_optimizer.weight_decay,
+    )
+
+    def epoch(number: int) -> None:  # noqa: ARG001
+        for fed in batches:
+            loss = model(fed.pieces[0]) / fed.loss_weight
+            dense.zero_grad()
+            loss.backward()
+            dense.step()
+
+    return epoch
+
+
+def ours(built: Built, learner: Learner, batches: list[Fed] | None) -> Callable[[int], None]:
+    """An epoch of it. batches: in memory; None for those that are read."""
+    collate, source = built.collate(), built.source()
+
+    def epoch(number: int) -> None:
+        step = 1000 * number + 1
+        feed = Feed(source, collate, Share(0, 1), built.place.device, built.config.prefetch)
+        for fed in feed.epoch(number, 0, step) if batches is None else batches:
+            learner.step(fed.pieces, fed.loss_weight, step)
+            step += 1
+
+    return epoch
+
+
+def measured(raw: Path, folder: str) -> dict[str, float]:
+    """CPU seconds of an epoch."""
+    config = sharded_emb.compose(
+        "experiment=sasrec_beauty",
+        f"dataset.raw={raw}",
+        f"data={folder}/data",
+        f"run={folder}/run",
+        "prefetch.batches=0",
+        "device=cpu",
+    )
+    sharded_emb.prepare(config)
+    with joined(config) as place:
+        torch.set_num_threads(1)
+        built = Built(config, place)
+        feed = Feed(built.source(), built.collate(), Share(0, 1), place.device, config.prefetch)
+        batches = [fed for fed in feed.epoch(0, 0, 1) if fed.loss_weight]
+        learner = Learner(built.sharded, built.dense, config.schedule)
+        works = {
+            "TorchRec by hand, data in memory": by_hand(built, batches),
+            "sharded_emb, data in memory": ours(built, learner, batches),
+            "sharded_emb, data from Parquet": ours(built, learner, None),
+        }
+        times: dict[str, list[float]] = {name: [] for name in works}
+        for turn in range(TURNS):
+            for name, work in works.items():
+                start = time.process_time()
+                work(turn)
+                times[name].append(time.process_time() - start)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def main() -> None:
+    """Prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("raw", type=Path)
+    parser.add_argument("--report", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measured(options.raw, folder)
+    first = next(iter(found.values()))
+    lines = [
+        "# A training step",
+        "",
+        f"`python benchmarks/step.py {options.raw.name}`, {measured_at()}, one thread, torch {torch.__version__}; CPU",
+        f"seconds of an epoch of `experiment=sasrec_beauty`, medians of {TURNS} interleaved ones.",
+        "",
+        "| | CPU seconds | of TorchRec by hand |",
+        "|---|---|---|",
+        *(f"| {name} | {took:.2f} | {took / first:.3f} |" for name, took in found.items()),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.report is not None:
+        options.report.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
