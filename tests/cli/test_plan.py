@@ -101,7 +101,7 @@ def test_a_run_takes_exactly_a_plan_and_so_does_the_next_from_its_folder(start: 
     planned = plan_of(start.folder / "there")
     planned["tables"]["item"] |= {"sharding": "data_parallel", "shards": []}  # which the planner never takes
     (start.folder / "mine.json").write_text(json.dumps(planned))
-    watched = ("profile.after_steps=0", "profile.steps=2")
+    watched = ("profile.after_steps=0", "profile.steps=2", "evaluation.every_epochs=2")  # which ends the watching
     assert start("train", *words, *watched, "sharding.plan=mine.json", "run=first").code == 0
     first = plan_of(start.folder / "first")
     result = json.loads((start.folder / "first" / "result.json").read_text())
