@@ -55,11 +55,13 @@ def test_a_service_that_is_gone_is_told_of_once_and_the_run_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("sharded_emb"), "propagate", True)
+    caplog.set_level(logging.WARNING, "sharded_emb")
     following = Following(Broken(), Tracked(tmp_path, {}))
     following.log(1, {"train/loss": 1.0})
     following.log(2, {"train/loss": 1.0})
     following.close("finished", {})
-    assert caplog.messages == ["tracking ends here, the run goes on: ConnectionError: no such host"]
+    said = [record.getMessage() for record in caplog.records if record.name == "sharded_emb"]
+    assert said == ["tracking ends here, the run goes on: ConnectionError: no such host"]
     with pytest.raises(InputError, match=r"^tracking: want None to take this run, got: no such host$"):
         Following(Broken(refuses=True), Tracked(tmp_path, {}))
 
