@@ -1,5 +1,6 @@
 """A model whose saves are cut off: killed at every touch of a file, on a full disk, in a folder that is gone."""
 
+import gc
 import json
 import os
 import resource
@@ -111,6 +112,7 @@ def _killed_at(saving: Saving, run: Path, number: int) -> str | None:
     """
     told, telling = os.pipe()
     if (child := os.fork()) == 0:
+        gc.disable()  # it would wait for the threads of groups that earlier tests have left
         count = 0
 
         def on_event(event: str, arguments: tuple[Any, ...]) -> None:
