@@ -9,7 +9,7 @@ public name.
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_serializer
@@ -102,3 +102,12 @@ else:
 
         def __class_getitem__(cls, base: type[Component]) -> Any:
             return Annotated[SerializeAsAny[base], BeforeValidator(lambda value: _resolve(base, value))]
+
+
+def leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything in nested mappings that is no mapping with keys itself."""
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from leaves(value, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, tree

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sharded_emb.component import leaves
 from sharded_emb.data import vocabulary
 from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.base import DatasetConfig, LogConfig, RawLog
@@ -84,19 +84,11 @@ def add_part(config: DatasetConfig, data: Path, stream: StreamConfig, how: How) 
 
 def _differences(config: LogConfig, dataset: Dataset, data: Path) -> Iterator[str]:
     """Samples have to be made as those of the dataset were."""
-    before, now = dict(_leaves(dataset.manifest.dataset)), dict(_leaves(config.model_dump(mode="json")))
+    before, now = dict(leaves(dataset.manifest.dataset)), dict(leaves(config.model_dump(mode="json")))
     for key in dict.fromkeys((*before, *now)):
         was, is_now = before.get(key, "nothing"), now.get(key, "nothing")
         if was != is_now and key.partition(".")[0] not in _MAY_DIFFER:
             yield f"dataset.{key}: want {was}, with which {data} was prepared, got {is_now}; give it as it was"
-
-
-def _leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{place}.{key}" if place else str(key))
-    else:
-        yield place, tree
 
 
 def _of_one_log(config: LogConfig) -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from sharded_emb.component import leaves
 
 # what changes where and how long a run runs, or what it writes, but not what it computes; each with all keys below it
 FREE = frozenset(
@@ -41,7 +43,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> list[str]:
     """One line for each key by which a run would not go on as it began."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
+    old, new = dict(leaves(before)), dict(leaves(now))
     found = []
     for key in dict.fromkeys((*old, *new)):
         was, is_now = old.get(key, _MISSING), new.get(key, _MISSING)
@@ -50,14 +52,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) ->
             said = f"want {_said(was)}, with which {run} was started, got {_said(is_now)}"
             found.append(f"{key}: {said}; resume it as it is{remedy}")
     return found
-
-
-def _leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{place}.{key}" if place else str(key))
-    else:
-        yield place, tree
 
 
 def _free(key: str) -> bool:
