@@ -10,6 +10,8 @@
 #   RANKS        processes on each host; unless set one per GPU, two without any
 #   JOB          what hosts of one run call it, where several runs meet at one HOST:PORT; sharded_emb unless set
 #   RESTARTS     how often ranks are started anew after a failure or with other hosts; 3 unless set
+#   NUMA         binds each rank to the CPUs that its GPU hangs from: node, socket, exclusive or core-complex, which is
+#                torchrun's --numa-binding and wants numactl; not bound unless set
 #   INTERFACE    the network interface that hosts talk over, such as eth1; the system's choice unless set
 #
 # COMMAND is train or evaluate. What follows it goes to it as it is; train needs run=FOLDER on a file system that all
@@ -33,6 +35,8 @@ esac
 ((${HOSTS%:*} <= ${HOSTS#*:})) || refuse "HOSTS: want SMALLEST:LARGEST, got '$HOSTS'"
 [[ ${RENDEZVOUS:-} =~ ^[^:]+:[0-9]+$ ]] || refuse "RENDEZVOUS: want HOST:PORT, got '${RENDEZVOUS:-}'"
 [[ ${RANKS:-1} =~ ^[1-9][0-9]*$ ]] || refuse "RANKS: want a number of processes, got '$RANKS'"
+[[ ${NUMA:-node} =~ ^(node|socket|exclusive|core-complex)$ ]] ||
+    refuse "NUMA: want node, socket, exclusive or core-complex, got '$NUMA'"
 [[ ${RESTARTS:-3} =~ ^[0-9]+$ ]] || refuse "RESTARTS: want a number, got '$RESTARTS'"
 more=()
 if [[ $command == train ]]; then
@@ -42,9 +46,15 @@ fi
 
 bash launch/setup.sh
 python=.venv/bin/python
+options=()
+read -r build _ <.venv/complete
+if [[ -n ${NUMA:-} ]]; then
+    [[ $build == cuda ]] || refuse "NUMA: want GPUs to bind ranks by, got the CPU build; leave NUMA unset"
+    command -v numactl >/dev/null || refuse "NUMA: want the command numactl, got none; install the package numactl"
+    options=(--numa-binding "$NUMA")
+fi
 ranks=${RANKS:-}
 if [[ -z $ranks ]]; then
-    read -r build _ <.venv/complete
     if [[ $build == cuda ]]; then ranks=$("$python" -c 'import torch; print(torch.cuda.device_count() or 2)'); fi
     ranks=${ranks:-2}
 fi
@@ -54,7 +64,7 @@ if "$python" -c 'import socket, sys; socket.socket().bind((sys.argv[1], 0))' "${
 else
     meeting=0
 fi
-where=(--rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS" --rdzv-id "${JOB:-sharded_emb}" --rdzv-conf "is_host=$meeting")
+options+=(--rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS" --rdzv-id "${JOB:-sharded_emb}" --rdzv-conf "is_host=$meeting")
 if [[ -n ${INTERFACE:-} ]]; then
     export GLOO_SOCKET_IFNAME=$INTERFACE NCCL_SOCKET_IFNAME=$INTERFACE
     asked='import fcntl, socket, struct, sys
@@ -62,10 +72,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
     print(socket.inet_ntoa(fcntl.ioctl(udp, 0x8915, struct.pack("256s", sys.argv[1].encode()))[20:24]))'
     address=$("$python" -c "$asked" "$INTERFACE" 2>/dev/null) ||
         refuse "INTERFACE: want a network interface of this host with an address, got '$INTERFACE'"
-    where+=(--local-addr "$address")
+    options+=(--local-addr "$address")
 fi
 # a store anew for each start: in the one that torchrun keeps, ranks would read where the others were before
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export OMP_NUM_THREADS=1 # only what is counted before threads_per_rank=N sets the threads
 exec "$python" -m torch.distributed.run --nnodes "$HOSTS" --nproc-per-node "$ranks" --max-restarts "${RESTARTS:-3}" \
-    "${where[@]}" -m "sharded_emb.$command" "$@" ${more[@]+"${more[@]}"}
+    "${options[@]}" -m "sharded_emb.$command" "$@" ${more[@]+"${more[@]}"}

@@ -25,7 +25,8 @@ from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics
 from sharded_emb.training.failures import explained
 from sharded_emb.training.limits import Limits
-from sharded_emb.training.loop import Parts, Trainer
+from sharded_emb.training.loop import Trainer
+from sharded_emb.training.parts import Parts
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import results_table

@@ -32,6 +32,11 @@ class Fed:
         """Of this rank."""
         return sum(batch.loss_weight for batch in self.pieces)
 
+    @property
+    def ids(self) -> int:
+        """Of this rank."""
+        return sum(batch.ids.values().numel() for batch in self.pieces)
+
 
 @dataclass(frozen=True)
 class Feed:

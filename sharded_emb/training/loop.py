@@ -7,28 +7,23 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch.optim import Optimizer
+from typing import Any, NamedTuple
 
 from sharded_emb.batch import Batch
-from sharded_emb.data.collate import Collate
 from sharded_emb.data.prefetch import DEFAULT, PrefetchConfig
-from sharded_emb.data.source import Share, Source
+from sharded_emb.data.source import Share
 from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.distributed.agree import all_sums, all_values
 from sharded_emb.distributed.phases import DATA, STEP, named
-from sharded_emb.distributed.shard import Sharded
-from sharded_emb.optim.schedule import Schedule
-from sharded_emb.training.checkpoint import Checkpoints, NotSavedError
+from sharded_emb.training.checkpoint import NotSavedError
 from sharded_emb.training.course import Course, Epochs, Fetching
 from sharded_emb.training.early_stopping import EarlyStopping
-from sharded_emb.training.evaluation import Evaluator, Metrics
+from sharded_emb.training.evaluation import Metrics
 from sharded_emb.training.failures import write_batch
+from sharded_emb.training.feed import Fed
 from sharded_emb.training.limits import Limits
-from sharded_emb.training.profile import Profile
+from sharded_emb.training.parts import Parts
 from sharded_emb.training.progress import Display
-from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.training.scoring import AskedToStopError
 from sharded_emb.training.signals import Signals
 from sharded_emb.training.state import Progress, RunState
@@ -38,20 +33,14 @@ from sharded_emb.training.unknown import unknown_of_all
 log = logging.getLogger("sharded_emb")
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the loop drives; built by `sharded_emb.config.build`. stream: in place of the epochs of `source`."""
+class _AllRanks(NamedTuple):
+    """What the ranks have agreed on before a step: the loss weight and the ids of the global batch, and whether it is
+    time for a checkpoint.
+    """
 
-    sharded: Sharded
-    dense: Optimizer
-    schedule: Schedule
-    source: Source
-    collate: Collate
-    evaluator: Evaluator
-    folder: RunFolder
-    checkpoints: Checkpoints
-    profile: Profile
-    stream: Course | None = None
+    loss_weight: float
+    ids: int
+    minutes_over: bool
 
 
 def _say_not_saved(step: int, error: NotSavedError) -> None:
@@ -82,7 +71,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
         self.learner = Learner(self.parts.sharded, self.parts.dense, self.parts.schedule, self.stepping, self._tell)
-        self.display = Display(self.limits.total_steps(self.course.batches_per_epoch), self.place.rank)
+        self.display = Display(self.limits.total_steps(self.course.batches_per_epoch), self.place)
         self.saved = time.monotonic()
 
     @property
@@ -97,7 +86,7 @@ class Trainer:
         self.stopping.best, self.stopping.since_best = state.best, state.since_best
         self.course.unknown.update(state.unknown_ids_of(self.place.rank, self.place.world_size))
         self.parts.folder.rewind(state.progress.step, state.seconds, state.metrics_bytes)
-        self.display.begin(state.progress.samples)
+        self.display.begin(state.progress)
 
     def train(self) -> Metrics:
         """Runs to the end; returns the metrics of valid and test with the weights that the run keeps."""
@@ -125,18 +114,19 @@ class Trainer:
     def _epoch(self) -> None:
         """Trains to the end of an epoch or of a part of a stream, from wherever in it the run is."""
         with closing(self._batches()) as batches:
-            for pieces, global_samples, global_weight, minutes_over in batches:
+            for fed, all_ranks in batches:
                 started = time.monotonic()
                 with named(STEP):
-                    loss = self._step(pieces, global_weight)
+                    loss = self._step(fed.pieces, all_ranks.loss_weight)
                 self.progress.step += 1
-                self.course.passed(self.progress, global_samples)
+                self.course.passed(self.progress, fed.samples)
                 self.progress.training_seconds += time.monotonic() - started
-                self.display.step(self.progress.step)
+                self.display.step(self.progress.step, all_ranks.ids)
                 self.parts.profile.step_ended()
                 if self.progress.step % self.limits.log_every_steps == 0:
                     self._log(loss)
-                if (minutes_over or self.limits.save_after(self.progress.step)) and not self._evaluation_due():
+                save_due = all_ranks.minutes_over or self.limits.save_after(self.progress.step)
+                if save_due and not self._evaluation_due():
                     self._save_if_possible()
                 if self.limits.out_of_steps(self.progress):
                     break
@@ -156,9 +146,8 @@ class Trainer:
         due = self.course.evaluates(self.progress, self.limits.evaluate_every_epochs)
         return self.progress.step > self.progress.evaluated_step and (due or self._out_of_limits())
 
-    def _batches(self) -> Generator[tuple[list[Batch], int, float, bool]]:
-        """This rank's batches of what is left of an epoch in their pieces, with the samples and the loss weight of the
-        global batch, and whether it is time for a checkpoint.
+    def _batches(self) -> Generator[tuple[Fed, _AllRanks]]:
+        """This rank's batches of what is left of an epoch, and what all ranks have agreed on for each.
 
         Every rank learns here, before any id is exchanged, of a bad id on one of them, and of a signal to stop.
         """
@@ -175,9 +164,9 @@ class Trainer:
                 if fed is None:
                     return
                 self._tell("agreeing on the batch")
-                told = [fed.error is not None, self.signals.heard, fed.loss_weight, self._minutes_over()]
-                told += [self.parts.checkpoints.failed]
-                errors, signals, global_weight, minutes_over, not_saved = all_sums([*map(float, told)], self.place)
+                flags = (fed.error is not None, self.signals.heard, self.parts.checkpoints.failed, self._minutes_over())
+                told = [*map(float, flags), fed.loss_weight, float(fed.ids)]
+                errors, signals, not_saved, minutes_over, weight, ids = all_sums(told, self.place)
                 if not_saved:
                     self._settle()
                 if errors:
@@ -187,7 +176,7 @@ class Trainer:
                     return
                 for batch in fed.pieces:
                     add_counts(course.unknown, batch)
-                yield fed.pieces, fed.samples, global_weight or 1.0, bool(minutes_over)
+                yield fed, _AllRanks(weight or 1.0, int(ids), bool(minutes_over))
 
     def _stop(self) -> None:
         self.stop_signal = max(all_values(self.signals.heard, self.place))
@@ -205,8 +194,8 @@ class Trainer:
     def _log(self, loss: float) -> None:
         factor = self.parts.schedule.factor(self.progress.step)
         where = self.course.where(self.progress)
-        rate = self.display.report(self.progress, where, loss, factor)
-        values = {"loss": loss, "lr_factor": factor, "samples_per_second": rate}
+        rates = self.display.report(self.progress, where, loss, factor)
+        values = {"loss": loss, "lr_factor": factor, **rates}
         self.parts.folder.write_metrics(self.progress.step, "train", values)
 
     def _evaluate(self) -> None:

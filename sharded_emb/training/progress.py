@@ -3,13 +3,30 @@
 import logging
 import sys
 import time
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.planning.units import shown_bytes
+from sharded_emb.training.run_folder import peak_memory_bytes
 from sharded_emb.training.state import Progress as State
 
 log = logging.getLogger("sharded_emb")
+
+MEASURED = ("samples_per_second", "ids_per_second", "peak_memory_bytes")  # with every logged step; never twice the same
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What had been done, and when."""
+
+    step: int = 0
+    samples: int = 0
+    ids: int = 0
+    time: float = field(default_factory=time.monotonic)
 
 
 class Display:
@@ -18,41 +35,58 @@ class Display:
     total_steps may be None: then there is no time left to tell.
     """
 
-    def __init__(self, total_steps: int | None, rank: int) -> None:
+    def __init__(self, total_steps: int | None, place: Place) -> None:
         self._bar = None
-        self._mark = (time.monotonic(), 0)
-        if rank == 0 and sys.stderr.isatty():
+        self._total = total_steps
+        self._device = place.device
+        self._seen = _Seen()
+        self._ids = 0
+        if place.rank == 0 and sys.stderr.isatty():
             columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")]
             self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
             self._task = self._bar.add_task("", total=total_steps)
             self._bar.start()
 
-    def begin(self, samples: int) -> None:
-        """So many samples were consumed in another process."""
-        self._mark = (time.monotonic(), samples)
+    def begin(self, progress: State) -> None:
+        """So much was done in another process."""
+        self._seen = _Seen(progress.step, progress.samples)
 
-    def step(self, step: int) -> None:
-        """A step has ended."""
+    def step(self, step: int, ids: int) -> None:
+        """A step has ended, in which all ranks looked so many ids of their samples up."""
+        self._ids += ids
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def report(self, progress: State, where: str, loss: float, lr: float) -> float:
-        """Shows a logged step; returns the samples per second, over all ranks, since the last one. where: the step is
-        in the data.
+    def report(self, progress: State, where: str, loss: float, lr: float) -> dict[str, float]:
+        """Shows a logged step; returns what was measured since the last one: samples and ids per second over all ranks,
+        and the most memory that this rank had so far. where: the step is in the data.
         """
-        now, (then, before) = time.monotonic(), self._mark
-        rate = (progress.samples - before) / max(now - then, 1e-9)
-        self._mark = (now, progress.samples)
-        text = f"{where}  loss {loss:.4f}  factor {lr:.3g}  {rate:,.0f} samples/s"
+        now, before = _Seen(progress.step, progress.samples, self._ids), self._seen
+        self._seen = now
+        seconds = max(now.time - before.time, 1e-9)
+        samples, ids = (now.samples - before.samples) / seconds, (now.ids - before.ids) / seconds
+        memory = peak_memory_bytes(self._device)
+        text = (
+            f"{where}  loss {loss:.4f}  factor {lr:.3g}  {samples:,.0f} samples/s  {ids:,.0f} ids/s"
+            f"  {shown_bytes(memory)}"
+        )
         if self._bar is not None:
             self._bar.update(self._task, description=text)
         else:
-            log.info("step %d  %s", progress.step, text)
-        return rate
+            log.info(
+                "step %d  %s%s", progress.step, text, self._left(seconds / max(now.step - before.step, 1), now.step)
+            )
+        return dict(zip(MEASURED, (samples, ids, memory), strict=True))
+
+    def _left(self, seconds_a_step: float, step: int) -> str:
+        """Of training, without evaluations, if nothing ends it early."""
+        if self._total is None:
+            return ""
+        return f"  {timedelta(seconds=round(seconds_a_step * (self._total - step)))} left"
 
     def exclude(self, seconds: float) -> None:
         """What was no training (an evaluation, a checkpoint) counts for no rate."""
-        self._mark = (self._mark[0] + seconds, self._mark[1])
+        self._seen = replace(self._seen, time=self._seen.time + seconds)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -100,7 +100,7 @@ def _curves(file: Path) -> Iterator[str]:
             for split in splits
         }
 
-    for metric in ("loss", "lr_factor", "samples_per_second"):
+    for metric in ("loss", "lr_factor", "samples_per_second", "ids_per_second"):
         yield curves(series(metric, "train"), "step", metric.replace("_", " "))
     for metric in _SHOWN_METRICS:
         yield curves(series(metric, "valid", "valid_unfiltered"), "step", metric)

@@ -63,9 +63,14 @@ class Slurm:
 
     folder: Path
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which its commands are found, and find it."""
+        return {**os.environ, "PATH": _path(), "SLURM_CONF": str(self.folder / "slurm.conf")}
+
     def __call__(self, command: str, *words: str, **more: str) -> str:
         """What a command says. Raises AssertionError with its errors if it fails."""
-        environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(self.folder / "slurm.conf"), **more}
+        environment = {**self.environment, **more}
         done = subprocess.run([command, *words], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

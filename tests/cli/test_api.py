@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import sharded_emb
+from sharded_emb.training.progress import MEASURED
 from tests.cli.in_process import Commands
 
 WORDS = ("loss=softmax", "tables.item.dim=8", "model.hidden=8", "model.blocks=1", "steps=4", "log_every_steps=1")
@@ -21,7 +22,7 @@ def trained(folder: Path, data: Path) -> Any:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """What a run logged, without how long it took."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "samples_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", *MEASURED)} for line in lines]
 
 
 def test_a_notebook_prepares_trains_and_evaluates(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def test_help_is_the_header_of_the_script_and_starts_nothing(bare: Project, scri
         ("local", [], "local: want a COMMAND, got nothing"),
         ("local", ["-n", "0", "train"], "local: -n: want a number of processes, got '0'"),
         ("local", ["-n"], "local: -n: want a number of processes, got ''"),
+        ("local", ["--numa", "all"], "local: --numa: want node, socket, exclusive or core-complex, got 'all'"),
         ("local", ["--nodes", "2"], "local: unknown argument '--nodes'"),
         ("local", ["prepare"], "local: want train, evaluate or export, got 'prepare'; other commands are one process"),
         ("local", ["export"], "local: export is not there yet"),
@@ -256,6 +257,26 @@ def test_local_leaves_the_threads_to_the_key_of_the_config(project: Project) -> 
     assert project.run("launch/local.sh", "-n", "2", "train", OMP_NUM_THREADS="5").stdout == "threads 5\n"
 
 
+def test_ranks_are_bound_to_the_cpus_of_their_gpus_where_that_is_asked_for(bare: Project) -> None:
+    assert bare.run("launch/setup.sh", "cuda").returncode == 0
+    executable(bare.root / "bin" / "numactl", "#!/usr/bin/env bash\n")
+    path = {"PATH": f"{bare.root / 'bin'}:{os.environ['PATH']}"}
+    assert bare.run("launch/local.sh", "--numa", "node", "train", **path).returncode == 0
+    assert "--nproc-per-node 8 --numa-binding node -m sharded_emb.train" in bare.started("-m torch")[0]
+    assert bare.run("launch/multi_node.sh", "train", "run=a", **HOSTS, NUMA="exclusive", **path).returncode == 0
+    assert "--numa-binding exclusive --rdzv-backend c10d" in bare.started("-m torch")[0]
+
+
+def test_there_is_nothing_to_bind_ranks_by_without_gpus(project: Project) -> None:
+    for done in (
+        project.run("launch/local.sh", "--numa", "node", "train"),
+        project.run("launch/multi_node.sh", "train", "run=a", **HOSTS, NUMA="node"),
+    ):
+        assert done.returncode == 2
+        assert "want GPUs to bind ranks by, got the CPU build" in done.stderr
+    assert project.started("-m torch") == []
+
+
 # multi_node.sh
 
 HOSTS = {"HOSTS": "1:2", "RENDEZVOUS": "127.0.0.1:29400", "RANKS": "2"}
@@ -268,6 +289,7 @@ HOSTS = {"HOSTS": "1:2", "RENDEZVOUS": "127.0.0.1:29400", "RANKS": "2"}
         ({"HOSTS": "0"}, "HOSTS: want a number of hosts or SMALLEST:LARGEST, got '0'"),
         ({"RENDEZVOUS": "host-0"}, "RENDEZVOUS: want HOST:PORT, got 'host-0'"),
         ({"RANKS": "two"}, "RANKS: want a number of processes, got 'two'"),
+        ({"NUMA": "yes"}, "NUMA: want node, socket, exclusive or core-complex, got 'yes'"),
         ({"RESTARTS": "-1"}, "RESTARTS: want a number, got '-1'"),
     ],
 )

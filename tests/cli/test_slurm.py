@@ -1,6 +1,9 @@
 """launch/slurm.sbatch under a real SLURM: submitted, told that its time is up, queued again, and done."""
 
 import json
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,3 +69,18 @@ def test_a_job_whose_words_are_wrong_ends_with_their_error(cluster: Slurm, tmp_p
     job = submit(cluster, out, "train", "experiment=x")
     assert cluster.wait_for(job, "FAILED", 60)["ExitCode"] == "2:0"
     assert "multi_node: train: want run=FOLDER on a file system that all hosts share, got none" in out.read_text()
+
+
+def test_a_sweep_waits_for_its_jobs(cluster: Slurm, tiny_data: Path, tmp_path: Path) -> None:
+    batch = ("sbatch", "--wait", f"--chdir={ROOT}", f"--output={tmp_path / '%j.log'}", "--overcommit")
+    command = shlex.join([*batch, str(ROOT / "launch" / "slurm.sbatch")])
+    small = ("tables.item.dim=8", "model.hidden=8", "model.blocks=1", "steps=2", "epochs=null")
+    words = (f"data={tiny_data}", f"run={tmp_path / 'all'}", *small, "seed=1,2", f"hydra.launcher.command='{command}'")
+    line = [sys.executable, "-m", "sharded_emb.train", "--multirun", *words]
+    environment = {**cluster.environment, "RANKS": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = [json.loads(line) for line in (tmp_path / "all" / "jobs.jsonl").read_text().splitlines()]
+    assert [job["code"] for job in jobs] == [0, 0]
+    for number in (0, 1):
+        assert json.loads((tmp_path / "all" / str(number) / "result.json").read_text())["steps"] == 2

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from sharded_emb.training import checkpoint_entries as entries
+from sharded_emb.training.progress import MEASURED
 
 RANKS = 2
 WAIT_SECONDS = 30  # what torchrun gives ranks whose peer was killed
@@ -200,7 +201,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _untimed(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    timed = ("seconds", "samples_per_second")
+    timed = ("seconds", *MEASURED)
     return [{key: value for key, value in line.items() if key not in timed} for line in lines]
 
 

@@ -28,7 +28,8 @@ from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import NextItemEvaluator
 from sharded_emb.training.limits import Limits
-from sharded_emb.training.loop import Parts, Trainer
+from sharded_emb.training.loop import Trainer
+from sharded_emb.training.parts import Parts
 from sharded_emb.training.profile import Profile, ProfileConfig
 from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.training.step import NotFiniteLossError, Stepping

@@ -15,6 +15,7 @@ from sharded_emb.config.session import make_trainer
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.loop import Trainer
+from sharded_emb.training.progress import MEASURED
 from sharded_emb.training.run_folder import RunFolder
 from tests.distributed.next_item_cases import config
 from tests.distributed.plan_checkpoint_cases import numbers
@@ -135,7 +136,7 @@ def everything(trainer: Trainer) -> dict[str, Any]:
     whole = numbers(sharded)  # of all ranks, so that the first one has written its files by now
     folder = trainer.parts.folder.path
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = {"seconds", "samples_per_second"}
+    timed = {"seconds", *MEASURED}
     result = json.loads((folder / "result.json").read_text())
     return {
         "tensors": {
