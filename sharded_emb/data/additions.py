@@ -22,6 +22,7 @@ from sharded_emb.data.base import DatasetConfig, LogConfig, RawLog
 from sharded_emb.data.dataset import Dataset, SourceFile, part_name
 from sharded_emb.data.engines import running
 from sharded_emb.data.from_log import fingerprint
+from sharded_emb.data.kafka import require_new
 from sharded_emb.data.layouts.base import Arranged, Fresh
 from sharded_emb.data.normalize import normalize
 from sharded_emb.data.prepare import problems_of_engine
@@ -177,6 +178,7 @@ def _new_files(
     names = [path.name for path in raw.files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"dataset.raw: want files of different names, got {twice[0]} twice; rename one")
+    require_new((name for name in names if name not in before), before)
     with_events = [name for name, _ in raw.starts]
     files = {each.name: each for each in fingerprint(path for path in raw.files if path.name in with_events)}
     ends = [*(start for _, start in raw.starts[1:]), 2**63 - 1]

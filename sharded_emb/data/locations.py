@@ -1,4 +1,4 @@
-"""Where raw data are: paths, patterns, folders, zip archives, URLs and object storage; all end as local files."""
+"""Where raw data are: paths, patterns, folders, zip archives, URLs, object storage, Kafka; all end as local files."""
 
 import hashlib
 import shutil
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sharded_emb.data import kafka
 from sharded_emb.data.download import download
 from sharded_emb.data.work import Progress, Work
 from sharded_emb.errors import InputError, nearest
@@ -44,6 +45,8 @@ def local_files(key: str, place: str, downloads: Path, progress: Progress) -> li
     """
     if place.startswith(_WEB):
         return [download(key, place, _folder_of(downloads, place), progress)]
+    if place.startswith(kafka.SCHEME):
+        return kafka.topic_files(key, place, _folder_of(downloads, place), progress)
     if is_remote(place):
         return _from_storage(key, place, _folder_of(downloads, place), progress)
     path = Path(place).expanduser()
