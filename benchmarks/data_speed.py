@@ -27,13 +27,14 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import measured_at
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, write_manifest
 from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.folder import write_split
 from sharded_emb.data.prefetch import NONE
 from sharded_emb.data.source import BatchesConfig, Measures, Share, Source
+from sharded_emb.data.task import Reading
 from sharded_emb.data.window import LengthsOf
 from sharded_emb.training.feed import Feed
 from tests.tables import make_feature, make_table

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sharded_emb.config.run import RunConfig
-from sharded_emb.data.collate import Events, Reading
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.window import Split, frequencies
 from sharded_emb.losses.base import NOTHING_SEEN, BinaryLossConfig, LossConfig, NextItemLossConfig, Seen
 from sharded_emb.losses.hard import HardConfig, HardNegatives, read

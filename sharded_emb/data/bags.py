@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from sharded_emb.batch import Extent
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.unknown_ids import out_of_range
 from sharded_emb.errors import OutOfRangeIdError
@@ -14,16 +16,49 @@ from sharded_emb.tables import Feature
 
 @dataclass(frozen=True)
 class Bags:
-    """The ids of a feature, one row after the other, the length of each row, and what its pooling asks for, by id."""
+    """The ids of a feature, one row after the other, the length of each row, and what its pooling asks for, by id.
+
+    single: each row is known to have one id.
+    """
 
     ids: Int64s
     lengths: Int64s
     numbers: npt.NDArray[np.float32] | None = None
+    single: bool = False
+
+    @property
+    def extent(self) -> Extent:
+        """What the host knows of them."""
+        if self.single:
+            return Extent(longest=min(1, len(self.ids)), nonempty=len(self.ids))
+        longest = int(self.lengths.max(initial=0))
+        return Extent(longest=longest, nonempty=int(np.count_nonzero(self.lengths)))
 
     def without(self, unwanted: npt.NDArray[np.bool_]) -> "Bags":
         """The same rows without some of their ids."""
+        if not unwanted.any():
+            return self
         ids, lengths = drop(self.ids, self.lengths, unwanted)
         return Bags(ids, lengths, None if self.numbers is None else self.numbers[~unwanted])
+
+
+@dataclass(frozen=True)
+class ManyBags:
+    """Those of many rows, of which a batch is a part. clean: none of their ids is to be looked at again."""
+
+    bags: Bags
+    clean: bool
+
+    @cached_property
+    def _offsets(self) -> Int64s:
+        return np.concatenate([[0], np.cumsum(self.bags.lengths)])
+
+    def part(self, rows: slice) -> Bags:
+        """Some rows that lie one after the other."""
+        bags = self.bags
+        ids = rows if bags.single else slice(self._offsets[rows.start], self._offsets[rows.stop])
+        numbers = None if bags.numbers is None else bags.numbers[ids]
+        return Bags(bags.ids[ids], bags.lengths[rows], numbers, bags.single)
 
 
 def drop(values: Int64s, lengths: Int64s, unwanted: npt.NDArray[np.bool_]) -> tuple[Int64s, Int64s]:

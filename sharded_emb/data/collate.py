@@ -1,8 +1,9 @@
 """Rows of a split to a `Batch`: truncates, drops padding from bags, and checks every id while it is still global."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,90 +12,73 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from sharded_emb.batch import CANDIDATES, Batch, Extent, UnknownCount
-from sharded_emb.data.bags import Bags, check_ids
+from sharded_emb.batch import CANDIDATES, Batch, UnknownCount
+from sharded_emb.data.bags import Bags, ManyBags, check_ids
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.extents import Extents
+from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.unknown_ids import add_counts, as_rows, out_of_range
 from sharded_emb.data.window import InMemory, Split, Window
 from sharded_emb.errors import InputError
-from sharded_emb.tables import Feature, Table, part_name
+from sharded_emb.tables import Feature, part_name
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
-
-Task = Literal["next_item", "binary"]
-
-
-@dataclass(frozen=True)
-class Events:
-    """Of the sequence, in a batch: samples_B: rows of the split. lengths_B: events of each. ids_T: of all events.
-    predicted_T: which of them are predicted.
-    """
-
-    samples_B: Int64s
-    lengths_B: Int64s
-    ids_T: Int64s
-    predicted_T: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What a task reads of a split.
-
-    sequence: the feature whose events are predicted from those before (next_item). label: a column of 0 and 1
-    (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None. candidates_of:
-    the same by step and the ids that the global batch predicts, where they depend on them. predicted: by rows of the
-    split, events read of each, and step, the events of the sequence that are predicted; None for all but the first of a
-    row. own_candidates: by events and step, ids of the sequence's table that each predicted event alone is scored
-    against, as many for all of them. weight: a column with the weight of each sample, None for 1.
-    """
-
-    task: Task
-    tables: Sequence[Table]
-    sequence: str | None = None
-    label: str | None = None
-    candidates: Callable[[int], Tensor] | None = None
-    candidates_of: Callable[[int, Int64s], Tensor] | None = None
-    predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
-    own_candidates: Callable[[Events, int], Int64s] | None = None
-    weight: str | None = None
-
-    @property
-    def features(self) -> list[Feature]:
-        """The features that read columns, in the order in which ids travel."""
-        return [f for table in self.tables for f in table.features if f.name != CANDIDATES]
-
-    def columns(self) -> set[str]:
-        """The columns of ids, of what poolings ask for beside them, of labels and of weights."""
-        beside = {column for feature in self.features for column in feature.pooling.columns().values()}
-        named = {name for name in (self.label, self.weight) if name is not None}
-        return {feature.column for feature in self.features} | beside | named
-
-    def events(self) -> dict[str, int | None]:
-        """The columns whose ids are the events of a row, with the most that are read of each; None for all.
-
-        Those of the predicted sequence, or of all features.
-        """
-        found: dict[str, int | None] = {}
-        for feature in self.features:
-            if self.sequence in (None, feature.name):
-                before, limit = found.get(feature.column, 0), self.limit(feature)
-                found[feature.column] = None if before is None or limit is None else max(before, limit)
-        return found
-
-    def limit(self, feature: Feature) -> int | None:
-        """How many events of a row are read: max_length inputs, and the one that follows the last of them."""
-        if feature.max_length is None:
-            return None
-        return feature.max_length + (self.task == "next_item" and feature.name == self.sequence)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a batch. of_split: their numbers in the split, places: in the columns."""
+    """Rows that are read. of_split: their numbers in the split, places: in the columns."""
 
     of_split: Int64s
     places: Int64s
     columns: Mapping[str, RaggedColumn]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What batches need of some rows of a split, in memory: a batch is some of them that lie one after the other.
+
+    rows: their numbers in the split. bags: by feature. window: with columns of all rows of the global batches, where
+    candidates come from them.
+    """
+
+    rows: Int64s
+    bags: dict[str, ManyBags]
+    label: npt.NDArray[np.float32] | None
+    weight: npt.NDArray[np.float32] | None
+    window: Window | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of a batch, among those that were read, and how many empty ones come behind them."""
+
+    read: Read
+    rows: slice
+    filling: int
+
+    @property
+    def samples(self) -> int:
+        return int(self.rows.stop - self.rows.start)
+
+    @property
+    def size(self) -> int:
+        return self.samples + self.filling
+
+    @property
+    def of_split(self) -> Int64s:
+        return self.read.rows[self.rows]
+
+    @property
+    def label(self) -> npt.NDArray[np.float32] | None:
+        return None if self.read.label is None else self.read.label[self.rows]
+
+    @cached_property
+    def weight(self) -> npt.NDArray[np.float32]:
+        weight = self.read.weight
+        return np.ones(self.samples, dtype=np.float32) if weight is None else weight[self.rows]
+
+    def filled(self, values: npt.NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.pad(values, (0, self.filling)) if self.filling else values)
 
 
 class Collate:
@@ -120,25 +104,43 @@ class Collate:
         wanted = rows if self.reading.candidates_of is None else everyone
         return self.split.window(self.columns, Extents.around(wanted))
 
-    def __call__(
-        self, rows: Int64s, size: int, step: int, everyone: Int64s | None = None, window: Window | None = None
-    ) -> Batch:
-        """The batch of these rows of the split, filled up with empty rows of weight zero to `size` rows.
-
-        everyone: the rows of the global batch, for candidates that come from it. window: that holds all of them, if
-        they have been read already. What is unknown in the batch is not counted yet.
+    def read(self, rows: Int64s, everyone: Int64s | None = None, window: Window | None = None) -> Read:
+        """All that batches need of these rows. window: that holds them, if they have been read already. Raises
+        InputError as `window` does, and for numbers and weights that are none.
         """
         if window is None:
             window = self.window(rows, rows if everyone is None else everyone)
         places = window.extents.places(rows)
         assert places is not None
-        of_batch = _Rows(rows, places, window.columns)
+        these, label = _Rows(rows, places, window.columns), self.reading.label
+        return Read(
+            rows,
+            bags={feature.name: self._taken(feature, these) for feature in self.reading.features},
+            label=None if label is None else window.columns[label].values[places].astype(np.float32),
+            weight=self._weight(these),
+            window=None if self.reading.candidates_of is None else window,
+        )
+
+    def __call__(
+        self, rows: Int64s, size: int, step: int, everyone: Int64s | None = None, window: Window | None = None
+    ) -> Batch:
+        """The batch of these rows of the split, as `batch` makes it. window: see `read`."""
+        return self.batch(self.read(rows, everyone, window), slice(0, len(rows)), size, step, everyone)
+
+    def batch(self, read: Read, rows: slice, size: int, step: int, everyone: Int64s | None = None) -> Batch:
+        """The batch of some rows that were read, filled up with empty rows of weight zero to `size` rows.
+
+        everyone: the rows of the global batch, for candidates that come from it. What is unknown in the batch is not
+        counted yet.
+        """
+        of_batch = _Part(read, rows, size - (rows.stop - rows.start))
         if self.reading.candidates is None:
-            return self._batch(of_batch, size - len(rows), step, None)
+            return self._batch(of_batch, step, None)
         if self.reading.candidates_of is None or everyone is None:
-            return self._batch(of_batch, size - len(rows), step, self.reading.candidates(step).numpy())
-        candidates = self.reading.candidates_of(step, self._predicted_by(everyone, window))
-        return self._batch(of_batch, size - len(rows), step, candidates.numpy())
+            return self._batch(of_batch, step, self.reading.candidates(step).numpy())
+        assert read.window is not None
+        candidates = self.reading.candidates_of(step, self._predicted_by(everyone, read.window))
+        return self._batch(of_batch, step, candidates.numpy())
 
     def _predicted_by(self, everyone: Int64s, window: Window) -> Int64s:
         """The ids of all events of these rows but the first of each, as far as they are items."""
@@ -154,56 +156,71 @@ class Collate:
         """Adds what is unknown in a batch to `unknown`."""
         add_counts(self.unknown, batch)
 
-    def _batch(self, rows: _Rows, filling: int, step: int, candidates: Int64s | None) -> Batch:
-        size = len(rows.places) + filling
+    def _batch(self, part: _Part, step: int, candidates: Int64s | None) -> Batch:
         counts: dict[str, UnknownCount] = {}
-        read = {f.name: self._read(f, rows, step, counts) for f in self.reading.features}
+        read = {feature.name: self._known(feature, part, step, counts) for feature in self.reading.features}
         if self.reading.predicted is not None:
             sequence = str(self.reading.sequence)
-            predicted = self.reading.predicted(rows.of_split, read[sequence].lengths, step)
+            predicted = self.reading.predicted(part.of_split, read[sequence].lengths, step)
             read[sequence] = replace(read[sequence], numbers=predicted.astype(np.float32))
         if self.reading.own_candidates is not None and candidates is not None:
             of = read[str(self.reading.sequence)]
-            events = Events(rows.of_split, of.lengths, of.ids, self._predicted(of))
+            events = Events(part.of_split, of.lengths, of.ids, self._predicted(of))
             candidates = np.concatenate([candidates, self.reading.own_candidates(events, step)])
-        weight_B = self._weight(rows)
-        loss_weight = self._loss_weight(weight_B, read)
-        if filling:
-            nothing = np.zeros(filling, dtype=np.int64)
+        loss_weight = self._loss_weight(part, read)
+        extents = {name: bag.extent for name, bag in read.items()}
+        if part.filling:
+            nothing = np.zeros(part.filling, dtype=np.int64)
             read = {name: replace(bag, lengths=np.concatenate([bag.lengths, nothing])) for name, bag in read.items()}
         if candidates is not None:
-            lengths = np.zeros(size, dtype=np.int64)
+            lengths = np.zeros(part.size, dtype=np.int64)
             lengths[0] = len(candidates)
             read[CANDIDATES] = Bags(candidates, lengths)
+            extents[CANDIDATES] = read[CANDIDATES].extent
         lookups = {name: bag for feature, bags in read.items() for name, bag in self._lookups(feature, bags).items()}
         return Batch(
             ids=KeyedJaggedTensor(
                 keys=list(lookups),
                 values=torch.from_numpy(_joined([bag.ids for bag in lookups.values()])),
-                lengths=torch.from_numpy(_joined([bag.lengths for bag in lookups.values()])),
+                lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in lookups.values()])),
             ),
-            weight_B=torch.cat([torch.from_numpy(weight_B), torch.zeros(filling)]),
-            label_B=self._labels(rows, filling),
-            extents={name: _extent(bag.lengths) for name, bag in read.items()},
+            weight_B=part.filled(part.weight),
+            label_B=None if part.label is None else part.filled(part.label),
+            extents=extents,
             loss_weight=loss_weight,
-            samples=size - filling,
+            samples=part.samples,
             numbers={name: torch.from_numpy(bag.numbers) for name, bag in read.items() if bag.numbers is not None},
             unknown=counts,
         )
 
-    def _read(self, feature: Feature, rows: _Rows, step: int, counts: dict[str, UnknownCount]) -> Bags:
+    def _taken(self, feature: Feature, rows: _Rows) -> ManyBags:
+        """The ids of a feature as rows of its table, as far as they are."""
         limit, table = self.reading.limit(feature), self.table_of[feature.name]
-        ids, lengths = rows.columns[feature.column].take(rows.places, limit, newest=feature.keep == "newest")
+        column = rows.columns[feature.column]
+        ids, lengths = column.take(rows.places, limit, newest=feature.keep == "newest")
         ids = table.ids.rows_of(ids, table.rows, feature.raw)
-        bags = Bags(ids, lengths, self._numbers(feature, rows, limit))
+        single = column.scalar and len(ids) == len(lengths)
+        bags = Bags(ids, lengths, self._numbers(feature, rows, limit), single)
+        clean = feature.unknown == "error" and (table.ids.assigned or out_of_range(ids, table.rows) is None)
+        padding = self._padding(feature)
+        return ManyBags(bags, clean and (padding is None or not (ids == padding).any()))
+
+    def _padding(self, feature: Feature) -> int | None:
+        """The row that is no part of a bag, nor of its mean, as nn.EmbeddingBag has it."""
+        return self.table_of[feature.name].padding_row if feature.pooled and not feature.raw else None
+
+    def _known(self, feature: Feature, part: _Part, step: int, counts: dict[str, UnknownCount]) -> Bags:
+        """The bags of a batch with rows of the table alone."""
+        many = part.read.bags[feature.name]
+        bags = many.part(part.rows)
+        if many.clean:
+            return bags
         if feature.unknown == "error":
             self._check(feature, bags, step)
         else:
-            bags, counts[feature.name] = self._known(feature, bags)
-        if feature.pooled and table.padding_row is not None and not feature.raw:
-            # as nn.EmbeddingBag has it: no part of the bag, nor of its mean
-            bags = bags.without(bags.ids == table.padding_row)
-        return bags
+            bags, counts[feature.name] = self._replaced(feature, bags)
+        padding = self._padding(feature)
+        return bags if padding is None else bags.without(bags.ids == padding)
 
     def _lookups(self, feature: str, bags: Bags) -> dict[str, Bags]:
         """What is looked up for a feature: its rows, or those of each part where its table is composed."""
@@ -219,7 +236,7 @@ class Collate:
         if not table.ids.assigned:
             check_ids(feature, bags, table.rows, lambda row: f"rank {self.rank}, step {step}, row {row} of the batch")
 
-    def _known(self, feature: Feature, bags: Bags) -> tuple[Bags, UnknownCount]:
+    def _replaced(self, feature: Feature, bags: Bags) -> tuple[Bags, UnknownCount]:
         """The same bags with rows of the table alone, and what else there was."""
         table = self.table_of[feature.name]
         rows, count = table.rows, UnknownCount()
@@ -256,16 +273,10 @@ class Collate:
         """What becomes of unknown ids of a feature."""
         return next(each.unknown for each in self.reading.features if each.name == feature)
 
-    def _labels(self, rows: _Rows, filling: int) -> Tensor | None:
-        if self.reading.label is None:
-            return None
-        labels = rows.columns[self.reading.label].values[rows.places].astype(np.float32)
-        return torch.cat([torch.from_numpy(labels), torch.zeros(filling)])
-
-    def _weight(self, rows: _Rows) -> npt.NDArray[np.float32]:
+    def _weight(self, rows: _Rows) -> npt.NDArray[np.float32] | None:
         name = self.reading.weight
         if name is None:
-            return np.ones(len(rows.places), dtype=np.float32)
+            return None
         found = rows.columns[name].values[rows.places].astype(np.float32)
         wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
         if wrong.size:
@@ -283,21 +294,17 @@ class Collate:
         predicted_T[(np.cumsum(bags.lengths) - bags.lengths)[bags.lengths > 0]] = False  # the first of a row
         return predicted_T
 
-    def _loss_weight(self, weight_B: npt.NDArray[np.float32], read: Mapping[str, Bags]) -> float:
+    def _loss_weight(self, part: _Part, read: Mapping[str, Bags]) -> float:
         """The sum of the weights of this part's labels, or of its events that are predicted and are items."""
         if self.reading.sequence is None:
-            return float(weight_B.sum(dtype=np.float64))
+            return float(part.weight.sum(dtype=np.float64))
         bags = read[self.reading.sequence]
         predicted_T = self._predicted(bags) & (bags.ids >= FIRST_ROW)
         if self.reading.weight is None:
             return float(np.count_nonzero(predicted_T))
         # no matrix product: BLAS would set threads of its own on it, which spin
-        return float(np.repeat(weight_B.astype(np.float64), bags.lengths)[predicted_T].sum())
+        return float(np.repeat(part.weight.astype(np.float64), bags.lengths)[predicted_T].sum())
 
 
 def _joined(arrays: Sequence[Int64s]) -> Int64s:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _extent(lengths: Int64s) -> Extent:
-    return Extent(longest=int(lengths.max()), nonempty=int(np.count_nonzero(lengths)))

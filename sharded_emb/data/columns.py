@@ -1,6 +1,7 @@
 """Columns of a split as flat numpy arrays: Arrow's offsets and values, no loop over rows."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import fbgemm_gpu  # noqa: F401, for its operators
@@ -14,16 +15,10 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RaggedColumn:
-    """Row i is values[offsets[i]:offsets[i + 1]]; a scalar column has rows of length 1."""
+    """Row i is values[offsets[i]:offsets[i + 1]]; a scalar column, which has no `bounds`, has rows of length 1."""
 
-    offsets: Int64s
     values: npt.NDArray[Any]
-    scalar: bool = False
-
-    @classmethod
-    def of_scalars(cls, values: npt.NDArray[Any]) -> "RaggedColumn":
-        """One value a row."""
-        return cls(np.arange(len(values) + 1, dtype=np.int64), values, scalar=True)
+    bounds: Int64s | None = None
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray) -> "RaggedColumn":
@@ -32,9 +27,18 @@ class RaggedColumn:
         if isinstance(array, pa.ChunkedArray):  # no chunk at all, or more than one array can hold
             array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
         if pa.types.is_list(array.type):
-            offsets = array.offsets.to_numpy().astype(np.int64)
-            return cls(offsets, array.values.to_numpy())
-        return cls.of_scalars(array.to_numpy())
+            return cls(array.values.to_numpy(), array.offsets.to_numpy().astype(np.int64))
+        return cls(array.to_numpy())
+
+    @property
+    def scalar(self) -> bool:
+        """Whether every row is one value."""
+        return self.bounds is None
+
+    @cached_property
+    def offsets(self) -> Int64s:
+        """Where each row begins, and the end of the last."""
+        return np.arange(len(self.values) + 1, dtype=np.int64) if self.bounds is None else self.bounds
 
     def all_values(self) -> npt.NDArray[Any]:
         """Of all rows, one after the other."""
@@ -51,13 +55,18 @@ class RaggedColumn:
     def take(self, rows: Int64s, limit: int | None = None, newest: bool = True) -> tuple[npt.NDArray[Any], Int64s]:
         """Values of these rows one after the other, and each row's length; at most `limit` values a row."""
         if self.scalar and (limit is None or limit > 0):
-            return self.values[rows], np.ones(len(rows), dtype=np.int64)
+            return self.values[rows], ones(len(rows))
         starts, ends = self.offsets[rows], self.offsets[rows + 1]
         if limit is not None and newest:
             starts = np.maximum(starts, ends - limit)
         elif limit is not None:
             ends = np.minimum(ends, starts + limit)
         return gathered(self.values, starts, ends - starts), ends - starts
+
+
+def ones(count: int) -> Int64s:
+    """So many of them, to read and not to write, which take no memory."""
+    return np.broadcast_to(np.int64(1), count)
 
 
 def gathered(values: npt.NDArray[Any], starts: Int64s, lengths: Int64s) -> npt.NDArray[Any]:

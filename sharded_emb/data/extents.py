@@ -7,6 +7,7 @@ import numpy as np
 
 from sharded_emb.data.columns import Int64s
 
+_DENSE = 32  # rows of a split for each that is asked for: then marking them all beats sorting
 GAP_ROWS = 64  # so many rows that nobody asked for cost less than another read
 
 
@@ -25,7 +26,7 @@ class Extents:
         """Those that hold all of these rows."""
         if not len(rows):
             return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        rows = np.sort(rows)
+        rows = _rising(rows)
         breaks = np.flatnonzero(np.diff(rows) > GAP_ROWS)
         return cls(rows[np.concatenate([[0], breaks + 1])], rows[np.concatenate([breaks, [-1]])] + 1)
 
@@ -58,3 +59,13 @@ class Extents:
         if (rows < self.starts[which]).any() or (rows >= self.ends[which]).any():
             return None
         return rows - self._shift[which]
+
+
+def _rising(rows: Int64s) -> Int64s:
+    """All of them in their order, perhaps without repetitions."""
+    first, last = int(rows.min()), int(rows.max())
+    if last - first >= _DENSE * len(rows):
+        return np.sort(rows, kind="stable")  # stretches of them are in order already
+    there = np.zeros(last - first + 1, np.bool_)
+    there[rows - first] = True
+    return np.flatnonzero(there) + first

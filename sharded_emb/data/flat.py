@@ -60,7 +60,7 @@ class _Column:
         """The rows of these extents."""
         runs = list(zip(extents.starts.tolist(), extents.ends.tolist(), strict=True))
         if self.offsets is None:
-            return RaggedColumn.of_scalars(_gathered(self.values, self.dtype, runs, len(extents)))
+            return RaggedColumn(_gathered(self.values, self.dtype, runs, len(extents)))
         offsets, at, total = np.empty(len(extents) + 1, np.int64), 0, 0
         offsets[0] = 0
         values = []
@@ -72,7 +72,7 @@ class _Column:
             found += total - first
             values.append((first, last))
             at, total = at + end - start, total + last - first
-        return RaggedColumn(offsets, _gathered(self.values, self.dtype, values, total))
+        return RaggedColumn(_gathered(self.values, self.dtype, values, total), offsets)
 
 
 def _gathered(file: BinaryIO, dtype: np.dtype[Any], runs: Iterable[tuple[int, int]], total: int) -> npt.NDArray[Any]:

@@ -47,9 +47,9 @@ UNMEASURED = Measures()
 class Part:
     """One rank's part of a global batch.
 
-    rows: of the split. size: rows of the rank with the most, to which the others are filled up: TorchRec's row-wise
-    exchange of pooled vectors takes ranks of equal size, and no rank may be empty. global_samples: over all ranks.
-    everyone: the rows of the global batch that this is a part of, on all ranks and in all its pieces.
+    rows: of the split, neighbours together. size: rows of the rank with the most, to which the others are filled up:
+    TorchRec's row-wise exchange of pooled vectors takes ranks of equal size, and no rank may be empty. global_samples:
+    over all ranks. everyone: the rows of the global batch that this is a part of, on all ranks and in all its pieces.
     """
 
     rows: Int64s
@@ -70,11 +70,27 @@ class Share:
         """This rank's part of each piece of a global batch."""
         found = []
         # neighbours go to one rank, which has then to read fewer places of the split than there are
-        for piece in np.array_split(np.sort(rows), self.pieces):
-            parts = np.array_split(piece, self.world_size)
+        for first, last in _even(len(rows), self.pieces):
+            size, parts = last - first, _even(last - first, self.world_size)
+            start, end = parts[self.rank]
             # a last batch smaller than the number of pieces leaves some empty on all ranks
-            found.append(Part(parts[self.rank], max(1, len(parts[0])), len(piece), rows))
+            found.append(Part(rows[first + start : first + end], max(1, parts[0][1]), size, rows))
         return found
+
+
+def _even(count: int, parts: int) -> list[tuple[int, int]]:
+    """Where so many parts of nearly the same size begin and end, the larger ones first."""
+    size, larger = divmod(count, parts)
+    return [(each * size + min(each, larger), (each + 1) * size + min(each + 1, larger)) for each in range(parts)]
+
+
+def _as_they_lie(rows: Int64s, batches: list[Int64s]) -> list[Int64s]:
+    """The rows at the places of each batch, in the order of `rows`."""
+    sizes = [len(batch) for batch in batches]
+    batch_of = np.empty(len(rows), np.uint16 if len(batches) < 2**16 else np.uint64)  # 16 bits are sorted by radix
+    batch_of[np.concatenate(batches)] = np.repeat(np.arange(len(batches)), sizes)
+    sorted_rows, ends = rows[np.argsort(batch_of, kind="stable")], np.cumsum(sizes)
+    return [sorted_rows[end - size : end] for end, size in zip(ends.tolist(), sizes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -143,7 +159,7 @@ class Source:
         return first * self.global_batch, min(last * self.global_batch, self.samples)
 
     def order(self, epoch: int) -> Int64s:
-        """The rows of the split in the order in which this epoch uses them."""
+        """The rows of the split in the order in which this epoch uses them; those of a batch rise."""
         batches = [batch for pool in range(self._pools) for batch in self._batches(epoch, pool)]
         return np.concatenate([nobody(), *batches])
 
@@ -153,30 +169,30 @@ class Source:
         if start == end:
             return []
         order = Order(self.samples, self._pool_batches * self.global_batch, self.seed, epoch)
+        if not self.config.shuffle:
+            rows = np.arange(start, end)
+            return _as_they_lie(rows, [rows[first:last] - start for first, last in self._cut(rows)])
         draw = order.draws(pool)
-        rows = draw.permutation(order.rows(start, end)) if self.config.shuffle else np.arange(start, end)
-        if not self.config.like_lengths and not self.events:
-            return [rows[at : at + self.global_batch] for at in range(0, len(rows), self.global_batch)]
-        lengths = self.lengths[rows]
-        if self.config.like_lengths and self.config.shuffle:
-            window = self.global_batch * self.config.window
-            starts = range(0, len(rows), window)
-            by_length = np.concatenate([at + np.argsort(lengths[at : at + window], kind="stable") for at in starts])
-            rows, lengths = rows[by_length], lengths[by_length]
-        batches = [rows[start:end] for start, end in self._cut(lengths)]
-        if self.config.like_lengths and self.config.shuffle:
-            # a smaller batch stays last
-            whole = len(batches) - (len(batches[-1]) < self.global_batch and not self.events)
-            moved = draw.permutation(whole)
-            batches = [*(batches[each] for each in moved), *batches[whole:]]
-        return batches
+        rows = np.sort(order.rows(start, end), kind="stable")  # which is quick with stretches that rise already
+        places = draw.permutation(len(rows))
+        if not self.config.like_lengths:
+            return _as_they_lie(rows, [places[first:last] for first, last in self._cut(rows[places])])
+        lengths, window = self.lengths[rows[places]], self.global_batch * self.config.window
+        starts = range(0, len(rows), window)
+        places = places[np.concatenate([at + np.argsort(lengths[at : at + window], kind="stable") for at in starts])]
+        batches = [places[first:last] for first, last in self._cut(rows[places])]
+        # a smaller batch stays last
+        whole = len(batches) - (len(batches[-1]) < self.global_batch and not self.events)
+        moved = draw.permutation(whole)
+        return _as_they_lie(rows, [*(batches[each] for each in moved), *batches[whole:]])
 
-    def _cut(self, lengths: Int64s) -> Iterator[tuple[int, int]]:
+    def _cut(self, rows: Int64s) -> Iterator[tuple[int, int]]:
         """Where batches of these rows begin and end."""
         if self.events is None:
-            starts = range(0, len(lengths), self.global_batch)
-            yield from ((at, min(at + self.global_batch, len(lengths))) for at in starts)
+            starts = range(0, len(rows), self.global_batch)
+            yield from ((at, min(at + self.global_batch, len(rows))) for at in starts)
             return
+        lengths = self.lengths[rows]
         ends, start = np.cumsum(lengths), 0
         while start < len(lengths):
             before = int(ends[start - 1]) if start else 0

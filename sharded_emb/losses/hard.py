@@ -14,8 +14,8 @@ import torch
 from pydantic import PositiveInt
 
 from sharded_emb.component import Frozen
-from sharded_emb.data.collate import Events
 from sharded_emb.data.columns import Int64s
+from sharded_emb.data.task import Events
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.vocabulary_rows import FIRST_ROW, PADDING_ROW

@@ -8,10 +8,9 @@ from functools import partial
 import torch
 
 from sharded_emb.batch import Batch
-from sharded_emb.data.collate import Collate
+from sharded_emb.data.collate import Collate, Read
 from sharded_emb.data.prefetch import PrefetchConfig, ahead
 from sharded_emb.data.source import Part, Pool, Share, Source
-from sharded_emb.data.window import Window
 from sharded_emb.errors import InputError
 
 
@@ -62,28 +61,34 @@ class Feed:
         ):
             yield from _copied_ahead(made, self.device) if self.device.type == "cuda" else made
 
-    def _plan(self, epoch: int, pool: int, used: int) -> tuple[Pool, Window] | InputError:
+    def _plan(self, epoch: int, pool: int, used: int) -> tuple[Pool, Read] | InputError:
         """A pool, and its rows in memory; or why they are not."""
         try:
             found = self.source.pool(epoch, pool, self.share, used)
-            return found, self.collate.window(found.rows, found.everyone())
+            return found, self.collate.read(found.rows, found.everyone())
         except InputError as wrong:
             return wrong
 
-    def _tasks(self, plans: Iterator[tuple[Pool, Window] | InputError], step: int) -> Iterator[Callable[[], Fed]]:
+    def _tasks(self, plans: Iterator[tuple[Pool, Read] | InputError], step: int) -> Iterator[Callable[[], Fed]]:
         for plan in plans:
             if isinstance(plan, InputError):
                 yield partial(Fed, [], 0, plan)
                 return
-            pool, window = plan
+            pool, read = plan
+            at = 0
             for parts in pool.batches:
-                yield partial(self._make, parts, window, step)
+                yield partial(self._make, parts, read, at, step)
+                at += sum(len(part.rows) for part in parts)
                 step += 1
 
-    def _make(self, parts: list[Part], window: Window, step: int) -> Fed:
-        samples = sum(part.global_samples for part in parts)
+    def _make(self, parts: list[Part], read: Read, at: int, step: int) -> Fed:
+        """at: where the rows of the parts begin, among those that were read."""
+        samples, pieces = sum(part.global_samples for part in parts), []
         try:
-            pieces = [self.collate(part.rows, part.size, step, part.everyone, window) for part in parts]
+            for part in parts:
+                rows = slice(at, at + len(part.rows))
+                pieces.append(self.collate.batch(read, rows, part.size, step, part.everyone))
+                at = rows.stop
         except InputError as wrong:
             return Fed([], samples, wrong)
         return Fed([piece.pinned() for piece in pieces] if self.device.type == "cuda" else pieces, samples)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from sharded_emb.batch import Batch, UnknownCount
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.source import BatchesConfig, Part, Source
+from sharded_emb.data.task import Reading
 from sharded_emb.data.window import Window
 from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.distributed.process_group import Place

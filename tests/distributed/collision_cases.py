@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.data.task import Reading
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard

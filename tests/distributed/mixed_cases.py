@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharded_emb.batch import Embedded
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.data.task import Reading
 from sharded_emb.distributed.kernels import _kernels
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place

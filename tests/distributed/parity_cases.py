@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.data.task import Reading
 from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.distributed.cuts import ALONG_HOSTS, CUT_BY_COLUMNS
 from sharded_emb.distributed.plan import MACHINE, Asked, make_plan

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
+from sharded_emb.data.task import Reading
 from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill

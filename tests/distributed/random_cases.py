@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharded_emb.batch import Batch, Embedded
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
+from sharded_emb.data.task import Reading
 from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.distributed.cuts import problems as plan_problems
 from sharded_emb.distributed.plan import make_plan

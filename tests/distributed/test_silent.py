@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
+from sharded_emb.data.task import Reading
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from sharded_emb.batch import CANDIDATES, Extent
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import RaggedColumn
+from sharded_emb.data.task import Reading
 from sharded_emb.embeddings.lookup import candidate_feature
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.tables import Feature, Table

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Column, Dataset, Manifest, write_manifest
 from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.folder import write_split
 from sharded_emb.data.prefetch import NONE, PrefetchConfig, ahead
 from sharded_emb.data.source import BatchesConfig, Measures, Share, Source
+from sharded_emb.data.task import Reading
 from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.data.window import InMemory, LengthsOf
 from sharded_emb.errors import InputError, OutOfRangeIdError

@@ -11,9 +11,10 @@ import pytest
 from sharded_emb.config.build import resolve_tables
 from sharded_emb.config.reading import make_reading
 from sharded_emb.config.validate import validate
-from sharded_emb.data.collate import Collate, Events
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.flat import FlatCopy
+from sharded_emb.data.task import Events
 from sharded_emb.errors import InputError
 from sharded_emb.losses.base import NOTHING_SEEN
 from sharded_emb.losses.hard import HardConfig, HardNegatives, read

@@ -10,9 +10,10 @@ import pytest
 from sharded_emb.config.build import resolve_tables
 from sharded_emb.config.reading import make_reading, seen_before
 from sharded_emb.config.validate import validate
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.flat import FlatCopy
+from sharded_emb.data.task import Reading
 from sharded_emb.errors import InputError
 from tests.distributed import next_item_cases as cases
 from tests.tables import make_feature, make_table

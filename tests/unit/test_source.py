@@ -106,13 +106,13 @@ def test_without_a_shuffle_rows_come_in_their_order() -> None:
         assert source(40, BatchesConfig(shuffle=False)).order(epoch).tolist() == list(range(40))
 
 
-def test_every_place_of_an_epoch_is_equally_likely() -> None:
-    """The mean place of a row over many epochs, against its standard error."""
-    epochs, count = 400, 20
-    of = source(count, BatchesConfig(), global_batch=4)
-    places = np.mean([np.argsort(of.order(epoch)) for epoch in range(epochs)], axis=0)
-    error = np.sqrt((count**2 - 1) / 12 / epochs)
-    assert np.abs(places - (count - 1) / 2).max() < 5 * error
+def test_every_batch_of_an_epoch_is_equally_likely() -> None:
+    """The mean number of a row's batch over many epochs, against its standard error."""
+    epochs, batches = 400, 5
+    of = source(batches * 4, BatchesConfig(), global_batch=4)
+    numbers = np.mean([np.argsort(of.order(epoch)) // 4 for epoch in range(epochs)], axis=0)
+    error = np.sqrt((batches**2 - 1) / 12 / epochs)
+    assert np.abs(numbers - (batches - 1) / 2).max() < 5 * error
 
 
 def padding_share(of: Source, epoch: int = 0) -> float:

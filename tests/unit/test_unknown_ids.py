@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharded_emb.data.collate import Collate, Reading
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import Int64s
+from sharded_emb.data.task import Reading
 from sharded_emb.errors import OutOfRangeIdError
 from sharded_emb.ids.base import Ids
 from sharded_emb.ids.hash import hashed

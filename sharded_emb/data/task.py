@@ -1,0 +1,79 @@
+"""What a task reads of a split."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from sharded_emb.batch import CANDIDATES
+from sharded_emb.data.columns import Int64s
+from sharded_emb.tables import Feature, Table
+
+Task = Literal["next_item", "binary"]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Of the sequence, in a batch: samples_B: rows of the split. lengths_B: events of each. ids_T: of all events.
+    predicted_T: which of them are predicted.
+    """
+
+    samples_B: Int64s
+    lengths_B: Int64s
+    ids_T: Int64s
+    predicted_T: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a task reads of a split.
+
+    sequence: the feature whose events are predicted from those before (next_item). label: a column of 0 and 1
+    (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None. candidates_of:
+    the same by step and the ids that the global batch predicts, where they depend on them. predicted: by rows of the
+    split, events read of each, and step, the events of the sequence that are predicted; None for all but the first of a
+    row. own_candidates: by events and step, ids of the sequence's table that each predicted event alone is scored
+    against, as many for all of them. weight: a column with the weight of each sample, None for 1.
+    """
+
+    task: Task
+    tables: Sequence[Table]
+    sequence: str | None = None
+    label: str | None = None
+    candidates: Callable[[int], Tensor] | None = None
+    candidates_of: Callable[[int, Int64s], Tensor] | None = None
+    predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
+    own_candidates: Callable[[Events, int], Int64s] | None = None
+    weight: str | None = None
+
+    @property
+    def features(self) -> list[Feature]:
+        """The features that read columns, in the order in which ids travel."""
+        return [f for table in self.tables for f in table.features if f.name != CANDIDATES]
+
+    def columns(self) -> set[str]:
+        """The columns of ids, of what poolings ask for beside them, of labels and of weights."""
+        beside = {column for feature in self.features for column in feature.pooling.columns().values()}
+        named = {name for name in (self.label, self.weight) if name is not None}
+        return {feature.column for feature in self.features} | beside | named
+
+    def events(self) -> dict[str, int | None]:
+        """The columns whose ids are the events of a row, with the most that are read of each; None for all.
+
+        Those of the predicted sequence, or of all features.
+        """
+        found: dict[str, int | None] = {}
+        for feature in self.features:
+            if self.sequence in (None, feature.name):
+                before, limit = found.get(feature.column, 0), self.limit(feature)
+                found[feature.column] = None if before is None or limit is None else max(before, limit)
+        return found
+
+    def limit(self, feature: Feature) -> int | None:
+        """How many events of a row are read: max_length inputs, and the one that follows the last of them."""
+        if feature.max_length is None:
+            return None
+        return feature.max_length + (self.task == "next_item" and feature.name == self.sequence)
