@@ -138,7 +138,7 @@ class Built:
             batch_per_rank=self.config.evaluation.batch_per_rank,
             heard=lambda: signals.heard,
         )
-        return make_evaluator(scoring)
+        return make_evaluator(scoring, self.config.evaluation.counts)
 
     def source(self) -> Source:
         """The batches of the training split."""

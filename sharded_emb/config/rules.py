@@ -37,7 +37,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_fresh_states(sound),
     ]
     if not issubclass(kind, PrepareConfig):
-        found += [*_end(sound), *_metric(sound)]
+        found += [*_end(sound), *_metric(sound), *_counts(sound)]
     if issubclass(kind, EvaluateConfig):
         found += _predictions(sound)
     return found
@@ -174,6 +174,13 @@ def _metric(sound: Tree) -> Iterator[str]:
             f"early_stopping.metric: want a metric of {_named(model.task)}, got "
             f"{stopping.metric!r}{nearest(stopping.metric, known)}"
         )
+
+
+def _counts(sound: Tree) -> Iterator[str]:
+    """Only a next-item model has items to count."""
+    evaluation, model = sound.get("evaluation"), sound.get("model")
+    if evaluation is not None and evaluation.counts is not None and model is not None and model.task != "next_item":
+        yield "evaluation.counts: want null with a binary model, which scores no items, got numbers; leave it out"
 
 
 def _predictions(sound: Tree) -> Iterator[str]:

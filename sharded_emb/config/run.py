@@ -14,6 +14,7 @@ from sharded_emb.data.stream import StreamConfig
 from sharded_emb.data.work import EngineConfig
 from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.losses.base import LossConfig
+from sharded_emb.metrics.counts import CountsConfig
 from sharded_emb.models.base import ModelConfig
 from sharded_emb.optim.base import DenseOptimizer, EmbeddingOptimizer
 from sharded_emb.optim.schedule import Schedule
@@ -55,11 +56,13 @@ class ShardingConfig(KernelChoice):
 class EvaluationConfig(Frozen):
     """The key `evaluation`. every_epochs: between evaluations of the validation split while training.
 
-    batch_per_rank: rows that are scored at once, which bounds the memory of scores (rows x items).
+    batch_per_rank: rows that are scored at once, which bounds the memory of scores (rows x items). counts: what is
+    added to the scores of a next-item model, null for nothing.
     """
 
     every_epochs: PositiveInt = 1
     batch_per_rank: PositiveInt = 256
+    counts: CountsConfig | None = None
 
 
 class WarmStartConfig(Frozen):

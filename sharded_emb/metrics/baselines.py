@@ -81,25 +81,43 @@ class SequenceNeighbours:
 
     def scores(self, values: Rows, offsets: Rows) -> Scores:
         """See `Baseline`; popularity breaks ties and is too small to do more."""
+        return _only_items(self.pairs(values, offsets).toarray() + 1e-9 * self.popularity)
+
+    def pairs(self, values: Rows, offsets: Rows) -> sparse.csr_array:
+        """(B, R) scores of what follows the histories, each stored once; without popularity."""
         users, events = len(offsets) - 1, len(values)
         steps_back_E = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(events)
         weights_BR = sparse.csr_array((DECAY**steps_back_E, values, offsets), shape=(users, len(self.popularity)))
-        scores_BR = (weights_BR @ self.follows).toarray()
-        return _only_items(scores_BR + 1e-9 * self.popularity)
+        return weights_BR @ self.follows
 
 
 def fit_baselines(train: pa.Table, rows: int, column: str = "items") -> list[Baseline]:
     """Popularity, Markov chain and sequence kNN, counted over the sequences of `column`; `rows` is R."""
     sequences = RaggedColumn.from_arrow(train[column])
-    # a slice of a table begins somewhere within its values
-    values, offsets = sequences.values[slice(*sequences.offsets[[0, -1]])], sequences.offsets - sequences.offsets[0]
-    counts_R = np.bincount(values, minlength=rows).astype(np.float64)
-    popularity_R = counts_R / (counts_R.max(initial=0.0) + 1.0)
+    values, offsets = _flat(sequences)
+    popularity_R = _popularity(values, rows)
     return [
-        Popularity(counts_R),
+        Popularity(np.bincount(values, minlength=rows).astype(np.float64)),
         MarkovChain(_count_pairs(values, offsets, rows, window=1), popularity_R),
-        SequenceNeighbours(_count_pairs(values, offsets, rows, window=WINDOW), popularity_R),
+        count_neighbours(sequences, rows),
     ]
+
+
+def count_neighbours(sequences: RaggedColumn, rows: int) -> SequenceNeighbours:
+    """Sequence kNN alone; `rows` is R."""
+    values, offsets = _flat(sequences)
+    return SequenceNeighbours(_count_pairs(values, offsets, rows, window=WINDOW), _popularity(values, rows))
+
+
+def _flat(sequences: RaggedColumn) -> tuple[Rows, Rows]:
+    """Values and offsets from 0 on: a slice of a table begins somewhere within its values."""
+    return sequences.all_values(), sequences.offsets - sequences.offsets[0]
+
+
+def _popularity(values: Rows, rows: int) -> Scores:
+    """(R,), below 1."""
+    counts_R = np.bincount(values, minlength=rows).astype(np.float64)
+    return counts_R / (counts_R.max(initial=0.0) + 1.0)
 
 
 def _count_pairs(values: Rows, offsets: Rows, rows: int, *, window: int) -> sparse.csr_array:

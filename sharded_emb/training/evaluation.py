@@ -6,6 +6,7 @@ B  rows    N  rows of the item table    K  items of a list
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -21,6 +22,8 @@ from sharded_emb.data.unknown_ids import as_rows, out_of_range
 from sharded_emb.data.window import Window, frequencies, nobody
 from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.metrics import binary, ranking
+from sharded_emb.metrics.baselines import count_neighbours
+from sharded_emb.metrics.counts import Counts, CountsConfig
 from sharded_emb.metrics.lists import ListSums
 from sharded_emb.metrics.lists import means as lists_means
 from sharded_emb.models.base import NextItemModel
@@ -116,11 +119,12 @@ class Recommended:
 class NextItemEvaluator:
     """Ranks the last event of each row among all items, from the events before it.
 
-    Rows with a single event have nothing to predict from and are left out.
+    Rows with a single event have nothing to predict from and are left out. counts: what is added to scores.
     """
 
-    def __init__(self, scoring: Scoring) -> None:
+    def __init__(self, scoring: Scoring, counts: CountsConfig | None = None) -> None:
         self.scoring = scoring
+        self.counts = counts
         self.unknown = scoring.unknown
         sequence = scoring.reading.sequence
         self.table, self.feature = next(
@@ -131,9 +135,10 @@ class NextItemEvaluator:
 
     def protocol(self, split: str) -> dict[str, Any]:
         """Of both evaluations."""
+        more = {} if self.counts is None else {"scores": f"the model's + {self.counts}"}
         return {
-            split: ranking.protocol(filtered=True, split=split),
-            f"{split}_unfiltered": ranking.protocol(filtered=False, split=split),
+            split: ranking.protocol(filtered=True, split=split) | more,
+            f"{split}_unfiltered": ranking.protocol(filtered=False, split=split) | more,
         }
 
     @torch.no_grad()
@@ -154,6 +159,16 @@ class NextItemEvaluator:
         for name, sums in listed.items():
             found[name] |= self._of_lists(sums)
         return {name: found[name] for name in (split, names[0])}
+
+    @cached_property
+    def _counted(self) -> Counts | None:
+        """Over the train split."""
+        if self.counts is None:
+            return None
+        train = self.scoring.flat.split("train")
+        with together(self.scoring.place):
+            sequences = train.window([self.column], Extents.span(0, train.rows)).columns[self.column]
+            return Counts(self.counts, count_neighbours(sequences, self.table.rows))
 
     def _of_lists(self, mine: ListSums) -> dict[str, float]:
         """Over all ranks."""
@@ -191,13 +206,16 @@ class NextItemEvaluator:
         """
         plain = self.scoring.sharded.plain.eval()
         model = cast(NextItemModel, plain.get_submodule("model"))
-        items_ND = self._item_vectors(model)
+        items_ND, counts = self._item_vectors(model), self._counted
         collate = self.scoring.collate(split)
         for eligible, window in self._eligible(split, collate.columns):
             for rows, batch in self.scoring.batches(collate, eligible, window):
                 embedded = self.scoring.sharded.embed(batch)
                 if len(rows):
                     scores_BN = model.queries(embedded)[: len(rows)] @ items_ND.T
+                    if counts is not None:
+                        values, lengths = self.histories(split, rows)
+                        counts.add_to(scores_BN, values, np.concatenate([[0], np.cumsum(lengths)]))
                     scores_BN[:, :FIRST_ROW] = -torch.inf
                     yield rows, scores_BN
         plain.train()
@@ -273,7 +291,7 @@ def without_seen(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: Ten
     return scores_BN.scatter_(1, target_B[:, None], target_scores_B1)
 
 
-def make_evaluator(scoring: Scoring) -> "BinaryEvaluator | NextItemEvaluator":
-    """The evaluator of the task."""
+def make_evaluator(scoring: Scoring, counts: CountsConfig | None = None) -> "BinaryEvaluator | NextItemEvaluator":
+    """The evaluator of the task. counts: of a next-item model."""
     scoring = replace(scoring, reading=for_evaluation(scoring.reading))
-    return NextItemEvaluator(scoring) if scoring.reading.task == "next_item" else BinaryEvaluator(scoring)
+    return NextItemEvaluator(scoring, counts) if scoring.reading.task == "next_item" else BinaryEvaluator(scoring)
