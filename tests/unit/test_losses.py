@@ -124,10 +124,12 @@ def test_an_event_whose_negatives_all_collide_loses_nothing() -> None:
     assert all(not gradient.any() for gradient in scored.gradients(loss))
 
 
-def test_sampled_softmax_over_every_item_once_is_the_full_one() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_sampled_softmax_over_every_item_once_is_the_full_one(smoothing: float) -> None:
     everything = full(Softmax())
-    sampled = Scored(everything).loss(SampledSoftmax(negatives=len(everything)), WEIGHTS)
-    torch.testing.assert_close(sampled, Scored(everything).loss(Softmax(), WEIGHTS))
+    config = SampledSoftmax(negatives=len(everything), label_smoothing=smoothing)
+    sampled = Scored(everything).loss(config, WEIGHTS)
+    torch.testing.assert_close(sampled, Scored(everything).loss(Softmax(label_smoothing=smoothing), WEIGHTS))
 
 
 def test_the_correction_estimates_the_sum_over_all_items() -> None:
@@ -308,6 +310,20 @@ def test_draws_by_popularity_are_as_frequent_as_train_events() -> None:
     share_N = torch.bincount(drawn, minlength=ROWS) / len(drawn)
     assert drawn.min() >= 2
     torch.testing.assert_close(share_N[2:], (COUNTS[2:] / COUNTS[2:].sum()).float(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_smoothing_spreads_over_items_alike_however_they_are_drawn(correction: bool) -> None:
+    """All that train events have, which is all that can be drawn."""
+    config = SampledSoftmax(negatives=40_000, drawn="popularity", correction=correction)
+    seen = Seen(COUNTS)
+    scored = Scored(config.candidates(ROWS, seed=0, step=0, seen=seen), positives=[5], row_S=[0])
+    plain, smooth = (
+        each.build(ROWS, seen)(scored.output, batch([1.0]))
+        for each in (config, config.model_copy(update={"label_smoothing": 0.5}))
+    )
+    mean = (scored.states_SD @ scored.table_ND[[2, 4, 5, 8, 9]].T).mean()
+    torch.testing.assert_close(smooth - plain, 0.5 * (scored.score(0, 5) - mean), atol=0.02, rtol=0)
 
 
 def test_draws_from_the_batch_are_its_events() -> None:
