@@ -34,7 +34,7 @@ from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.folder import write_split
 from sharded_emb.data.prefetch import NONE
 from sharded_emb.data.source import BatchesConfig, Measures, Share, Source
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.data.window import LengthsOf
 from sharded_emb.training.feed import Feed
 from tests.tables import make_feature, make_table
@@ -99,7 +99,7 @@ def cases(rows: int) -> list[Case]:
     label = pa.array(draw.integers(0, 2, rows).astype(np.float32))
     columns = {**numbers, "genres": lists(1, 5), "label": label}
     tables = [make_table(name, ITEMS + 2, 8, make_feature(name, name, pooling="sum")) for name in (*numbers, "genres")]
-    return [sequences, Case("clicks", columns, Reading(task="binary", tables=tables, label="label"))]
+    return [sequences, Case("clicks", columns, Reading(task="binary", tables=tables, labels=[Label("label")]))]
 
 
 def events(case: Case) -> int:

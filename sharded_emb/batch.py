@@ -64,7 +64,7 @@ class Batch:
 
     ids: one entry a feature in a fixed order, B rows each; ids are rows of the feature's table.
     weight_B: float32, the weight of each row in the loss; 0 for those that fill a rank up to the others' size.
-    label_B: float32, or None where the task has no labels.
+    label_B: float32, one column a task where there are several (B, L), or None where the task has no labels.
     extents: by feature, see `Extent`.
     numbers: by feature whose pooling asks for it, one float32 an event.
     loss_weight: this rank's share of what the global mean divides by (labels, or events with a successor).

@@ -35,12 +35,21 @@ def _compared(sound: Mapping[str, Any], tree: Mapping[str, Any]) -> Iterator[tup
     """What has to be alike for rows to be the same: what is predicted."""
     model, loss, features = sound["model"], sound.get("loss"), sound.get("features", {})
     if model.task == "binary":
-        yield "loss.label", getattr(loss, "label", None), tree["loss"].get("label")
+        mine = {} if loss is None else loss.model_dump(mode="json")
+        yield "label", *(_labels(each) for each in (mine, tree["loss"]))
         return
     history = tree["model"].get("history")
     column = tree["features"].get(history, {}).get("column")
     mine = features.get(model.history)
     yield "column of the history", None if mine is None else mine.column, column
+
+
+def _labels(loss: Mapping[str, Any]) -> Any:
+    """What a loss says of its labels, besides how much they weigh."""
+    tasks = loss.get("tasks")
+    if tasks is None:
+        return loss.get("label")
+    return {name: {key: task.get(key) for key in ("column", "at_least")} for name, task in tasks.items()}
 
 
 def other_run(folder: Path, config: EvaluateConfig) -> dict[str, Any]:

@@ -181,11 +181,12 @@ def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:
             yield f"loss.weight: want a column of weights (float32), got {loss.weight!r}, which holds {weight.type}"
     if not isinstance(loss, BinaryLossConfig):
         return
-    column = dataset.columns.get(loss.label)
-    if column is None:
-        yield f"loss.label: want a column of {dataset.folder}, got {loss.label!r}{_hint(loss.label, dataset)}"
-    elif column.type != "float32" or column.vocabulary is not None:
-        yield f"loss.label: want a column of labels (float32), got {loss.label!r}, which holds {column.type}"
+    for key, name in loss.columns().items():
+        column = dataset.columns.get(name)
+        if column is None:
+            yield f"{key}: want a column of {dataset.folder}, got {name!r}{_hint(name, dataset)}"
+        elif column.type != "float32" or column.vocabulary is not None:
+            yield f"{key}: want a column of labels (float32), got {name!r}, which holds {column.type}"
 
 
 def _hint(column: str, dataset: Dataset) -> str:

@@ -56,7 +56,7 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardN
     """
     model, loss = config.model, config.loss
     if isinstance(loss, BinaryLossConfig):
-        return Reading(task="binary", tables=tables, label=loss.label, weight=loss.weight)
+        return Reading(task="binary", tables=tables, labels=loss.labels, weight=loss.weight)
     assert isinstance(model, NextItemConfig)
     assert isinstance(loss, NextItemLossConfig)
     rows = item_rows(config, tables)

@@ -15,7 +15,10 @@ from torch import nn
 from sharded_emb.config.phrases import shown
 from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import closest, nearest
+from sharded_emb.losses.base import BinaryLossConfig
+from sharded_emb.losses.binary_cross_entropy import MultiTask
 from sharded_emb.metrics import binary, ranking
+from sharded_emb.models.multi_task import MultiTaskConfig
 from sharded_emb.optim.schedule import Warmup
 
 Tree = Mapping[str, Any]
@@ -37,7 +40,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_fresh_states(sound),
     ]
     if not issubclass(kind, PrepareConfig):
-        found += [*_end(sound), *_metric(sound), *_counts(sound)]
+        found += [*_end(sound), *_metric(sound), *_counts(sound), *_tasks(sound)]
     if issubclass(kind, EvaluateConfig):
         found += _predictions(sound)
     return found
@@ -174,6 +177,22 @@ def _metric(sound: Tree) -> Iterator[str]:
             f"early_stopping.metric: want a metric of {_named(model.task)}, got "
             f"{stopping.metric!r}{nearest(stopping.metric, known)}"
         )
+
+
+def _tasks(sound: Tree) -> Iterator[str]:
+    """A model has an output for each task of its loss."""
+    loss, model = sound.get("loss"), sound.get("model")
+    if not isinstance(loss, BinaryLossConfig) or model is None or model.task != "binary":
+        return
+    names = [label.name for label in loss.labels]
+    several, told = isinstance(loss, MultiTask), ", ".join(names) or "none"
+    if several != isinstance(model, MultiTaskConfig):
+        want = "model: want shared_bottom, mmoe or ple" if several else "model: want one of a single task"
+        yield f"{want} with loss {type(loss).__name__}, got {type(model).__name__}; choose another model or loss"
+    elif several and len(names) < 2:
+        yield f"loss.tasks: want two or more, as {{like: {{column: label}}, buy: {{column: bought}}}}, got {told}"
+    elif isinstance(model, MultiTaskConfig) and [*model.tasks] != names:
+        yield f"model.tasks: want the names of loss.tasks, {told}, got {', '.join(model.tasks) or 'none'}"
 
 
 def _counts(sound: Tree) -> Iterator[str]:

@@ -78,7 +78,9 @@ class _Part:
         return np.ones(self.samples, dtype=np.float32) if weight is None else weight[self.rows]
 
     def filled(self, values: npt.NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(np.pad(values, (0, self.filling)) if self.filling else values)
+        if self.filling:
+            values = np.concatenate([values, np.zeros((self.filling, *values.shape[1:]), np.float32)])
+        return torch.from_numpy(values)
 
 
 class Collate:
@@ -112,11 +114,11 @@ class Collate:
             window = self.window(rows, rows if everyone is None else everyone)
         places = window.extents.places(rows)
         assert places is not None
-        these, label = _Rows(rows, places, window.columns), self.reading.label
+        these = _Rows(rows, places, window.columns)
         return Read(
             rows,
             bags={feature.name: self._taken(feature, these) for feature in self.reading.features},
-            label=None if label is None else window.columns[label].values[places].astype(np.float32),
+            label=self._label(these),
             weight=self._weight(these),
             window=None if self.reading.candidates_of is None else window,
         )
@@ -272,6 +274,11 @@ class Collate:
     def policy(self, feature: str) -> str:
         """What becomes of unknown ids of a feature."""
         return next(each.unknown for each in self.reading.features if each.name == feature)
+
+    def _label(self, rows: _Rows) -> npt.NDArray[np.float32] | None:
+        """(B), or one column a task."""
+        found = [label.of(rows.columns[label.column].values[rows.places]) for label in self.reading.labels]
+        return None if not found else found[0] if len(found) == 1 else np.stack(found, 1)
 
     def _weight(self, rows: _Rows) -> npt.NDArray[np.float32] | None:
         name = self.reading.weight

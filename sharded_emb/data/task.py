@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,19 @@ from sharded_emb.data.columns import Int64s
 from sharded_emb.tables import Feature, Table
 
 Task = Literal["next_item", "binary"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A column of 0 and 1, or of numbers of which those from at_least on are 1. name: of its task among several."""
+
+    column: str
+    at_least: float | None = None
+    name: str = ""
+
+    def of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The labels that values of the column are."""
+        return values.astype(np.float32) if self.at_least is None else (values >= self.at_least).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,8 @@ class Events:
 class Reading:
     """What a task reads of a split.
 
-    sequence: the feature whose events are predicted from those before (next_item). label: a column of 0 and 1
-    (binary). candidates: what the loss scores against in a step, ids of the sequence's table, or None. candidates_of:
+    sequence: the feature whose events are predicted from those before (next_item). labels: of each task (binary).
+    candidates: what the loss scores against in a step, ids of the sequence's table, or None. candidates_of:
     the same by step and the ids that the global batch predicts, where they depend on them. predicted: by rows of the
     split, events read of each, and step, the events of the sequence that are predicted; None for all but the first of a
     row. own_candidates: by events and step, ids of the sequence's table that each predicted event alone is scored
@@ -42,7 +55,7 @@ class Reading:
     task: Task
     tables: Sequence[Table]
     sequence: str | None = None
-    label: str | None = None
+    labels: Sequence[Label] = ()
     candidates: Callable[[int], Tensor] | None = None
     candidates_of: Callable[[int, Int64s], Tensor] | None = None
     predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
@@ -57,7 +70,7 @@ class Reading:
     def columns(self) -> set[str]:
         """The columns of ids, of what poolings ask for beside them, of labels and of weights."""
         beside = {column for feature in self.features for column in feature.pooling.columns().values()}
-        named = {name for name in (self.label, self.weight) if name is not None}
+        named = {label.column for label in self.labels} | ({self.weight} if self.weight is not None else set())
         return {feature.column for feature in self.features} | beside | named
 
     def events(self) -> dict[str, int | None]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sharded_emb.batch import Batch
 from sharded_emb.component import Component
+from sharded_emb.data.task import Label
 
 
 class Loss(nn.Module):
@@ -75,8 +76,15 @@ class NextItemLossConfig(LossConfig):
 
 
 class BinaryLossConfig(LossConfig):
-    """A loss that compares a logit with a label of 0 or 1. label: the column with the labels."""
+    """A loss that compares logits with labels of 0 or 1."""
 
     task: ClassVar[str] = "binary"
 
-    label: str = "label"
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Of each task, by which a model has an output each."""
+        raise NotImplementedError
+
+    def columns(self) -> dict[str, str]:
+        """The columns of labels by the keys of the config that name them."""
+        raise NotImplementedError

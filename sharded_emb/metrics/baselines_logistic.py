@@ -9,13 +9,14 @@ from scipy import sparse
 
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.task import Label
 from sharded_emb.errors import InputError
 
 STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 """Inverse strengths of the L2 penalty that are tried; the valid split decides."""
 
 
-def logistic_scores(dataset: Dataset, columns: Sequence[str], split: str, label: str) -> npt.NDArray[np.float64]:
+def logistic_scores(dataset: Dataset, columns: Sequence[str], split: str, label: Label) -> npt.NDArray[np.float64]:
     """The probability that the label is 1 for each row of a split, in its order, by a model fitted on train.
 
     One weight a row of each column's vocabulary: one-hot for single values; lists are multi-hot, divided by the square
@@ -26,7 +27,7 @@ def logistic_scores(dataset: Dataset, columns: Sequence[str], split: str, label:
     from sklearn.metrics import log_loss
 
     train, valid = features(dataset, columns, "train"), features(dataset, columns, "valid")
-    labels = {name: dataset.split(name)[label].to_numpy() for name in ("train", "valid")}
+    labels = {name: label.of(dataset.split(name)[label.column].to_numpy()) for name in ("train", "valid")}
     for name, values in labels.items():
         if len(np.unique(values)) < 2:
             got = f"{'one' if len(values) else 'none'} in {name}"

@@ -40,12 +40,11 @@ def fitted_baselines(evaluator: NextItemEvaluator) -> list[Baseline]:
 def regressed(evaluator: BinaryEvaluator, split: str) -> Scored:
     """Labels of a split, and logits of a logistic regression on what the model reads. All ranks call it together."""
     dataset, reading = evaluator.scoring.dataset, evaluator.scoring.reading
-    columns, label = [feature.column for feature in reading.features], reading.label
-    assert label is not None
+    columns, label = [feature.column for feature in reading.features], reading.labels[0]
 
     def regress() -> Scored:
         probability_N = logistic_scores(dataset, columns, split, label)
-        label_N = dataset.split(split)[label].to_numpy().astype(np.float64)
+        label_N = label.of(dataset.split(split)[label.column].to_numpy()).astype(np.float64)
         return Scored(label_N, np.log(probability_N) - np.log1p(-probability_N))
 
     return from_first_rank(regress, evaluator.scoring.place)

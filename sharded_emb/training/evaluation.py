@@ -55,7 +55,7 @@ class Evaluator(Protocol):
 
 
 class BinaryEvaluator:
-    """AUC and its kin over all rows of a split."""
+    """AUC and its kin over all rows of a split, for each task."""
 
     def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
@@ -63,14 +63,19 @@ class BinaryEvaluator:
 
     def protocol(self, split: str) -> dict[str, Any]:
         """All rows count once."""
-        return {split: {"split": split, "rows": "all", "ties": "count half"}}
+        return {name: {"split": split, "rows": "all", "ties": "count half"} for name in self.names(split)}
+
+    def names(self, split: str) -> list[str]:
+        """Of the evaluations: the split for the first task, and SPLIT_TASK for the others."""
+        return [split, *(f"{split}_{label.name}" for label in self.scoring.reading.labels[1:])]
 
     def __call__(self, split: str, lists: bool = False) -> Metrics:  # noqa: ARG002
-        """By the name of the split."""
-        scored = self.score(split)
-        if not len(scored.label_N):
-            return {split: {}}
-        return {split: binary.metrics(scored.label_N, scored.logit_N, self.users(split))}
+        """By the name of the evaluation."""
+        scored, users = self._score(split), self.users(split)
+        if not len(scored[0].label_N):
+            return {name: {} for name in self.names(split)}
+        found = (binary.metrics(each.label_N, each.logit_N, users) for each in scored)
+        return dict(zip(self.names(split), found, strict=True))
 
     def users(self, split: str) -> Int64s | None:
         """The user of each row of a split, where the data have a column of that name."""
@@ -79,24 +84,32 @@ class BinaryEvaluator:
         found = [window.columns["user"].all_values() for window in self.scoring.windows(split, ["user"])]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
-    @torch.no_grad()
     def score(self, split: str) -> "Scored":
-        """All rows in the order of the split, on every rank."""
+        """All rows in the order of the split, on every rank; of the first task."""
+        return self._score(split)[0]
+
+    @torch.no_grad()
+    def _score(self, split: str) -> list["Scored"]:
+        """Of all tasks."""
         plain = self.scoring.sharded.plain.eval()
-        mine: list[tuple[np.ndarray, ...]] = [(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))]
+        none = np.zeros((0, len(self.scoring.reading.labels)))
+        mine: list[tuple[np.ndarray, ...]] = [(np.zeros(0, dtype=np.int64), none, none)]
         collate = self.scoring.collate(split)
         for window in self.scoring.windows(split, collate.columns):
             for rows, batch in self.scoring.batches(collate, window.rows(), window):
                 output_B = plain.get_submodule("model")(self.scoring.sharded.embed(batch))
                 if len(rows):
                     assert batch.label_B is not None
-                    values = (each[: len(rows)].cpu().double().numpy() for each in (batch.label_B, output_B))
+                    values = (
+                        each[: len(rows)].reshape(len(rows), -1).cpu().double().numpy()
+                        for each in (batch.label_B, output_B)
+                    )
                     mine.append((rows, *values))
         plain.train()
         gathered = all_values([np.concatenate(each) for each in zip(*mine, strict=True)], self.scoring.place)
-        row_N, label_N, logit_N = (np.concatenate(each) for each in zip(*gathered, strict=True))
+        row_N, label_NL, logit_NL = (np.concatenate(each) for each in zip(*gathered, strict=True))
         order_N = np.argsort(row_N)
-        return Scored(label_N[order_N], logit_N[order_N])
+        return [Scored(*each) for each in zip(label_NL[order_N].T, logit_NL[order_N].T, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,26 @@ DIN = "experiment=din_ml100k"
         ),
         (f"{DIN} loss=softmax", "loss: want a loss for a binary model, as DIN is one, got Softmax, "
          "which is for a next-item model"),
+        (
+            "experiment=ple_ml100k model.tasks=[like,lvoe]",
+            "model.tasks: want the names of loss.tasks, like, love, got like, lvoe",
+        ),
+        (
+            f"{DIN} model=ple loss=multi_task",
+            "loss.tasks: want two or more, as {like: {column: label}, buy: {column: bought}}, got none",
+        ),
+        (
+            "experiment=ple_ml100k model=dcn",
+            "model: want shared_bottom, mmoe or ple with loss MultiTask, got DCN; choose another model or loss",
+        ),
+        (
+            "experiment=ple_ml100k loss=binary_cross_entropy",
+            "model: want one of a single task with loss BinaryCrossEntropy, got PLE; choose another model or loss",
+        ),
+        (
+            f"{DIN} evaluation.counts.weight=2",
+            "evaluation.counts: want null with a binary model, which scores no items, got numbers; leave it out",
+        ),
         (f"{DIN} model.target=itme", "model.target: want a feature, got 'itme'; did you mean item?"),
         (f"{DIN} model.histories=[histroy]", "model.histories: want a feature, got 'histroy'; did you mean history?"),
         (

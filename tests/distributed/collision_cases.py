@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill, shard
@@ -143,7 +143,7 @@ def build(place: Place, case: Case) -> Sharded:
 
 
 def collate(place: Place, case: Case) -> Collate:
-    return Collate(split(), Reading(task="binary", tables=case.tables(), label="label"), place.rank)
+    return Collate(split(), Reading(task="binary", tables=case.tables(), labels=[Label("label")]), place.rank)
 
 
 def train_sharded(place: Place, case: Case, folder: Path | None = None) -> dict[str, Any]:

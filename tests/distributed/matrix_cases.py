@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.cuts import ALONG_HOSTS
 from sharded_emb.distributed.cuts import problems as plan_problems
@@ -274,7 +274,7 @@ def train_sharded(place: Place, case: Case) -> tuple[list[float], Tensor, list[T
     sharded = shard(trainee, embeddings, plan, place)
     fill(sharded, SEED)
     dense = torch.optim.SGD(sharded.dense_parameters(), lr=0.1)
-    collate = Collate(split(), Reading(task="binary", tables=tables, label="label"), place.rank)
+    collate = Collate(split(), Reading(task="binary", tables=tables, labels=[Label("label")]), place.rank)
     stepping = Stepping(case.step.get("accumulation", 1), case.step.get("clip_norm"))
     built = SimpleNamespace(sharded=sharded, dense=dense)
     losses = drive(built, Decaying(), collate, source(), STEPS, stepping)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.distributed.kernels import _kernels
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
@@ -174,7 +174,7 @@ def train_sharded(place: Place, plan: str) -> tuple[list[float], dict[str, Tenso
     """Losses of the global batches, whole tables, and what was watched."""
     sharded = build(place, plan)
     dense = torch.optim.SGD(sharded.dense_parameters(), lr=0.1)
-    collate = Collate(split(), Reading(task="binary", tables=tables(plan), label="label"), place.rank)
+    collate = Collate(split(), Reading(task="binary", tables=tables(plan), labels=[Label("label")]), place.rank)
     watch = Watch(sharded)
     losses = drive(SimpleNamespace(sharded=sharded, dense=dense), SCHEDULE, collate, source(), STEPS, recorder=watch)
     return losses, {name: sharded.whole_table(name) for name in TABLES}, watch

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.distributed.cuts import ALONG_HOSTS, CUT_BY_COLUMNS
 from sharded_emb.distributed.plan import MACHINE, Asked, make_plan
@@ -166,7 +166,7 @@ def train_sharded(
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of the global batches and the whole tables afterwards."""
     sharded, dense = build(place, sharding, OPTIMIZERS[name], exchange, asked)
-    reading = Reading(task="binary", tables=resolved(sharding, OPTIMIZERS[name]), label="label")
+    reading = Reading(task="binary", tables=resolved(sharding, OPTIMIZERS[name]), labels=[Label("label")])
     collate = Collate(split(), reading, place.rank)
     losses = drive(SimpleNamespace(sharded=sharded, dense=dense), Decaying(), collate, source(), STEPS)
     return losses, {table: sharded.whole_table(table) for table in ROWS}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from sharded_emb.data.collate import Collate
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill
@@ -48,7 +48,7 @@ def build(place: Place, sharding: str, name: str) -> tuple[Sharded, torch.optim.
 
 def train(place: Place, sharded: Sharded, dense: torch.optim.Optimizer) -> None:
     tables = list(sharded.embeddings.tables.values())
-    collate = Collate(parity_cases.split(), Reading(task="binary", tables=tables, label="label"), place.rank)
+    collate = Collate(parity_cases.split(), Reading(task="binary", tables=tables, labels=[Label("label")]), place.rank)
     drive(SimpleNamespace(sharded=sharded, dense=dense), parity_cases.Decaying(), collate, parity_cases.source(), 3)
 
 

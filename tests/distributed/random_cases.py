@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sharded_emb.batch import Batch, Embedded
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.source import BatchesConfig, Source
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.distributed.communication import EXACT, Communication
 from sharded_emb.distributed.cuts import problems as plan_problems
 from sharded_emb.distributed.plan import make_plan
@@ -140,7 +140,7 @@ def step_sharded(
     fill(sharded, SEED)
     lists = {name: pa.array(bags, pa.list_(pa.int64())) for name, bags in case.bags.items()}
     split = pa.table({**lists, "label": pa.array([0.0] * case.rows, pa.float32())})
-    collate = Collate(split, Reading(task="binary", tables=tables, label="label"), place.rank)
+    collate = Collate(split, Reading(task="binary", tables=tables, labels=[Label("label")]), place.rank)
     (part,) = Source(np.ones(case.rows, dtype=np.int64), BatchesConfig(shuffle=False), case.rows, 0).parts(
         0, place.rank, place.world_size
     )

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sharded_emb.data.collate import Collate
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place
@@ -138,7 +138,7 @@ def test_an_id_that_is_no_row_trains_one_that_depends_on_the_plan_and_here_is_an
     tables = MEANS.resolved()
     split = matrix_cases.pa.table({"a": [[2, ROWS + 1]], "b": [[3]], "label": [0.0]})
     with pytest.raises(OutOfRangeIdError, match=r"table a, feature a: id 9 is out of range \[0, 8\)"):
-        Collate(split, Reading(task="binary", tables=tables, label="label"), 0)(torch.arange(1).numpy(), 1, 1)
+        Collate(split, Reading(task="binary", tables=tables, labels=[Label("label")]), 0)(torch.arange(1).numpy(), 1, 1)
 
 
 def test_row_wise_adagrad_has_other_numbers_where_columns_are_cut_and_here_is_refused(bare: Any) -> None:
@@ -162,7 +162,7 @@ def test_features_in_another_order_are_read_from_each_other_and_here_never_chang
     assert not torch.equal(bare[0]["keys"], bare[0]["keys in another order"])
     tables = MEANS.resolved()
     split = matrix_cases.pa.table({"a": [[2], [], [3]], "b": [[], [], [4, 5]], "label": [0.0, 0.0, 1.0]})
-    collate = Collate(split, Reading(task="binary", tables=tables, label="label"), 0)
+    collate = Collate(split, Reading(task="binary", tables=tables, labels=[Label("label")]), 0)
     batches = [collate(np.array(rows, dtype=np.int64), 2, 1) for rows in ([0, 1], [2], [])]
     assert [batch.ids.keys() for batch in batches] == [["a", "b"]] * 3
     embeddings = Embeddings(tables, frozenset({"a", "b"}), torch.device("cpu"))

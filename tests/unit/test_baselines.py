@@ -14,6 +14,7 @@ from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.prepare import prepare
 from sharded_emb.data.sequence_text import SequenceText
+from sharded_emb.data.task import Label
 from sharded_emb.errors import InputError
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 from sharded_emb.metrics.baselines_logistic import features, logistic_scores
@@ -118,12 +119,12 @@ def clicks(tmp_path: Path) -> Dataset:
 
 
 def test_logistic_regression_finds_what_one_column_tells(clicks: Dataset) -> None:
-    scores = logistic_scores(clicks, ["user", "item", "items"], "test", "label")
+    scores = logistic_scores(clicks, ["user", "item", "items"], "test", Label("label"))
     labels = clicks.split("test")["label"].to_numpy()
     assert scores.shape == labels.shape
     assert 0.85 < ((scores > 0.5) == labels).mean() < 0.95
     with pytest.raises(InputError, match=r"^baselines: want columns of ids, got 'label'; leave it out$"):
-        logistic_scores(clicks, ["user", "label"], "test", "label")
+        logistic_scores(clicks, ["user", "label"], "test", Label("label"))
 
 
 def test_logistic_regression_reads_the_label_that_it_is_told(clicks: Dataset) -> None:
@@ -132,8 +133,8 @@ def test_logistic_regression_reads_the_label_that_it_is_told(clicks: Dataset) ->
         table = clicks.split(split)
         opposite = pa.array(1 - table["label"].to_numpy())
         turned._tables[split] = table.append_column("bought", opposite)
-    scores = logistic_scores(clicks, ["item"], "test", "label")
-    np.testing.assert_allclose(logistic_scores(turned, ["item"], "test", "bought"), 1 - scores, atol=1e-2)
+    scores = logistic_scores(clicks, ["item"], "test", Label("label"))
+    np.testing.assert_allclose(logistic_scores(turned, ["item"], "test", Label("bought")), 1 - scores, atol=1e-2)
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
@@ -143,7 +144,7 @@ def test_logistic_regression_wants_both_labels(clicks: Dataset, split: str) -> N
     clicks._tables[split] = table.set_column(place, "label", pa.array(np.ones(len(table), np.float32)))
     message = rf"^baselines: want both labels 0 and 1 in train and valid, got one in {split}; leave baselines out$"
     with pytest.raises(InputError, match=message):
-        logistic_scores(clicks, ["item"], "test", "label")
+        logistic_scores(clicks, ["item"], "test", Label("label"))
 
 
 def test_features_are_one_hot_and_multi_hot(clicks: Dataset) -> None:

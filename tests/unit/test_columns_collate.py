@@ -11,7 +11,7 @@ import torch
 from sharded_emb.batch import CANDIDATES, Extent
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import RaggedColumn
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.embeddings.lookup import candidate_feature
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.tables import Feature, Table
@@ -118,7 +118,7 @@ class Case:
                 table("user", 0, bag("user", "user", "sum")),
             ],
             sequence="history" if self.task == "next_item" else None,
-            label="label" if self.task == "binary" else None,
+            labels=[Label("label")] if self.task == "binary" else [],
             candidates=None if self.candidates is None else lambda step: ids + step,
         )
         return Collate(split, reading, rank)

@@ -20,7 +20,7 @@ from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.folder import write_split
 from sharded_emb.data.prefetch import NONE, PrefetchConfig, ahead
 from sharded_emb.data.source import BatchesConfig, Measures, Share, Source
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.data.window import InMemory, LengthsOf
 from sharded_emb.errors import InputError, OutOfRangeIdError
@@ -59,7 +59,7 @@ def reading(unknown: str = "error") -> Reading:
         make_table("user", ROWS, 4, make_feature("user", "user", pooling="sum"), padding_row=None),
         make_table("item", ITEMS, 4, make_feature("items", "item", pooling="sum", unknown=unknown)),
     ]
-    return Reading(task="binary", tables=tables, label="label")
+    return Reading(task="binary", tables=tables, labels=[Label("label")])
 
 
 @dataclass(frozen=True)

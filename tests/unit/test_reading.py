@@ -13,7 +13,7 @@ from sharded_emb.config.validate import validate
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.flat import FlatCopy
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.errors import InputError
 from tests.distributed import next_item_cases as cases
 from tests.tables import make_feature, make_table
@@ -68,7 +68,7 @@ def test_the_weight_of_a_sample_counts_in_the_loss_and_in_what_the_mean_divides_
 
 def test_a_weight_that_is_none_is_an_error() -> None:
     table = make_table("user", 5, 4, make_feature("user", "user", pooling="sum"))
-    reading = Reading(task="binary", tables=[table], label="label", weight="weight")
+    reading = Reading(task="binary", tables=[table], labels=[Label("label")], weight="weight")
     for bad in (-1.0, float("nan"), float("inf")):
         weights = pa.array([1, bad], pa.float32())
         split = pa.table({"user": pa.array([2, 3], pa.int64()), "label": pa.array([0.0, 1]), "weight": weights})

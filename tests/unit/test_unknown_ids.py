@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import Int64s
-from sharded_emb.data.task import Reading
+from sharded_emb.data.task import Label, Reading
 from sharded_emb.errors import OutOfRangeIdError
 from sharded_emb.ids.base import Ids
 from sharded_emb.ids.hash import hashed
@@ -33,7 +33,7 @@ def collate(unknown: str, bags: list[list[int]] | None = None) -> Collate:
     )
     pooling = {"_target_": "weighted", "weights": "w"}
     table = make_table("t", ROWS, 4, make_feature("f", "t", pooling=pooling, unknown=unknown))
-    return Collate(split, Reading(task="binary", tables=[table], label="label"), rank=0)
+    return Collate(split, Reading(task="binary", tables=[table], labels=[Label("label")]), rank=0)
 
 
 def read(unknown: str) -> tuple[list[list[int]], list[float], Collate]:
@@ -107,7 +107,9 @@ def test_a_hashed_table_takes_any_id_and_keeps_padding_and_the_unknown_row() -> 
             "label": pa.array([0.0, 1.0], pa.float32()),
         }
     )
-    batch = Collate(split, Reading(task="binary", tables=[hashing], label="label"), rank=0)(np.arange(2), 2, 1)
+    batch = Collate(split, Reading(task="binary", tables=[hashing], labels=[Label("label")]), rank=0)(
+        np.arange(2), 2, 1
+    )
     known = [2, 3, *EXTREME]
     expected = [1, *hashed(np.array(known, dtype=np.int64), ROWS).tolist()]  # padding is dropped from a bag
     assert batch.ids.values().tolist() == expected
@@ -127,7 +129,9 @@ def test_rows_that_a_class_of_ones_own_makes_of_ids_are_checked_too(raw: bool) -
     split = pa.table({"f": pa.array([[2], [3, 4]], pa.list_(pa.int64())), "label": pa.array([0.0, 1.0], pa.float32())})
     feature = replace(make_feature("f", "t", pooling="sum"), raw=raw)
     own = Collate(
-        split, Reading(task="binary", tables=[make_table("t", ROWS, 4, feature, ids=Doubled())], label="label"), 0
+        split,
+        Reading(task="binary", tables=[make_table("t", ROWS, 4, feature, ids=Doubled())], labels=[Label("label")]),
+        0,
     )
     assert own(np.arange(1), 1, 1).ids.values().tolist() == [4]
     with pytest.raises(OutOfRangeIdError, match=r"table t, feature f: id 8 is out of range \[0, 7\)"):

@@ -1,0 +1,42 @@
+"""A model of several tasks from its command line."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.in_process import Commands
+
+RATINGS = """
+_target_: sharded_emb.data.event_log.EventLog
+attributes: {rating: {of: event, number: true}}
+layout: {_target_: sharded_emb.data.layouts.labelled_events.LabelledEvents, label: rating, threshold: 4}
+"""
+
+
+def test_each_task_has_metrics_of_its_own_labels(start: Commands) -> None:
+    draw, data = np.random.default_rng(0), start.folder / "data"
+    ratings = draw.integers(1, 6, 600)
+    lines = [f"{draw.integers(20)},{draw.integers(30)},{rating},{at}" for at, rating in enumerate(ratings)]
+    (start.folder / "log.csv").write_text("\n".join(["user,item,rating,time", *lines]))
+    conf = start.folder / "conf" / "dataset"
+    conf.mkdir(parents=True)
+    (conf / "ratings.yaml").write_text(RATINGS)
+    made = start("prepare", "--config-dir", "conf", "dataset=ratings", "dataset.raw=log.csv", f"data={data}")
+    assert made.code in (0, None), made.err
+    tasks = "{like: {column: label}, love: {column: rating, at_least: 5, weight: 0.5}}"
+    words = [f"data={data}", f"run={start.folder / 'run'}", "tables.item.dim=4", "+tables.user.dim=4"]
+    words += ["+features.user={table: user, column: user, pooling: sum}"]
+    words += ["model=ple", "model.tasks=[like, love]", "loss=multi_task", f"loss.tasks={tasks}"]
+    ended = start("train", *words, "steps=4", "epochs=null", "global_batch=64", "early_stopping.metric=auc")
+    assert ended.code in (0, None), ended.err
+    found = json.loads((start.folder / "run" / "result.json").read_text())
+    assert [*found["metrics"]] == [*found["protocol"]] == ["valid", "valid_love", "test", "test_love"]
+    (part,) = (data / "test").glob("*.parquet")
+    test = pq.read_table(part)
+    for name, positive in (("test", test["label"].to_numpy() > 0), ("test_love", test["rating"].to_numpy() >= 5)):
+        rate, metrics = positive.mean(), found["metrics"][name]
+        entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
+        assert metrics["log_loss"] / metrics["normalized_entropy"] == pytest.approx(entropy)
