@@ -30,9 +30,10 @@ Unknown = Literal["error", "row", "drop", "hash"]
 class TableConfig(Frozen):
     """One entry of `tables`; what `torch.nn.Embedding` has goes by its names there.
 
-    rows: "auto" takes the size of the vocabulary of the same name. ids: what an id says about the row that it reads, of
-    which there may be fewer than ids. dtype, state_dtype, output_dtype: of the weights, of the optimizer's state, and
-    of the vectors that a lookup gives and the gradients that it takes, from which models get float32.
+    rows: "auto" takes the size of the vocabulary of the same name, else of that which its columns are ids of. ids: what
+    an id says about the row that it reads, of which there may be fewer than ids. dtype, state_dtype, output_dtype: of
+    the weights, of the optimizer's state, and of the vectors that a lookup gives and the gradients that it takes, from
+    which models get float32.
     max_norm: rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the gradient of
     a row is divided by how often the global batch reads it. weights: pretrained ones in place of `init`. freeze: the
     weights stay as they were filled. optimizer, sharding: null for what the groups embedding_optimizer and sharding

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from sharded_emb.config.file_rules import raw_columns
 from sharded_emb.config.reading import hard_negatives, item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.config.vocabularies import rows_by_table
 from sharded_emb.config.weights import open_weights
 from sharded_emb.config.workload import lengths, workload
 from sharded_emb.data.collate import Collate
@@ -169,7 +170,7 @@ class Built:
 
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Of each table that has one."""
-        return vocabularies_of(self.dataset, [table.name for table in self.tables])
+        return vocabularies_of(self.dataset, self.tables)
 
     def told(self) -> Iterator[str]:
         """A line a table: what a person should know of it when a run begins."""
@@ -265,7 +266,7 @@ def resolve_tables(
 
     given: the plan that the config names. device: that tables are for, null for that of the config.
     """
-    rows = {} if dataset is None else {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
+    rows = {} if dataset is None else rows_by_table(config.features, dataset)
     raw = frozenset() if dataset is None else raw_columns(dataset)
     tables = resolve(config.tables, config.features, rows, config.sharding.defaults(config.embedding_optimizer), raw)
     if given is not None:

@@ -18,6 +18,7 @@ from sharded_emb.config.rules import Tree, whole
 from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig, ShardingConfig
 from sharded_emb.config.run_rules import place_for_predictions, place_for_run, start_of_run
 from sharded_emb.config.stream_rules import addition_problems, adds, hard_problems, stream_problems
+from sharded_emb.config.vocabularies import rows_by_table, vocabulary_by_table
 from sharded_emb.config.weights import weight_problems
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.folder import require_free
@@ -102,6 +103,7 @@ def _columns(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
     """What features read has to be in the dataset."""
     tables: Mapping[str, TableConfig] = sound.get("tables", {})
     features: Mapping[str, FeatureConfig] = sound.get("features", {})
+    vocabularies = vocabulary_by_table(features, dataset)
     for name, feature in features.items():
         key, table = f"features.{name}.column", tables.get(feature.table)
         column = dataset.columns.get(feature.column)
@@ -123,11 +125,12 @@ def _columns(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
             table is not None
             and table.rows == "auto"
             and not table.ids.takes_any
-            and column.vocabulary not in (None, feature.table)
+            and column.vocabulary not in (None, (of_table := vocabularies.get(feature.table)))
         ):
+            other = f"those of {of_table}" if of_table else "those of several"
             yield (
-                f"tables.{feature.table}.rows: auto takes the vocabulary of the same name, but {key} reads ids of "
-                f"{column.vocabulary}; name the table {column.vocabulary}, or give a number of rows"
+                f"tables.{feature.table}.rows: want a number, or one vocabulary for auto, got {key} with ids of "
+                f"{column.vocabulary} beside {other}; give a number of rows, or a table to each"
             )
 
 
@@ -206,7 +209,7 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> 
     if not all(whole(name, tree, sound) for name in names[:2]) or not all(name in sound for name in names):
         return []
     configs: Mapping[str, TableConfig] = sound["tables"]
-    rows = {} if dataset is None else {name: info.rows for name, info in dataset.manifest.vocabularies.items()}
+    rows = {} if dataset is None else rows_by_table(sound["features"], dataset)
     known = {name: config for name, config in configs.items() if config.rows != "auto" or name in rows}
     sharding: ShardingConfig = sound["sharding"]
     tables = resolve(known, sound["features"], rows, sharding.defaults(sound["embedding_optimizer"]))

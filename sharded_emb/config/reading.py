@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sharded_emb.config.run import RunConfig
+from sharded_emb.config.vocabularies import vocabulary_by_table
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.task import Events, Reading
@@ -42,7 +43,11 @@ def seen_before(config: RunConfig, tables: list[Table], train: Split) -> Seen:
 def hard_negatives(config: RunConfig, dataset: Dataset) -> HardNegatives | None:
     """Those of the file that the loss names, if it does. Raises InputError for one that does not fit."""
     hard, table = hard_config(config.loss), item_table(config)
-    return None if hard is None or table is None else read(hard, dataset.raw_ids(table))
+    if hard is None or table is None:
+        return None
+    vocabulary = vocabulary_by_table(config.features, dataset).get(table)
+    assert vocabulary is not None  # as the rules have it
+    return read(hard, dataset.raw_ids(vocabulary))
 
 
 def hard_config(loss: LossConfig) -> HardConfig | None:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from sharded_emb.config.reading import hard_config
+from sharded_emb.config.vocabularies import vocabulary_by_table
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.stream import StreamConfig
 from sharded_emb.errors import InputError
@@ -57,8 +58,9 @@ def hard_problems(sound: Tree, dataset: Dataset) -> Iterator[str]:
     if hard is None or not isinstance(model, NextItemConfig) or model.history not in features:
         return
     table = features[model.history].table
-    info = dataset.manifest.vocabularies.get(table)
-    if info is None:
+    name = vocabulary_by_table(features, dataset).get(table)
+    if name is None:
         yield f"loss.hard: want a table with a vocabulary, whose raw ids the file has, got {table}; leave hard out"
     else:
-        yield from check(hard, pa.int64() if info.raw == "int64" else pa.string())
+        raw = dataset.manifest.vocabularies[name].raw
+        yield from check(hard, pa.int64() if raw == "int64" else pa.string())

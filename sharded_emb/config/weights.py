@@ -13,11 +13,11 @@ from sharded_emb.training.checkpoint_vocabularies import vocabularies_of
 def open_weights(table: Table, dataset: Dataset) -> Vectors:
     """What the key `tables.NAME.weights` names. Raises InputError where it does not fit the table."""
     assert table.weights is not None
-    known = not table.ids.takes_any and table.name in dataset.manifest.vocabularies
-    wanted = Wanted(table.name, table.rows, table.dim, dataset.raw_ids(table.name) if known else None)
+    vocabulary = vocabularies_of(dataset, [table]).get(table.name)
+    raw_ids = None if table.ids.takes_any or vocabulary is None else dataset.raw_ids(vocabulary.name)
+    wanted = Wanted(table.name, table.rows, table.dim, raw_ids)
     if not table.weights.path.expanduser().is_dir():
         return WeightsFile(table.weights, wanted)
-    vocabulary = vocabularies_of(dataset, [table.name]).get(table.name)
     return TableOfRun(table.weights, Mine(wanted, vocabulary, repr(table.ids)))
 
 

@@ -6,6 +6,7 @@ train/ valid/ test/          part-00000.parquet ...; ids are rows of their vocab
 attributes/item.parquet      next-item folders with attributes of items: row i belongs to row i of vocabulary/item
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +119,15 @@ class Dataset:
         """row (int64), raw (int64 or string, null for rows 0 and 1), count (int64), in the order of the rows."""
         self._vocabulary_info(table)
         return self._read(f"vocabulary/{table}", [self.folder / "vocabulary" / f"{table}.parquet"])
+
+    def vocabulary_of(self, table: str, columns: Iterable[str]) -> str | None:
+        """Whose ids are rows of a table that these columns read: of the vocabulary of its name, else of the one that
+        all of them have; None for no one's.
+        """
+        if table in self.manifest.vocabularies:
+            return table
+        found = {column.vocabulary for name in columns if (column := self.columns.get(name)) is not None}
+        return found.pop() if len(found) == 1 else None
 
     def raw_ids(self, table: str) -> pa.Array:
         """Raw ids by row; null for rows 0 and 1."""

@@ -125,13 +125,14 @@ class TableOfRun:
         return found
 
     def _by_raw_ids(self, vocabulary: Vocabulary, sha256: str) -> npt.NDArray[np.int64]:
-        dataset = dataset_of(self.said, self.table, sha256)
+        dataset = dataset_of(self.said, vocabulary.name, sha256)
         if dataset is None:
             where = self.said.get("config", {}).get("data")
             raise self.wanted.problem(
                 "path", f"want the dataset of that run, which knows whose its rows are, got none like it in {where}"
             )
-        mine, theirs = vocabulary.raw_ids.cast(pa.string()), dataset.raw_ids(self.table)[FIRST_ROW:].cast(pa.string())
+        raw_ids = dataset.raw_ids(vocabulary.name)[FIRST_ROW:]
+        mine, theirs = vocabulary.raw_ids.cast(pa.string()), raw_ids.cast(pa.string())
         return pc.fill_null(pc.index_in(mine, theirs), -1 - FIRST_ROW).to_numpy().astype(np.int64) + FIRST_ROW
 
     def _count(self, there: npt.NDArray[np.int64], vocabulary: Vocabulary, ids_of_run: int) -> None:

@@ -12,14 +12,16 @@ import pyarrow.compute as pc
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.vocabulary_hash import hash_of
 from sharded_emb.errors import InputError
+from sharded_emb.tables import Table
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """That of a table in a dataset. rows: with those for padding and for what is unknown."""
+    """That of a table in a dataset, where it has a name. rows: with those for padding and for what is unknown."""
 
     table: str
+    name: str
     rows: int
     sha256: str
     dataset: Dataset
@@ -27,12 +29,12 @@ class Vocabulary:
     @property
     def raw_ids(self) -> pa.Array:
         """By row, from the first one that stands for an id."""
-        return self.dataset.raw_ids(self.table)[FIRST_ROW:]
+        return self.dataset.raw_ids(self.name)[FIRST_ROW:]
 
     @property
     def columns(self) -> str:
         """Those that hold its rows, for a message."""
-        found = [name for name, column in self.dataset.columns.items() if column.vocabulary == self.table]
+        found = [name for name, column in self.dataset.columns.items() if column.vocabulary == self.name]
         return f" (of {', '.join(found)})" if found and found != [self.table] else ""
 
     def extends(self, sha256: str, rows: int) -> bool:
@@ -43,10 +45,14 @@ class Vocabulary:
         return sha256 in (hash_of(first), _hash_as_numbers(first))
 
 
-def vocabularies_of(dataset: Dataset, tables: Iterable[str]) -> dict[str, Vocabulary]:
+def vocabularies_of(dataset: Dataset, tables: Iterable[Table]) -> dict[str, Vocabulary]:
     """By table; tables without one are left out."""
-    known = dataset.manifest.vocabularies
-    return {name: Vocabulary(name, known[name].rows, known[name].sha256, dataset) for name in tables if name in known}
+    found, known = {}, dataset.manifest.vocabularies
+    for table in tables:
+        name = dataset.vocabulary_of(table.name, [feature.column for feature in table.features])
+        if name is not None:
+            found[table.name] = Vocabulary(table.name, name, known[name].rows, known[name].sha256, dataset)
+    return found
 
 
 def said_of(vocabularies: Mapping[str, Vocabulary]) -> dict[str, Any]:
@@ -64,9 +70,9 @@ def other_vocabulary(mine: Vocabulary, said: Mapping[str, Any], checkpoint: Path
     sha256, rows = said["vocabularies"].get(mine.table), said["vocabulary_rows"].get(mine.table, 0)
     if sha256 in (None, mine.sha256) or mine.extends(sha256, rows):
         return None
-    before, difference, remedy = dataset_of(said, mine.table, sha256), "", "prepare extend=OLD_FOLDER"
+    before, difference, remedy = dataset_of(said, mine.name, sha256), "", "prepare extend=OLD_FOLDER"
     if before is not None:
-        difference = f", which differs from {_first_difference(before.raw_ids(mine.table)[FIRST_ROW:], mine.raw_ids)}"
+        difference = f", which differs from {_first_difference(before.raw_ids(mine.name)[FIRST_ROW:], mine.raw_ids)}"
         remedy = f"prepare extend={before.folder}"
     return (
         f"data: want the vocabulary of {mine.table}{mine.columns} that {checkpoint} was trained on, or one that "
@@ -83,13 +89,13 @@ def _hash_as_numbers(raw: pa.Array) -> str | None:
         return None
 
 
-def dataset_of(said: Mapping[str, Any], table: str, sha256: str) -> Dataset | None:
-    """That of the run which left the checkpoint, if it is still where it was and what it was."""
+def dataset_of(said: Mapping[str, Any], vocabulary: str, sha256: str) -> Dataset | None:
+    """That of the run which left the checkpoint, if it is still where it was and its vocabulary what it was."""
     folder = said.get("config", {}).get("data")
     try:
         dataset = Dataset.open(Path(folder or ""))
-        known = dataset.manifest.vocabularies.get(table)
-        dataset.raw_ids(table)
+        known = dataset.manifest.vocabularies.get(vocabulary)
+        dataset.raw_ids(vocabulary)
     except InputError:
         return None
     return dataset if known is not None and known.sha256 == sha256 else None

@@ -104,10 +104,12 @@ def _table(evaluator: NextItemEvaluator, split: str, parts: list[Recommended]) -
     scores_BK = np.concatenate([part.scores_BK for part in parts])[order_B]
     users_B = dataset.split(split)["user"].to_numpy()[rows_B[order_B]]
     listed = np.isfinite(scores_BK).ravel()  # a user who had nearly everything has a shorter list
+    vocabulary = dataset.vocabulary_of(evaluator.table.name, [evaluator.column])
+    assert vocabulary is not None  # a table that is scored has rows of one
     columns: Mapping[str, pa.Array] = {
         "user": dataset.raw_ids("user").take(pa.array(np.repeat(users_B, items_BK.shape[1])[listed])),
         "rank": pa.array(np.tile(np.arange(1, items_BK.shape[1] + 1), len(users_B))[listed]),
-        "item": dataset.raw_ids(evaluator.table.name).take(pa.array(items_BK.ravel()[listed])),
+        "item": dataset.raw_ids(vocabulary).take(pa.array(items_BK.ravel()[listed])),
         "score": pa.array(scores_BK.ravel()[listed]),
     }
     return pa.table(columns)

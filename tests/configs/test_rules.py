@@ -122,9 +122,16 @@ def test_train_reads_columns_that_are_there(tiny_data: Path) -> None:
     ]
     (problem,) = problems(data, "features.history.column=user", files=True)
     assert problem == (
-        "tables.item.rows: auto takes the vocabulary of the same name, but features.history.column reads ids of user; "
-        "name the table user, or give a number of rows"
+        "tables.item.rows: want a number, or one vocabulary for auto, got features.history.column with ids of user "
+        "beside those of item; give a number of rows, or a table to each"
     )
+    more = ["+features.seen={table: seen, column: items, pooling: sum}", "+tables.seen.dim=8"]
+    assert problems(data, *more, files=True) == []
+    assert problems(data, *more, "+features.who={table: seen, column: user, pooling: sum}", files=True) == [
+        f"tables.seen.rows: want a number, or one vocabulary for auto, got features.{feature}.column with ids of {of} "
+        "beside those of several; give a number of rows, or a table to each"
+        for feature, of in (("seen", "item"), ("who", "user"))
+    ]
 
 
 def test_a_problem_of_a_part_of_a_composed_table_stands_under_the_key_that_was_typed(

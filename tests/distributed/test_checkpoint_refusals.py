@@ -44,7 +44,9 @@ def test_the_checkpoint_of_another_vocabulary(folder: Path, run: Path) -> None:
     with pytest.raises(
         InputError, match=r"^data: want the vocabulary of item \(of items\) that .*step-5 was trained on, or one that "
     ):
-        load(folder, run, vocabularies={"item": Vocabulary("item", 37, "somebody else's", Dataset.open(folder))})
+        load(
+            folder, run, vocabularies={"item": Vocabulary("item", "item", 37, "somebody else's", Dataset.open(folder))}
+        )
 
 
 def test_another_dim(folder: Path, run: Path) -> None:
