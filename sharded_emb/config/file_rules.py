@@ -1,5 +1,7 @@
 """Rules about files: what is on the disk has to fit the config, and what is needed has to be there."""
 
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -84,7 +86,15 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
     elif issubclass(kind, EvaluateConfig):
         yield from (*place_for_predictions(sound), *against_problems(sound))
     else:
-        yield from (*place_for_run(sound), *stream_problems(sound), *start_of_run(sound))
+        yield from (*place_for_run(sound), *stream_problems(sound), *start_of_run(sound), *_compiler(sound))
+
+
+def _compiler(sound: Tree) -> Iterator[str]:
+    """torch.compile writes C++, on CUDA too."""
+    dense = sound.get("dense")
+    wanted = os.environ.get("CXX", "g++")
+    if dense is not None and dense.compile and shutil.which(wanted) is None:
+        yield f"dense.compile: want a C++ compiler, got no {wanted}; install one, name it in CXX, or leave compile out"
 
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:

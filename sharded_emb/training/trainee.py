@@ -19,10 +19,11 @@ from sharded_emb.models.base import NextItem
 class DenseConfig(Frozen):
     """The key `dense`: how a training step computes its model. Weights, losses and evaluation are fp32.
 
-    dtype: of matrix products and attention.
+    dtype: of matrix products and attention. compile: by torch.compile, which takes a minute or so at the first steps.
     """
 
     dtype: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
 
 
 PLAIN = DenseConfig()
@@ -44,6 +45,8 @@ class Trainee(nn.Module):
         self.model = model
         self.loss = loss
         self.autocast = dense.dtype == "bf16"
+        if dense.compile:
+            model.compile(dynamic=True)  # numbers of events differ from step to step
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum, not the mean: what the mean divides by is known to the loop, over all ranks."""

@@ -1,5 +1,6 @@
 """bf16 in a training step: the model is near the exact one, what the loss is given is fp32, and weights stay it."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -22,10 +23,10 @@ class Kept(nn.Module):
         return output.states_SD.sum() if isinstance(output, NextItem) else output.sum()
 
 
-def step(model: nn.Module, embedded: Embedded, dtype: str) -> tuple[Any, list[Tensor]]:
+def step(model: nn.Module, embedded: Embedded, dtype: str, compiled: bool = False) -> tuple[Any, list[Tensor]]:
     """The output of the model, and the gradients of its weights."""
-    loss = Kept()
-    trainee: Any = Trainee(nn.Identity(), nn.Identity(), model, loss, DenseConfig(dtype=dtype))  # type: ignore[arg-type]
+    loss, dense = Kept(), DenseConfig(dtype=dtype, compile=compiled)  # type: ignore[arg-type]
+    trainee: Any = Trainee(nn.Identity(), nn.Identity(), model, loss, dense)  # type: ignore[arg-type]
     total = trainee(embedded)
     return loss.output, list(torch.autograd.grad(total, [*model.parameters()], allow_unused=True))
 
@@ -63,3 +64,16 @@ def test_a_model_that_mixes_rows_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     with pytest.raises(InputError, match=r"^model: want each row computed from itself alone, got BatchNorm1d in 1, "):
         Trainee(nn.Identity(), nn.Identity(), model, Kept())  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ for torch.compile")
+def test_a_compiled_model_has_the_numbers_of_the_other_for_batches_of_any_size() -> None:
+    model, compiled = click.build("dcn"), click.build("dcn")
+    for rows in (click.LIKED, click.LIKED[:4], click.LIKED[3:]):
+        embedded = click.clicks(rows, rows)
+        (want, want_gradients), (found, gradients) = (
+            step(each, embedded, "fp32", each is compiled) for each in (model, compiled)
+        )
+        torch.testing.assert_close(found, want)
+        torch.testing.assert_close(gradients, want_gradients)
+    assert [*compiled.state_dict()] == [*model.state_dict()], "what checkpoints hold keeps its names"
