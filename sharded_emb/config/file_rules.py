@@ -1,6 +1,5 @@
 """Rules about files: what is on the disk has to fit the config, and what is needed has to be there."""
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -92,9 +91,8 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
 def _compiler(sound: Tree) -> Iterator[str]:
     """torch.compile writes C++, on CUDA too."""
     dense = sound.get("dense")
-    wanted = os.environ.get("CXX", "g++")
-    if dense is not None and dense.compile and shutil.which(wanted) is None:
-        yield f"dense.compile: want a C++ compiler, got no {wanted}; install one, name it in CXX, or leave compile out"
+    if dense is not None and dense.compile and not any(map(shutil.which, ("g++", "clang++"))):
+        yield "dense.compile: want a C++ compiler, got neither g++ nor clang++; install one, or leave compile out"
 
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
