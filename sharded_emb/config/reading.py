@@ -84,6 +84,7 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardN
         task="next_item",
         tables=tables,
         sequence=model.history,
+        beside=model.beside,
         candidates=candidates,
         candidates_of=candidates_of if "batch_E" in loss.asks_for else None,
         predicted=predicted if model.draws_events else None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, UnknownCount
-from sharded_emb.data.bags import Bags, ManyBags, check_ids
+from sharded_emb.data.bags import Bags, ManyBags, check_ids, require_aligned
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.task import Events, Reading
@@ -115,9 +115,12 @@ class Collate:
         places = window.extents.places(rows)
         assert places is not None
         these = _Rows(rows, places, window.columns)
+        bags = {feature.name: self._taken(feature, these) for feature in self.reading.features}
+        for name in self.reading.beside:
+            require_aligned(name, bags, str(self.reading.sequence), rows)
         return Read(
             rows,
-            bags={feature.name: self._taken(feature, these) for feature in self.reading.features},
+            bags,
             label=self._label(these),
             weight=self._weight(these),
             window=None if self.reading.candidates_of is None else window,

@@ -44,17 +44,19 @@ class Events:
 class Reading:
     """What a task reads of a split.
 
-    sequence: the feature whose events are predicted from those before (next_item). labels: of each task (binary).
-    candidates: what the loss scores against in a step, ids of the sequence's table, or None. candidates_of:
-    the same by step and the ids that the global batch predicts, where they depend on them. predicted: by rows of the
-    split, events read of each, and step, the events of the sequence that are predicted; None for all but the first of a
-    row. own_candidates: by events and step, ids of the sequence's table that each predicted event alone is scored
-    against, as many for all of them. weight: a column with the weight of each sample, None for 1.
+    sequence: the feature whose events are predicted from those before (next_item). beside: features of one id for each
+    of its events. labels: of each task (binary). candidates: what the loss scores against in a step, ids of the
+    sequence's table, or None. candidates_of: the same by step and the ids that the global batch predicts, where they
+    depend on them. predicted: by rows of the split, events read of each, and step, the events of the sequence that are
+    predicted; None for all but the first of a row. own_candidates: by events and step, ids of the sequence's table that
+    each predicted event alone is scored against, as many for all of them. weight: a column with the weight of each
+    sample, None for 1.
     """
 
     task: Task
     tables: Sequence[Table]
     sequence: str | None = None
+    beside: Sequence[str] = ()
     labels: Sequence[Label] = ()
     candidates: Callable[[int], Tensor] | None = None
     candidates_of: Callable[[int, Int64s], Tensor] | None = None
@@ -89,4 +91,4 @@ class Reading:
         """How many events of a row are read: max_length inputs, and the one that follows the last of them."""
         if feature.max_length is None:
             return None
-        return feature.max_length + (self.task == "next_item" and feature.name == self.sequence)
+        return feature.max_length + (self.task == "next_item" and feature.name in (self.sequence, *self.beside))

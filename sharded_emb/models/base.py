@@ -4,11 +4,12 @@ B  rows    S  events with a successor    K  candidates    D  dim
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from sharded_emb.batch import CANDIDATES, Embedded, Jagged
@@ -57,7 +58,9 @@ class Drawn:
 
 
 class NextItemConfig(ModelConfig):
-    """A model that predicts the next event of one sequence. history: the feature with the sequence.
+    """A model that predicts the next event of one sequence. history: the feature with the sequence. beside: features of
+    what else is known of each of its events (a type, a bucket of time), whose vectors are added to those of the items
+    that it is a history of, and not to those that are predicted.
 
     draws_events: whether `predicted` says which events a step predicts; else these are all but the first of a row.
     """
@@ -66,6 +69,7 @@ class NextItemConfig(ModelConfig):
     draws_events: ClassVar[bool] = False
 
     history: str = "history"
+    beside: tuple[str, ...] = ()
 
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
         """The sequence has to be there, unpooled, and read to its newest event: that is what evaluation predicts."""
@@ -78,7 +82,31 @@ class NextItemConfig(ModelConfig):
             found.append(
                 f"features.{self.history}.unknown: want error, row or hash, since each event is predicted, got drop"
             )
+        return found or [line for name in self.beside for line in self._beside_problems(name, features)]
+
+    def _beside_problems(self, name: str, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """A feature beside the history has to be read as it is, event by event."""
+        found, history = sequence_problems("model.beside", name, features), features[self.history]
+        if found:
+            return found
+        for key in ("max_length", "keep"):
+            wanted, got = getattr(history, key), getattr(features[name], key)
+            if got != wanted:
+                found.append(f"features.{name}.{key}: want {wanted}, as features.{self.history} has it, got {got}")
+        if features[name].unknown == "drop":
+            found.append(f"features.{name}.unknown: want error, row or hash, an id for each event, got drop")
         return found
+
+    def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
+        """What is added to item vectors has their dim."""
+        item = features[self.history].table
+        dim, others = tables[item].dim, {features[name].table for name in self.beside}
+        return [
+            f"tables.{other}.dim: want {dim}, as tables.{item} has it, since vectors of model.beside are added, got "
+            f"{tables[other].dim}"
+            for other in sorted(others)
+            if tables[other].dim != dim
+        ]
 
     def predicted(self, drawn: Drawn) -> npt.NDArray[np.bool_]:
         """Where `draws_events`: the events (T) that a step predicts. They come to the model as `numbers_T` of the
@@ -119,9 +147,10 @@ class NextItem:
 class NextItemModel(nn.Module):
     """Base of next-item models: a subclass says how a history becomes states, and how an item is compared."""
 
-    def __init__(self, history: str) -> None:
+    def __init__(self, history: str, beside: Sequence[str] = ()) -> None:
         super().__init__()
         self.history = history
+        self.beside = list(beside)
 
     def encode(self, events: Jagged) -> Tensor:
         """The state (S, D) after each event, from it and the events before it in its row alone."""
@@ -131,10 +160,16 @@ class NextItemModel(nn.Module):
         """Item vectors as they are compared with states."""
         return vectors_ND
 
+    def told(self, embedded: Embedded) -> Jagged:
+        """The history, with what stands beside each event added to its vector."""
+        history = embedded.sequences[self.history]
+        vectors = [history.values_TD, *(embedded.sequences[name].values_TD for name in self.beside)]
+        return history if len(vectors) == 1 else replace(history, values_TD=torch.stack(vectors).sum(0))
+
     def forward(self, embedded: Embedded) -> NextItem:
         """States, what followed, and candidates."""
         history = embedded.sequences[self.history]
-        inputs, successors_S = inputs_and_successors(history)
+        inputs, successors_S = inputs_and_successors(self.told(embedded))
         candidates = embedded.sequences[CANDIDATES]
         return NextItem(
             states_SD=self.encode(inputs),
@@ -147,5 +182,5 @@ class NextItemModel(nn.Module):
 
     def queries(self, embedded: Embedded) -> Tensor:
         """The states (B, D) before the last event of each row, which is what evaluation asks for."""
-        inputs, _ = inputs_and_successors(embedded.sequences[self.history])
+        inputs, _ = inputs_and_successors(self.told(embedded))
         return self.encode(inputs)[last_of_row(inputs)]

@@ -7,7 +7,7 @@ event that it asks for, and nothing else.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.jagged import last_of_row, pad, row_of_event
 from sharded_emb.models.base import Drawn, NextItem
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
-from sharded_emb.tables import Table
+from sharded_emb.tables import FeatureConfig, Table
 
 
 class BERT4Rec(PlacedConfig):
@@ -39,6 +39,11 @@ class BERT4Rec(PlacedConfig):
     hidden_share: float = Field(default=0.2, gt=0, lt=1)
     last_only: float = Field(default=0.1, ge=0, le=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """What stands beside a hidden event would tell of it."""
+        beside = f"model.beside: want none, since BERT4Rec hides events, got {', '.join(self.beside)}"
+        return super().problems(features) or ([beside] if self.beside else [])
 
     def predicted(self, drawn: Drawn) -> npt.NDArray[np.bool_]:
         """The hidden events. A row of a single event has nothing to predict from; of a longer one some are left."""

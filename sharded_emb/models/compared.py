@@ -55,8 +55,8 @@ class PlacedConfig(ComparedConfig):
 
     def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
         """Heads, where the model has any, share the dim of the items."""
-        found = self.head_problems(getattr(self, "heads", 1), features, tables)
-        return [found] if found else []
+        of_heads = self.head_problems(getattr(self, "heads", 1), features, tables)
+        return [*super().table_problems(features, tables), *([of_heads] if of_heads else [])]
 
     def shape(self, tables: Sequence[Table]) -> tuple[int, int]:
         """The dim of the items, and the longest history."""
@@ -82,7 +82,7 @@ class ComparedModel(NextItemModel):
     """States and items as their similarity has them; `encode` of a subclass ends with `compared`."""
 
     def __init__(self, config: ComparedConfig) -> None:
-        super().__init__(config.history)
+        super().__init__(config.history, config.beside)
         self.cosine = config.similarity == "cosine"
         self.temperature = config.temperature
 
