@@ -49,7 +49,7 @@ def _labels(loss: Mapping[str, Any]) -> Any:
     tasks = loss.get("tasks")
     if tasks is None:
         return loss.get("label")
-    return {name: {key: task.get(key) for key in ("column", "at_least")} for name, task in tasks.items()}
+    return [f"{name} of {task.get('column')} from {task.get('at_least')} on" for name, task in tasks.items()]
 
 
 def other_run(folder: Path, config: EvaluateConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from sharded_emb.data.folder import require_free
 from sharded_emb.embeddings.updates import problems as update_problems
 from sharded_emb.embeddings.updates import step_of
 from sharded_emb.errors import InputError, nearest
-from sharded_emb.losses.base import BinaryLossConfig
+from sharded_emb.losses.base import LabelledLossConfig
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.sharding import pattern_of
 from sharded_emb.tables import FeatureConfig, Table, TableConfig, held, resolve
@@ -90,9 +90,11 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
 
 def _compiler(sound: Tree) -> Iterator[str]:
     """torch.compile writes C++, on CUDA too."""
-    dense = sound.get("dense")
-    if dense is not None and dense.compile and not any(map(shutil.which, ("g++", "clang++"))):
-        yield "dense.compile: want a C++ compiler, got neither g++ nor clang++; install one, or leave compile out"
+    from sharded_emb.distributed.process_group import cpp_compiler
+
+    dense, wanted = sound.get("dense"), cpp_compiler()
+    if dense is not None and dense.compile and shutil.which(wanted) is None:
+        yield f"dense.compile: want a C++ compiler, got no {wanted}; install it, name another in CXX, or leave it out"
 
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
@@ -164,20 +166,19 @@ def _pooling_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
 def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
     """A number of rows has to hold the vocabulary, and a table that is scored no row that is no item."""
     features: Mapping[str, FeatureConfig] = sound.get("features", {})
-    columns = {feature: dataset.columns.get(feature.column) for feature in features.values()}
-    named = {feature.table for feature, column in columns.items() if column and column.vocabulary == feature.table}
+    vocabularies = vocabulary_by_table(features, dataset)
     model = sound.get("model")
     scored = features.get(model.history) if isinstance(model, NextItemConfig) else None
     for name, table in sound.get("tables", {}).items():
         if scored is not None and scored.table == name and table.ids.takes_any:
             yield f"tables.{name}.ids: want rows, since each row is ranked as an item, got {table.ids}"
-        if name not in named or table.rows == "auto" or table.ids.takes_any:
+        if (of := vocabularies.get(name)) is None or table.rows == "auto" or table.ids.takes_any:
             continue
-        rows = dataset.rows(name)
-        if table.rows < rows:
-            yield f"tables.{name}.rows: want at least {rows}, the rows of vocabulary {name}, got {table.rows}"
+        rows = dataset.rows(of)
+        if table.rows < rows and any(f.table == name and f.unknown == "error" for f in features.values()):
+            yield f"tables.{name}.rows: want at least {rows}, the rows of vocabulary {of}, got {table.rows}; use auto"
         elif table.rows > rows and scored is not None and scored.table == name:
-            why = f"the rows of vocabulary {name}, as rows beyond it would be ranked as items"
+            why = f"the rows of vocabulary {of}, as rows beyond it would be ranked as items"
             yield f"tables.{name}.rows: want auto or {rows}, {why}, got {table.rows}; use auto"
 
 
@@ -190,7 +191,7 @@ def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:
             yield f"loss.weight: want a column of {dataset.folder}, got {loss.weight!r}{_hint(loss.weight, dataset)}"
         elif weight.type != "float32" or weight.vocabulary is not None:
             yield f"loss.weight: want a column of weights (float32), got {loss.weight!r}, which holds {weight.type}"
-    if not isinstance(loss, BinaryLossConfig):
+    if not isinstance(loss, LabelledLossConfig):
         return
     for key, name in loss.columns().items():
         column = dataset.columns.get(name)

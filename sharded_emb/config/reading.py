@@ -11,7 +11,7 @@ from sharded_emb.data.columns import Int64s
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.window import Split, frequencies
-from sharded_emb.losses.base import NOTHING_SEEN, BinaryLossConfig, LossConfig, NextItemLossConfig, Seen
+from sharded_emb.losses.base import NOTHING_SEEN, LabelledLossConfig, LossConfig, NextItemLossConfig, Seen
 from sharded_emb.losses.hard import HardConfig, HardNegatives, read
 from sharded_emb.losses.negatives import SampledConfig
 from sharded_emb.models.base import Drawn, NextItemConfig
@@ -60,7 +60,7 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardN
     negatives of its file.
     """
     model, loss = config.model, config.loss
-    if isinstance(loss, BinaryLossConfig):
+    if isinstance(loss, LabelledLossConfig):
         return Reading(task="binary", tables=tables, labels=loss.labels, weight=loss.weight)
     assert isinstance(model, NextItemConfig)
     assert isinstance(loss, NextItemLossConfig)

@@ -15,8 +15,7 @@ from torch import nn
 from sharded_emb.config.phrases import shown
 from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import closest, nearest
-from sharded_emb.losses.base import BinaryLossConfig
-from sharded_emb.losses.binary_cross_entropy import MultiTask
+from sharded_emb.losses.base import BinaryLossConfig, LabelledLossConfig
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.models.multi_task import MultiTaskConfig
 from sharded_emb.optim.schedule import Warmup
@@ -182,24 +181,26 @@ def _metric(sound: Tree) -> Iterator[str]:
 def _tasks(sound: Tree) -> Iterator[str]:
     """A model has an output for each task of its loss."""
     loss, model = sound.get("loss"), sound.get("model")
-    if not isinstance(loss, BinaryLossConfig) or model is None or model.task != "binary":
+    if not isinstance(loss, LabelledLossConfig) or model is None or model.task != "binary":
         return
     names = [label.name for label in loss.labels]
-    several, told = isinstance(loss, MultiTask), ", ".join(names) or "none"
+    several, told = not isinstance(loss, BinaryLossConfig), ", ".join(names) or "none"
     if several != isinstance(model, MultiTaskConfig):
         want = "model: want shared_bottom, mmoe or ple" if several else "model: want one of a single task"
         yield f"{want} with loss {type(loss).__name__}, got {type(model).__name__}; choose another model or loss"
     elif several and len(names) < 2:
-        yield f"loss.tasks: want two or more, as {{like: {{column: label}}, buy: {{column: bought}}}}, got {told}"
+        tasks = "{like: {column: label}, buy: {column: bought}}"
+        yield f"loss.tasks: want two or more, as {tasks}, got {told}; name them"
     elif isinstance(model, MultiTaskConfig) and [*model.tasks] != names:
-        yield f"model.tasks: want the names of loss.tasks, {told}, got {', '.join(model.tasks) or 'none'}"
+        yield f"model.tasks: want the names of loss.tasks, {told}, got {', '.join(model.tasks) or 'none'}; give these"
 
 
 def _counts(sound: Tree) -> Iterator[str]:
     """Only a next-item model has items to count."""
     evaluation, model = sound.get("evaluation"), sound.get("model")
-    if evaluation is not None and evaluation.counts is not None and model is not None and model.task != "next_item":
-        yield "evaluation.counts: want null with a binary model, which scores no items, got numbers; leave it out"
+    counts = None if evaluation is None else evaluation.counts
+    if counts is not None and model is not None and model.task != "next_item":
+        yield f"evaluation.counts: want null with a binary model, which scores no items, got {counts}; leave it out"
 
 
 def _predictions(sound: Tree) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The ids of a feature in a batch, one row after the other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sharded_emb.batch import Extent
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.unknown_ids import out_of_range
-from sharded_emb.errors import InputError, OutOfRangeIdError
+from sharded_emb.errors import OutOfRangeIdError
 from sharded_emb.tables import Feature
 
 
@@ -83,15 +83,3 @@ def check_ids(feature: Feature, bags: Bags, rows: int, where: Callable[[int], st
         f"OutOfRangeIdError: table {feature.table}, feature {feature.name}: id {bags.ids[first]} is out of range "
         f"[0, {rows}) ({where(row)})"
     )
-
-
-def require_aligned(name: str, bags: Mapping[str, ManyBags], sequence: str, rows: Int64s) -> None:
-    """Raises InputError unless a feature has an id for each event of a sequence. rows: of the split, that were read."""
-    found, wanted = (bags[each].bags.lengths for each in (name, sequence))
-    other = np.flatnonzero(found != wanted)
-    if other.size:
-        first = other[0]
-        got = f"{found[first]} for {wanted[first]} in row {rows[first]} of the split"
-        raise InputError(
-            f"model.beside: want an id of {name} for each event of {sequence}, got {got}; prepare it again"
-        )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, UnknownCount
-from sharded_emb.data.bags import Bags, ManyBags, check_ids, require_aligned
+from sharded_emb.data.bags import Bags, ManyBags, check_ids
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.task import Events, Reading
@@ -115,12 +115,10 @@ class Collate:
         places = window.extents.places(rows)
         assert places is not None
         these = _Rows(rows, places, window.columns)
-        bags = {feature.name: self._taken(feature, these) for feature in self.reading.features}
-        for name in self.reading.beside:
-            require_aligned(name, bags, str(self.reading.sequence), rows)
+        self.reading.require_aligned(window.columns, places, rows)
         return Read(
             rows,
-            bags,
+            bags={feature.name: self._taken(feature, these) for feature in self.reading.features},
             label=self._label(these),
             weight=self._weight(these),
             window=None if self.reading.candidates_of is None else window,
@@ -280,7 +278,9 @@ class Collate:
 
     def _label(self, rows: _Rows) -> npt.NDArray[np.float32] | None:
         """(B), or one column a task."""
-        found = [label.of(rows.columns[label.column].values[rows.places]) for label in self.reading.labels]
+        found = [
+            label.of(rows.columns[label.column].values[rows.places], rows.of_split) for label in self.reading.labels
+        ]
         return None if not found else found[0] if len(found) == 1 else np.stack(found, 1)
 
     def _weight(self, rows: _Rows) -> npt.NDArray[np.float32] | None:

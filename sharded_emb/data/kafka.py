@@ -7,6 +7,7 @@ a rename, and stay as they are: what was read twice because a process was killed
 """
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,12 @@ SCHEME = "kafka://"
 TIMEOUT_SECONDS = 30.0
 _DIGITS = 20  # of an offset, so that names sort as offsets do
 _NAME = re.compile(rf"(?P<topic>.+)-(?P<partition>\d{{5}})-(?P<start>\d{{{_DIGITS}}})-(?P<end>\d{{{_DIGITS}}})\.jsonl")
-_OURS = {"group.id": "sharded-emb", "enable.auto.commit": False, "enable.partition.eof": True}  # no group is joined
+_OURS = {  # no group is joined, and what is gone is an error
+    "group.id": "sharded-emb",
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "auto.offset.reset": "error",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -61,8 +67,8 @@ def require_new(new: Iterable[str], known: Iterable[str]) -> None:
         for other in before if stretch else ():
             if stretch is not None and stretch.meets(other):
                 raise InputError(
-                    f"dataset.raw: want messages that were not read yet, got {name}, and {other.name} was; put the "
-                    "files that were read back into dataset.downloads"
+                    f"dataset.raw: want messages that were not read yet, got {name}, and {other.name} was; name the "
+                    "brokers and dataset.downloads as before, or put the files that were read back there"
                 )
 
 
@@ -73,8 +79,6 @@ def topic_files(key: str, place: str, folder: Path, progress: Progress) -> list[
     Raises InputError on `key` for a topic that is not there or empty, and where messages were deleted unread.
     """
     brokers, topic, client = _parsed(key, place)
-    for left in folder.glob("*.jsonl.part"):  # of a process that was killed
-        left.unlink()
     have: dict[int, int] = {}
     for stretch in _stretches(folder):
         have[stretch.partition] = max(stretch.end, have.get(stretch.partition, 0))
@@ -94,10 +98,10 @@ def topic_files(key: str, place: str, folder: Path, progress: Progress) -> list[
                 )
             if start < end:
                 reader.write(Stretch(topic, partition, start, end), folder)
-    found = sorted(_stretches(folder))
-    if not found:
-        raise InputError(f"{key}: want messages, got {place}, which has none yet")
-    return [folder / stretch.name for stretch in found]
+    found = [folder / stretch.name for stretch in sorted(_stretches(folder))]
+    if not (with_events := [path for path in found if path.stat().st_size]):
+        raise InputError(f"{key}: want messages, got {place}, which has none yet; run it again when it has some")
+    return with_events
 
 
 def _stretches(folder: Path) -> list[Stretch]:
@@ -168,13 +172,18 @@ class _Reader:
 
     def write(self, stretch: Stretch, folder: Path) -> None:
         """The file of a stretch. A message without a value, which deletes a key, is no event."""
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{stretch.name}.part"
-        with part.open("wb") as file:
-            for value in self._values(stretch):
-                # a line break of JSON is a space, and one within a text is written \n
-                file.write(value.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
-        part.rename(folder / stretch.name)
+        part = folder / f"{stretch.name}.{os.getpid()}.part"  # of this process alone
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                for value in self._values(stretch):
+                    # a line break of JSON is a space, and one within a text is written \n
+                    file.write(value.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
+            part.rename(folder / stretch.name)
+        except OSError as error:
+            raise InputError(f"dataset.downloads: want a folder to write to, got {folder}: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def _values(self, stretch: Stretch) -> Iterator[bytes]:
         """Some offsets may be no messages: those of transactions, and what compaction took."""
@@ -190,8 +199,10 @@ class _Reader:
             error = message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
-            if error is not None or message.offset() >= stretch.end:
+            if message.offset() >= stretch.end:
                 return
+            if error is not None:
+                continue  # a broker that lags behind the one that was asked for the end
             if message.value() is not None:
                 yield message.value()
             if message.offset() == stretch.end - 1:

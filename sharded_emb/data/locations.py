@@ -46,7 +46,7 @@ def local_files(key: str, place: str, downloads: Path, progress: Progress) -> li
     if place.startswith(_WEB):
         return [download(key, place, _folder_of(downloads, place), progress)]
     if place.startswith(kafka.SCHEME):
-        return kafka.topic_files(key, place, _folder_of(downloads, place), progress)
+        return kafka.topic_files(key, place, _folder_of(downloads, place.partition("?")[0]), progress)
     if is_remote(place):
         return _from_storage(key, place, _folder_of(downloads, place), progress)
     path = Path(place).expanduser()

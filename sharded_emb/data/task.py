@@ -1,6 +1,6 @@
 """What a task reads of a split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from sharded_emb.batch import CANDIDATES
-from sharded_emb.data.columns import Int64s
+from sharded_emb.data.columns import Int64s, RaggedColumn
+from sharded_emb.errors import InputError
 from sharded_emb.tables import Feature, Table
 
 Task = Literal["next_item", "binary"]
@@ -23,8 +24,19 @@ class Label:
     at_least: float | None = None
     name: str = ""
 
-    def of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """The labels that values of the column are."""
+    def of(self, values: npt.NDArray[Any], rows: Int64s | None = None) -> npt.NDArray[np.float32]:
+        """The labels that values of the column are. rows: of the split, for the message. Raises InputError for a value
+        that is none.
+        """
+        wrong = np.isnan(values) if self.at_least is not None else (values != 0) & (values != 1)
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            key = f"loss.tasks.{self.name}" if self.name else "loss.label"
+            wanted = "numbers" if self.at_least is not None else "0 and 1"
+            remedy = "prepare the data again" if self.at_least is not None or not self.name else f"give {key}.at_least"
+            row = first if rows is None else rows[first]
+            got = f"{values[first]} in row {row} of the split"
+            raise InputError(f"{key}: want {wanted} in column {self.column}, got {got}; {remedy}")
         return values.astype(np.float32) if self.at_least is None else (values >= self.at_least).astype(np.float32)
 
 
@@ -68,6 +80,18 @@ class Reading:
     def features(self) -> list[Feature]:
         """The features that read columns, in the order in which ids travel."""
         return [f for table in self.tables for f in table.features if f.name != CANDIDATES]
+
+    def require_aligned(self, columns: Mapping[str, RaggedColumn], places: Int64s, rows: Int64s) -> None:
+        """Raises InputError unless there is an id beside each event of the sequence. places: of these rows of the split
+        in the columns.
+        """
+        of = {each.name: each.column for each in self.features}
+        for name in self.beside:
+            found, wanted = (columns[of[each]].lengths_of(places) for each in (name, str(self.sequence)))
+            if (other := np.flatnonzero(found != wanted)).size:
+                at = other[0]
+                got = f"{found[at]} for {wanted[at]} in row {rows[at]} of the split; prepare the data again"
+                raise InputError(f"model.beside: want an id of {name} for each event of {self.sequence}, got {got}")
 
     def columns(self) -> set[str]:
         """The columns of ids, of what poolings ask for beside them, of labels and of weights."""

@@ -50,6 +50,11 @@ def launched_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def cpp_compiler() -> str:
+    """The command that torch.compile calls."""
+    return os.environ.get("CXX", "g++")
+
+
 def launched_ranks_per_host() -> int:
     """The ranks of this host that torchrun announced; without it, all of them. Needs no group."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", launched_ranks()))

@@ -75,16 +75,31 @@ class NextItemLossConfig(LossConfig):
         return self.candidates(rows, 0, 0).numel()
 
 
-class BinaryLossConfig(LossConfig):
+class LabelledLossConfig(LossConfig):
     """A loss that compares logits with labels of 0 or 1."""
 
     task: ClassVar[str] = "binary"
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """Of each task, by which a model has an output each."""
+        """Of each task, with names where there are several: by them a model has an output each."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, str]:
         """The columns of labels by the keys of the config that name them."""
         raise NotImplementedError
+
+
+class BinaryLossConfig(LabelledLossConfig):
+    """A loss of one task. label: the column with the labels."""
+
+    label: str = "label"
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The one."""
+        return (Label(self.label),)
+
+    def columns(self) -> dict[str, str]:
+        """Its column."""
+        return {"loss.label": self.label}

@@ -13,22 +13,11 @@ from torch.nn import functional as F
 from sharded_emb.batch import Batch
 from sharded_emb.component import Frozen
 from sharded_emb.data.task import Label
-from sharded_emb.losses.base import NOTHING_SEEN, BinaryLossConfig, Loss, Seen
+from sharded_emb.losses.base import NOTHING_SEEN, BinaryLossConfig, LabelledLossConfig, Loss, Seen
 
 
 class BinaryCrossEntropy(BinaryLossConfig):
-    """From logits. label: the column with the labels."""
-
-    label: str = "label"
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """The one."""
-        return (Label(self.label),)
-
-    def columns(self) -> dict[str, str]:
-        """Its column."""
-        return {"loss.label": self.label}
+    """From logits."""
 
     def build(self, item_rows: int | None, seen: Seen = NOTHING_SEEN) -> Loss:  # noqa: ARG002
         """The module."""
@@ -52,7 +41,7 @@ class TaskConfig(Frozen):
     weight: PositiveFloat = 1.0
 
 
-class MultiTask(BinaryLossConfig):
+class MultiTask(LabelledLossConfig):
     """The weighted sum of the binary cross-entropies of several tasks. tasks: by name, in the order of the model's; the
     first one is that of early stopping and of baselines.
     """

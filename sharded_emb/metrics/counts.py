@@ -18,7 +18,7 @@ from sharded_emb.metrics.baselines import Rows, SequenceNeighbours
 class CountsConfig(Frozen):
     """The key `evaluation.counts`: to every score of a next-item model comes weight x log(1 + scale x pairs). pairs is
     what `sequence_knn` scores: how often the item came up to five events after those of the history in the training
-    split, near ones more.
+    split, near ones more. Every rank counts the whole split, and keeps a number for each different pair.
     """
 
     weight: PositiveFloat = 2.0

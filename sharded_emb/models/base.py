@@ -87,14 +87,22 @@ class NextItemConfig(ModelConfig):
     def _beside_problems(self, name: str, features: Mapping[str, FeatureConfig]) -> list[str]:
         """A feature beside the history has to be read as it is, event by event."""
         found, history = sequence_problems("model.beside", name, features), features[self.history]
+        if not found and (name == self.history or self.beside.count(name) > 1):
+            found = [
+                f"model.beside: want features other than the history, each once, got {', '.join(self.beside)}; fix it"
+            ]
         if found:
             return found
         for key in ("max_length", "keep"):
             wanted, got = getattr(history, key), getattr(features[name], key)
             if got != wanted:
-                found.append(f"features.{name}.{key}: want {wanted}, as features.{self.history} has it, got {got}")
+                found.append(
+                    f"features.{name}.{key}: want {wanted}, as features.{self.history} has it, got {got}; give that"
+                )
         if features[name].unknown == "drop":
-            found.append(f"features.{name}.unknown: want error, row or hash, an id for each event, got drop")
+            found.append(
+                f"features.{name}.unknown: want error, row or hash, an id for each event, got drop; choose one"
+            )
         return found
 
     def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
@@ -103,7 +111,7 @@ class NextItemConfig(ModelConfig):
         dim, others = tables[item].dim, {features[name].table for name in self.beside}
         return [
             f"tables.{other}.dim: want {dim}, as tables.{item} has it, since vectors of model.beside are added, got "
-            f"{tables[other].dim}"
+            f"{tables[other].dim}; give that"
             for other in sorted(others)
             if tables[other].dim != dim
         ]

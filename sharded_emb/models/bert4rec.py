@@ -42,7 +42,7 @@ class BERT4Rec(PlacedConfig):
 
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
         """What stands beside a hidden event would tell of it."""
-        beside = f"model.beside: want none, since BERT4Rec hides events, got {', '.join(self.beside)}"
+        beside = f"model.beside: want none, since BERT4Rec hides events, got {', '.join(self.beside)}; leave it out"
         return super().problems(features) or ([beside] if self.beside else [])
 
     def predicted(self, drawn: Drawn) -> npt.NDArray[np.bool_]:

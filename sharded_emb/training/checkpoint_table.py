@@ -24,7 +24,7 @@ from sharded_emb.errors import nearest
 from sharded_emb.pretrained import Chunk, Filled, PretrainedWeights, Wanted
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training import checkpoint_files as files
-from sharded_emb.training.checkpoint_vocabularies import Vocabulary, dataset_of
+from sharded_emb.training.checkpoint_vocabularies import Vocabulary, raw_ids_of
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _NAMED = 5  # missing ids that a message lists
@@ -109,7 +109,12 @@ class TableOfRun:
                 f"want rows for the same ids, got a table of {self.checkpoint} where one of the"
                 f" two has {have} and the other has not",
             )
-        if vocabulary is None or sha256 is None:
+        fewer = vocabulary is not None and wanted.rows < vocabulary.rows  # ids share rows, which go by all of them
+        if vocabulary is not None and fewer and sha256 != vocabulary.sha256:
+            raise wanted.problem(
+                "path", f"want a run on the vocabulary of {vocabulary.name}, whose ids share rows, got another"
+            )
+        if vocabulary is None or sha256 is None or fewer:
             if self.rows != wanted.rows:
                 raise wanted.problem("path", f"want {wanted.rows} rows, as the table has, got {self.rows}")
             self.filled = Filled(from_file=self.rows)
@@ -125,14 +130,13 @@ class TableOfRun:
         return found
 
     def _by_raw_ids(self, vocabulary: Vocabulary, sha256: str) -> npt.NDArray[np.int64]:
-        dataset = dataset_of(self.said, vocabulary.name, sha256)
-        if dataset is None:
+        before = raw_ids_of(self.said, sha256)
+        if before is None:
             where = self.said.get("config", {}).get("data")
             raise self.wanted.problem(
                 "path", f"want the dataset of that run, which knows whose its rows are, got none like it in {where}"
             )
-        raw_ids = dataset.raw_ids(vocabulary.name)[FIRST_ROW:]
-        mine, theirs = vocabulary.raw_ids.cast(pa.string()), raw_ids.cast(pa.string())
+        mine, theirs = vocabulary.raw_ids.cast(pa.string()), before[1].cast(pa.string())
         return pc.fill_null(pc.index_in(mine, theirs), -1 - FIRST_ROW).to_numpy().astype(np.int64) + FIRST_ROW
 
     def _count(self, there: npt.NDArray[np.int64], vocabulary: Vocabulary, ids_of_run: int) -> None:

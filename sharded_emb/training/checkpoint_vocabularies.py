@@ -70,10 +70,11 @@ def other_vocabulary(mine: Vocabulary, said: Mapping[str, Any], checkpoint: Path
     sha256, rows = said["vocabularies"].get(mine.table), said["vocabulary_rows"].get(mine.table, 0)
     if sha256 in (None, mine.sha256) or mine.extends(sha256, rows):
         return None
-    before, difference, remedy = dataset_of(said, mine.name, sha256), "", "prepare extend=OLD_FOLDER"
+    before, difference, remedy = raw_ids_of(said, sha256), "", "prepare extend=OLD_FOLDER"
     if before is not None:
-        difference = f", which differs from {_first_difference(before.raw_ids(mine.name)[FIRST_ROW:], mine.raw_ids)}"
-        remedy = f"prepare extend={before.folder}"
+        dataset, raw_ids = before
+        difference = f", which differs from {_first_difference(raw_ids, mine.raw_ids)}"
+        remedy = f"prepare extend={dataset.folder}"
     return (
         f"data: want the vocabulary of {mine.table}{mine.columns} that {checkpoint} was trained on, or one that "
         f"extends it, got another{difference}; its rows would be somebody else's; make the dataset by {remedy}, give "
@@ -89,16 +90,17 @@ def _hash_as_numbers(raw: pa.Array) -> str | None:
         return None
 
 
-def dataset_of(said: Mapping[str, Any], vocabulary: str, sha256: str) -> Dataset | None:
-    """That of the run which left the checkpoint, if it is still where it was and its vocabulary what it was."""
+def raw_ids_of(said: Mapping[str, Any], sha256: str) -> tuple[Dataset, pa.Array] | None:
+    """The dataset of the run which left the checkpoint, and the raw ids of its vocabulary with this hash, if both are
+    where they were: by row, from the first one that stands for an id.
+    """
     folder = said.get("config", {}).get("data")
     try:
         dataset = Dataset.open(Path(folder or ""))
-        known = dataset.manifest.vocabularies.get(vocabulary)
-        dataset.raw_ids(vocabulary)
+        names = [name for name, info in dataset.manifest.vocabularies.items() if info.sha256 == sha256]
+        return (dataset, dataset.raw_ids(names[0])[FIRST_ROW:]) if names else None
     except InputError:
         return None
-    return dataset if known is not None and known.sha256 == sha256 else None
 
 
 def _first_difference(old: pa.Array, new: pa.Array) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sharded_emb.batch import UnknownCount
 from sharded_emb.data.bags import Bags, check_ids
 from sharded_emb.data.collate import Collate
-from sharded_emb.data.columns import Int64s
+from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.unknown_ids import as_rows, out_of_range
 from sharded_emb.data.window import Window, frequencies, nobody
@@ -97,12 +97,12 @@ class BinaryEvaluator:
         collate = self.scoring.collate(split)
         for window in self.scoring.windows(split, collate.columns):
             for rows, batch in self.scoring.batches(collate, window.rows(), window):
-                output_B = plain.get_submodule("model")(self.scoring.sharded.embed(batch))
+                output = plain.get_submodule("model").forward(self.scoring.sharded.embed(batch))  # not the compiled one
                 if len(rows):
                     assert batch.label_B is not None
                     values = (
                         each[: len(rows)].reshape(len(rows), -1).cpu().double().numpy()
-                        for each in (batch.label_B, output_B)
+                        for each in (batch.label_B, output)
                     )
                     mine.append((rows, *values))
         plain.train()
@@ -180,7 +180,8 @@ class NextItemEvaluator:
             return None
         train = self.scoring.flat.split("train")
         with together(self.scoring.place):
-            sequences = train.window([self.column], Extents.span(0, train.rows)).columns[self.column]
+            read = train.window([self.column], Extents.span(0, train.rows)).columns[self.column]
+            sequences = RaggedColumn(self._as_rows(read.all_values()), read.offsets - read.offsets[0])
             return Counts(self.counts, count_neighbours(sequences, self.table.rows))
 
     def _of_lists(self, mine: ListSums) -> dict[str, float]:
@@ -264,9 +265,13 @@ class NextItemEvaluator:
             places = window.extents.places(rows)
             assert places is not None
         events, lengths = window.columns[self.column].take(places)
+        return self._as_rows(events), lengths
+
+    def _as_rows(self, events: Int64s) -> Int64s:
+        """What events stand for that are no rows, if they are no error."""
         if self.feature.unknown == "error":
-            return events, lengths
-        return as_rows(events, out_of_range(events, self.table.rows), self.table.rows, self.feature), lengths
+            return events
+        return as_rows(events, out_of_range(events, self.table.rows), self.table.rows, self.feature)
 
     def _eligible(self, split: str, columns: Iterable[str]) -> Iterator[tuple[Int64s, Window]]:
         """The rows that have something to predict from, some at a time, the shortest of them first."""

@@ -16,7 +16,8 @@ from sharded_emb.training.state import Progress as State
 
 log = logging.getLogger("sharded_emb")
 
-MEASURED = ("samples_per_second", "ids_per_second", "peak_memory_bytes")  # with every logged step; never twice the same
+MEASURED = ("samples_per_second", "ids_per_second", "peak_memory_bytes")  # of metrics.jsonl, others in each run
+_LONGEST = 1e9  # seconds that are worth telling
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Display:
         self._seen = _Seen(progress.step, progress.samples)
 
     def step(self, step: int, ids: int) -> None:
-        """A step has ended, in which all ranks looked so many ids of their samples up."""
+        """A step has ended, in which all ranks together looked so many ids up, candidates included."""
         self._ids += ids
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
@@ -80,9 +81,8 @@ class Display:
 
     def _left(self, seconds_a_step: float, step: int) -> str:
         """Of training, without evaluations, if nothing ends it early."""
-        if self._total is None:
-            return ""
-        return f"  {timedelta(seconds=round(seconds_a_step * (self._total - step)))} left"
+        seconds = None if self._total is None else seconds_a_step * max(0, self._total - step)
+        return "" if seconds is None or seconds > _LONGEST else f"  {timedelta(seconds=round(seconds))} left"
 
     def exclude(self, seconds: float) -> None:
         """What was no training (an evaluation, a checkpoint) counts for no rate."""

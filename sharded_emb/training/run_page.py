@@ -79,7 +79,7 @@ def _results(run: Path, result: Mapping[str, Any]) -> Iterator[str]:
         cells = [[label, *(_number(of.get(metric)) for metric in shown)] for label, of in rows.items()]
         protocol = result.get("protocol", {}).get(name, {})
         told = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in protocol.items())
-        yield section(f"Result on {name.replace('_', ', ')}", table(cells, ["", *shown]), small(told))
+        yield section(f"Result on {name.replace('_', ', ', 1)}", table(cells, ["", *shown]), small(told))
 
 
 def _number(value: float | None) -> str:
@@ -102,8 +102,9 @@ def _curves(file: Path) -> Iterator[str]:
 
     for metric in ("loss", "lr_factor", "samples_per_second", "ids_per_second"):
         yield curves(series(metric, "train"), "step", metric.replace("_", " "))
+    evaluated = dict.fromkeys(line["split"] for line in lines if line["split"].startswith("valid"))
     for metric in _SHOWN_METRICS:
-        yield curves(series(metric, "valid", "valid_unfiltered"), "step", metric)
+        yield curves(series(metric, *evaluated), "step", metric)
 
 
 def _plan(run: Path, plan: Mapping[str, Any]) -> Iterator[str]:

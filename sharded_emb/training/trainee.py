@@ -46,7 +46,7 @@ class Trainee(nn.Module):
         self.loss = loss
         self.autocast = dense.dtype == "bf16"
         if dense.compile:
-            model.compile(dynamic=True)  # numbers of events differ from step to step
+            model.compile(dynamic=True)  # numbers of events differ from step to step; `forward` stays as it was
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum, not the mean: what the mean divides by is known to the loop, over all ranks."""

@@ -58,7 +58,15 @@ def test_what_stands_beside_events_has_to_fit_them(start: Commands, tiny_data: P
     assert "features.kind.max_length: want 50, as features.history has it, got 20" in ended.err
     ended = start("train", f"data={tiny_data}", *kinds, "features.kind.max_length=50", "model.beside=[kind]")
     assert "tables.kind.dim: want 64, as tables.item has it, since vectors of model.beside are added" in ended.err
-    ended = start("train", f"data={tiny_data}", "model=bert4rec", "model.beside=[history]")
-    assert "model.beside: want none, since BERT4Rec hides events, got history" in ended.err
+    ended = start(
+        "train",
+        f"data={tiny_data}",
+        *kinds,
+        "features.kind.max_length=50",
+        "tables.kind.dim=64",
+        "model=bert4rec",
+        "model.beside=[kind]",
+    )
+    assert "model.beside: want none, since BERT4Rec hides events, got kind; leave it out" in ended.err
     ended = start("train", f"data={tiny_data}", "model.beside=[knid]")
     assert "model.beside: want a feature, got 'knid'" in ended.err

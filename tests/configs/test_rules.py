@@ -36,11 +36,11 @@ DIN = "experiment=din_ml100k"
          "which is for a next-item model"),
         (
             "experiment=ple_ml100k model.tasks=[like,lvoe]",
-            "model.tasks: want the names of loss.tasks, like, love, got like, lvoe",
+            "model.tasks: want the names of loss.tasks, like, love, got like, lvoe; give these",
         ),
         (
             f"{DIN} model=ple loss=multi_task",
-            "loss.tasks: want two or more, as {like: {column: label}, buy: {column: bought}}, got none",
+            "loss.tasks: want two or more, as {like: {column: label}, buy: {column: bought}}, got none; name them",
         ),
         (
             "experiment=ple_ml100k model=dcn",
@@ -52,7 +52,8 @@ DIN = "experiment=din_ml100k"
         ),
         (
             f"{DIN} evaluation.counts.weight=2",
-            "evaluation.counts: want null with a binary model, which scores no items, got numbers; leave it out",
+            "evaluation.counts: want null with a binary model, which scores no items, got "
+            "2 log(1 + 20 sequence_knn); leave it out",
         ),
         (f"{DIN} model.target=itme", "model.target: want a feature, got 'itme'; did you mean item?"),
         (f"{DIN} model.histories=[histroy]", "model.histories: want a feature, got 'histroy'; did you mean history?"),

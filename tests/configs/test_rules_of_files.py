@@ -48,18 +48,22 @@ def test_a_number_of_rows_is_that_of_the_vocabulary(tiny_data: Path) -> None:
 
     assert said(f"tables.item.rows={rows}") == []
     assert said(f"tables.item.rows={rows - 1}") == [
-        f"tables.item.rows: want at least {rows}, the rows of vocabulary item, got {rows - 1}"
+        f"tables.item.rows: want at least {rows}, the rows of vocabulary item, got {rows - 1}; use auto"
     ]
     assert said(f"tables.item.rows={rows + 1}") == [
         f"tables.item.rows: want auto or {rows}, the rows of vocabulary item, as rows beyond it would be ranked as "
         f"items, got {rows + 1}; use auto"
     ]
-    # a table that is not scored may have more, and one of another name has a size of its own
+    # a table that is not scored may have more; one of another name has the rows of the ids that it is read by
     users = ["+features.user.table=user", "+features.user.column=user", "+tables.user.dim=8"]
     assert said(*users, "+tables.user.rows=5000") == []
     assert said(*users, "+tables.user.rows=5")[0].startswith("tables.user.rows: want at least ")
-    other = ["+tables.other.dim=64", "+tables.other.rows=5000", "features.history.table=other"]
+    other = ["+tables.other.dim=64", "features.history.table=other"]
     assert said(*other) == []
+    assert said(*other, "+tables.other.rows=5000") == [
+        f"tables.other.rows: want auto or {rows}, the rows of vocabulary item, as rows beyond it would be ranked as "
+        "items, got 5000; use auto"
+    ]
 
 
 def test_predictions_want_a_place_before_anything_is_evaluated(run_folder: Path, tmp_path: Path) -> None:

@@ -276,3 +276,12 @@ def test_an_id_cut_off_by_max_length_is_not_read_and_no_error(keep: Keep, max_le
     assert ids_of(case.collate(), [0])["history"] == [read]
     with pytest.raises(OutOfRangeIdError, match=r"^OutOfRangeIdError: .* id 2147483648 is out of range"):
         ids_of(Case([items] * 4, max_length=max_length + 1, keep=keep).collate(), [0])
+
+
+def test_what_stands_beside_events_is_one_for_each_also_of_those_that_are_not_read() -> None:
+    split = pa.table({"items": list_column([[2, 3, 4, 5]]), "kind": list_column([[2, 3, 2]])})
+    item = table("item", 0, make_feature("history", "item", column="items", max_length=2))
+    kind = table("genre", 0, make_feature("kind", "genre", column="kind", max_length=2))
+    reading = Reading(task="next_item", tables=[item, kind], sequence="history", beside=["kind"])
+    with pytest.raises(InputError, match=r"want an id of kind for each event of history, got 3 for 4 in row 0 of the"):
+        Collate(split, reading, 0)(np.array([0]), 1, 1)

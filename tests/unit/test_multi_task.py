@@ -3,6 +3,8 @@
 B  rows    D  dim    L  tasks
 """
 
+import math
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from sharded_emb.batch import Batch, Embedded
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.task import Label, Reading
+from sharded_emb.errors import InputError
 from sharded_emb.losses.binary_cross_entropy import MultiTask
 from sharded_emb.models.multi_task import PLE, MMoE, MultiTaskConfig, SharedBottom
 from tests.tables import make_feature, make_table
@@ -106,3 +109,22 @@ def test_labels_are_columns_or_what_reaches_a_number() -> None:
     batch = Collate(split, Reading(task="binary", tables=[table], labels=labels), 0)(np.array([2, 0]), 3, 1)
     assert batch.label_B is not None
     assert (batch.label_B.dtype, batch.label_B.tolist()) == (torch.float32, [[1, 1], [0, 0], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "said"),
+    [
+        (
+            Label("r"),
+            3.0,
+            "loss.label: want 0 and 1 in column r, got 3.0 in row 1 of the split; prepare the data again",
+        ),
+        (Label("r", name="buy"), 3.0, "loss.tasks.buy: want 0 and 1 in column r, got 3.0 in row 1 of the split; give "),
+        (Label("r", 2, "buy"), math.nan, "loss.tasks.buy: want numbers in column r, got nan in row 1 of the split; "),
+    ],
+)
+def test_what_is_no_label_is_an_error(label: Label, value: float, said: str) -> None:
+    split = pa.table({"user": [2, 3], "r": pa.array([1.0, value], pa.float32())})
+    table = make_table("user", 9, D, make_feature("user", "user", pooling="sum"))
+    with pytest.raises(InputError, match=f"^{re.escape(said)}"):
+        Collate(split, Reading(task="binary", tables=[table], labels=[label]), 0)(np.array([0, 1]), 2, 1)

@@ -37,6 +37,11 @@ def test_a_line_has_rates_memory_and_the_time_left(caplog: pytest.LogCaptureFixt
     assert 50 <= int(told[2]) <= 55
 
 
+def test_a_run_beyond_its_end_has_no_time_left_and_one_without_tells_none(caplog: pytest.LogCaptureFixture) -> None:
+    assert shown(99, caplog)[0].endswith("  0:00:00 left")
+    assert not shown(10**16, caplog)[0].endswith("left")
+
+
 def test_no_time_is_left_to_tell_where_no_end_is_known(caplog: pytest.LogCaptureFixture) -> None:
     line, _ = shown(None, caplog)
     assert line.endswith("B")
