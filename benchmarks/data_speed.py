@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import measured_at
+from benchmarks.machine import measured_at, tell
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, write_manifest
@@ -197,10 +197,7 @@ def main() -> None:
     for case in cases(options.rows):
         with tempfile.TemporaryDirectory() as folder:
             lines += measured(case, options.rows, Path(folder) / "data")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.report is not None:
-        options.report.write_text(text, encoding="utf-8")
+    tell(lines, options.report)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sharded_emb
 from benchmarks import plain_sasrec
-from benchmarks.machine import measured_at
+from benchmarks.machine import measured_at, tell
 from sharded_emb.config.build import Built
 from sharded_emb.config.session import joined
 from sharded_emb.data.source import Share
@@ -98,10 +98,7 @@ def main() -> None:
         "|---|---|---|",
         *(f"| {name} | {took:.1f} | {took / medians['plain PyTorch']:.2f} |" for name, took in medians.items()),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.report is not None:
-        options.report.write_text(text, encoding="utf-8")
+    tell(lines, options.report)
 
 
 if __name__ == "__main__":

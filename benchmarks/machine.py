@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
@@ -14,3 +15,11 @@ def measured_at() -> str:
     git = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--match="]
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     return f"{date.today()}, commit {commit}, {os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def tell(lines: Iterable[str], report: Path | None) -> None:
+    """Prints a report, and writes it where that is asked for."""
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if report is not None:
+        report.write_text(text, encoding="utf-8")

@@ -28,7 +28,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.embedding import Weighed
-from benchmarks.machine import ROOT, measured_at
+from benchmarks.machine import ROOT, measured_at, tell
 from sharded_emb.batch import Batch, Extent
 from sharded_emb.distributed.plan import make_plan, place_tables
 from sharded_emb.distributed.process_group import Place
@@ -259,10 +259,7 @@ def main() -> None:
         "",
         *projected(),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.report is not None:
-        options.report.write_text(text, encoding="utf-8")
+    tell(lines, options.report)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sharded_emb
-from benchmarks.machine import measured_at
+from benchmarks.machine import measured_at, tell
 from sharded_emb.batch import Batch, Embedded, Jagged
 from sharded_emb.config.build import Built
 from sharded_emb.config.session import joined
@@ -164,10 +164,7 @@ def main() -> None:
         "|---|---|---|",
         *(f"| {name} | {took:.2f} | {took / first:.3f} |" for name, took in found.items()),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.report is not None:
-        options.report.write_text(text, encoding="utf-8")
+    tell(lines, options.report)
 
 
 if __name__ == "__main__":
