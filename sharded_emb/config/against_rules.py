@@ -36,7 +36,7 @@ def _compared(sound: Mapping[str, Any], tree: Mapping[str, Any]) -> Iterator[tup
     model, loss, features = sound["model"], sound.get("loss"), sound.get("features", {})
     if model.task == "binary":
         mine = {} if loss is None else loss.model_dump(mode="json")
-        yield "label", *(_labels(each) for each in (mine, tree["loss"]))
+        yield "label", *(labels_of(each) for each in (mine, tree["loss"]))
         return
     history = tree["model"].get("history")
     column = tree["features"].get(history, {}).get("column")
@@ -44,7 +44,7 @@ def _compared(sound: Mapping[str, Any], tree: Mapping[str, Any]) -> Iterator[tup
     yield "column of the history", None if mine is None else mine.column, column
 
 
-def _labels(loss: Mapping[str, Any]) -> Any:
+def labels_of(loss: Mapping[str, Any]) -> Any:
     """What a loss says of its labels, besides how much they weigh."""
     tasks = loss.get("tasks")
     if tasks is None:

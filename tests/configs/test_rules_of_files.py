@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sharded_emb.cli import compose_all, compose_tree
+from sharded_emb.config.against_rules import labels_of
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.data.dataset import Column, Dataset, read_manifest, write_manifest
 from sharded_emb.errors import InputError
@@ -198,3 +199,13 @@ def test_what_adds_to_a_stream_leaves_the_dataset_as_it_is(tiny_data: Path, tmp_
         "overwrite: want none with stream.folder, which leaves the dataset as it is, got True",
         f"extend: want none with stream.folder, which leaves the dataset as it is, got {tiny_data}",
     ]
+
+
+def test_runs_of_several_tasks_are_compared_by_the_first_one() -> None:
+    """Which is the same only if tasks come in the same order."""
+    like, love = {"column": "label", "weight": 2.0}, {"column": "rating", "at_least": 5.0}
+    own = {"like": like, "love": love}
+    assert labels_of({"tasks": own}) == labels_of({"tasks": {**own, "like": {"column": "label"}}})
+    assert labels_of({"tasks": own}) != labels_of({"tasks": {"love": love, "like": like}})
+    assert labels_of({"tasks": own}) != labels_of({"tasks": {"like": like, "love": {"column": "rating"}}})
+    assert labels_of({"tasks": own}) != labels_of({"label": "label"})
