@@ -15,6 +15,7 @@ from sharded_emb.losses.base import NOTHING_SEEN, LabelledLossConfig, LossConfig
 from sharded_emb.losses.hard import HardConfig, HardNegatives, read
 from sharded_emb.losses.negatives import SampledConfig
 from sharded_emb.models.base import Drawn, NextItemConfig
+from sharded_emb.models.compared import ComparedConfig
 from sharded_emb.tables import Table
 
 
@@ -84,7 +85,7 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardN
         task="next_item",
         tables=tables,
         sequence=model.history,
-        beside=model.beside,
+        beside=model.beside if isinstance(model, ComparedConfig) else (),
         candidates=candidates,
         candidates_of=candidates_of if "batch_E" in loss.asks_for else None,
         predicted=predicted if model.draws_events else None,

@@ -58,9 +58,7 @@ class Drawn:
 
 
 class NextItemConfig(ModelConfig):
-    """A model that predicts the next event of one sequence. history: the feature with the sequence. beside: features of
-    what else is known of each of its events (a type, a bucket of time), whose vectors are added to those of the items
-    that it is a history of, and not to those that are predicted.
+    """A model that predicts the next event of one sequence. history: the feature with the sequence.
 
     draws_events: whether `predicted` says which events a step predicts; else these are all but the first of a row.
     """
@@ -69,7 +67,6 @@ class NextItemConfig(ModelConfig):
     draws_events: ClassVar[bool] = False
 
     history: str = "history"
-    beside: tuple[str, ...] = ()
 
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
         """The sequence has to be there, unpooled, and read to its newest event: that is what evaluation predicts."""
@@ -82,39 +79,7 @@ class NextItemConfig(ModelConfig):
             found.append(
                 f"features.{self.history}.unknown: want error, row or hash, since each event is predicted, got drop"
             )
-        return found or [line for name in self.beside for line in self._beside_problems(name, features)]
-
-    def _beside_problems(self, name: str, features: Mapping[str, FeatureConfig]) -> list[str]:
-        """A feature beside the history has to be read as it is, event by event."""
-        found, history = sequence_problems("model.beside", name, features), features[self.history]
-        if not found and (name == self.history or self.beside.count(name) > 1):
-            found = [
-                f"model.beside: want features other than the history, each once, got {', '.join(self.beside)}; fix it"
-            ]
-        if found:
-            return found
-        for key in ("max_length", "keep"):
-            wanted, got = getattr(history, key), getattr(features[name], key)
-            if got != wanted:
-                found.append(
-                    f"features.{name}.{key}: want {wanted}, as features.{self.history} has it, got {got}; give that"
-                )
-        if features[name].unknown == "drop":
-            found.append(
-                f"features.{name}.unknown: want error, row or hash, an id for each event, got drop; choose one"
-            )
         return found
-
-    def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
-        """What is added to item vectors has their dim."""
-        item = features[self.history].table
-        dim, others = tables[item].dim, {features[name].table for name in self.beside}
-        return [
-            f"tables.{other}.dim: want {dim}, as tables.{item} has it, since vectors of model.beside are added, got "
-            f"{tables[other].dim}; give that"
-            for other in sorted(others)
-            if tables[other].dim != dim
-        ]
 
     def predicted(self, drawn: Drawn) -> npt.NDArray[np.bool_]:
         """Where `draws_events`: the events (T) that a step predicts. They come to the model as `numbers_T` of the
@@ -153,7 +118,9 @@ class NextItem:
 
 
 class NextItemModel(nn.Module):
-    """Base of next-item models: a subclass says how a history becomes states, and how an item is compared."""
+    """Base of next-item models: a subclass says how a history becomes states, and how an item is compared. beside:
+    features with a vector for each event, which is added to that of the item.
+    """
 
     def __init__(self, history: str, beside: Sequence[str] = ()) -> None:
         super().__init__()

@@ -16,15 +16,56 @@ from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
 from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.jagged import pad
-from sharded_emb.models.base import NextItemConfig, NextItemModel
+from sharded_emb.models.base import NextItemConfig, NextItemModel, sequence_problems
 from sharded_emb.tables import FeatureConfig, Table, TableConfig
 
 
 class ComparedConfig(NextItemConfig):
-    """similarity: of a state and an item. temperature: scores are divided by it."""
+    """similarity: of a state and an item. temperature: scores are divided by it. beside: features of what else is known
+    of each event (a type, a bucket of time), whose vectors are added to those of the items in the history, and not to
+    those that are predicted.
+    """
 
     similarity: Literal["dot", "cosine"] = "dot"
     temperature: PositiveFloat = 1.0
+    beside: tuple[str, ...] = ()
+
+    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """What is beside the history is as long."""
+        found = super().problems(features)
+        return found or [line for name in self.beside for line in self._beside_problems(name, features)]
+
+    def _beside_problems(self, name: str, features: Mapping[str, FeatureConfig]) -> list[str]:
+        """A feature beside the history has to be read as it is, event by event."""
+        found, history = sequence_problems("model.beside", name, features), features[self.history]
+        if not found and (name == self.history or self.beside.count(name) > 1):
+            found = [
+                f"model.beside: want features other than the history, each once, got {', '.join(self.beside)}; fix it"
+            ]
+        if found:
+            return found
+        for key in ("max_length", "keep"):
+            wanted, got = getattr(history, key), getattr(features[name], key)
+            if got != wanted:
+                found.append(
+                    f"features.{name}.{key}: want {wanted}, as features.{self.history} has it, got {got}; give that"
+                )
+        if features[name].unknown == "drop":
+            found.append(
+                f"features.{name}.unknown: want error, row or hash, an id for each event, got drop; choose one"
+            )
+        return found
+
+    def table_problems(self, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]) -> list[str]:
+        """What is added to item vectors has their dim."""
+        item = features[self.history].table
+        dim, others = tables[item].dim, {features[name].table for name in self.beside}
+        return [
+            f"tables.{other}.dim: want {dim}, as tables.{item} has it, since vectors of model.beside are added, got "
+            f"{tables[other].dim}; give that"
+            for other in sorted(others)
+            if tables[other].dim != dim
+        ]
 
     def item_table(self, tables: Sequence[Table]) -> Table:
         """The one that the history reads."""

@@ -382,12 +382,12 @@ def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None,
     collate = built.collate()
 
     class CollateAndHear:
-        unknown, window = collate.unknown, collate.window
+        unknown, read = collate.unknown, collate.read
 
-        def __call__(self, rows: Any, size: int, step: int, everyone: Any, window: Any) -> Any:
+        def batch(self, read: Any, rows: Any, size: int, step: int, everyone: Any) -> Any:
             if step == 4 and place.rank == 1:
                 trainer.signals.heard = 15
-            return collate(rows, size, step, everyone, window)
+            return collate.batch(read, rows, size, step, everyone)
 
     parts = Parts(
         sharded=built.sharded,

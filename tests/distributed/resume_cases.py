@@ -100,12 +100,12 @@ def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) 
     collate, evaluator = trainer.parts.collate, trainer.parts.evaluator
 
     class Cut:
-        unknown, window = collate.unknown, collate.window
+        unknown, read = collate.unknown, collate.read
 
-        def __call__(self, rows: Any, size: int, step: int, everyone: Any, window: Any) -> Any:
+        def batch(self, read: Any, rows: Any, size: int, step: int, everyone: Any) -> Any:
             if step == cut:
                 raise CutOffError
-            return collate(rows, size, step, everyone, window)
+            return collate.batch(read, rows, size, step, everyone)
 
         def policy(self, feature: str) -> str:
             return collate.policy(feature)
