@@ -38,8 +38,9 @@ class Bags:
         """The same rows without some of their ids."""
         if not unwanted.any():
             return self
-        ids, lengths = drop(self.ids, self.lengths, unwanted)
-        return Bags(ids, lengths, None if self.numbers is None else self.numbers[~unwanted])
+        row = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        lengths = self.lengths - np.bincount(row[unwanted], minlength=len(self.lengths))
+        return Bags(self.ids[~unwanted], lengths, None if self.numbers is None else self.numbers[~unwanted])
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,6 @@ class ManyBags:
         ids = rows if bags.single else slice(self._offsets[rows.start], self._offsets[rows.stop])
         numbers = None if bags.numbers is None else bags.numbers[ids]
         return Bags(bags.ids[ids], bags.lengths[rows], numbers, bags.single)
-
-
-def drop(values: Int64s, lengths: Int64s, unwanted: npt.NDArray[np.bool_]) -> tuple[Int64s, Int64s]:
-    """The same rows without some of their values."""
-    if not unwanted.any():
-        return values, lengths
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    return values[~unwanted], lengths - np.bincount(row[unwanted], minlength=len(lengths))
 
 
 def check_ids(feature: Feature, bags: Bags, rows: int, where: Callable[[int], str]) -> None:

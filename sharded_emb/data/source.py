@@ -171,7 +171,7 @@ class Source:
         order = Order(self.samples, self._pool_batches * self.global_batch, self.seed, epoch)
         if not self.config.shuffle:
             rows = np.arange(start, end)
-            return _as_they_lie(rows, [rows[first:last] - start for first, last in self._cut(rows)])
+            return [rows[first:last] for first, last in self._cut(rows)]
         draw = order.draws(pool)
         rows = np.sort(order.rows(start, end), kind="stable")  # which is quick with stretches that rise already
         places = draw.permutation(len(rows))

@@ -7,8 +7,6 @@ probabilistic language model" (2008); for negatives from the batch, Yi et al., "
 S  events with a successor    K  candidates    N  rows of the item table
 """
 
-from dataclasses import dataclass
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -33,49 +31,33 @@ class SampledSoftmax(SampledConfig):
     def build(self, item_rows: int | None, seen: Seen = NOTHING_SEEN) -> Loss:
         """The module."""
         assert item_rows is not None
-        unexpected = -self.log_expected(item_rows, seen)
-        shift = unexpected if self.correction else torch.zeros(())
-        return SampledSoftmaxLoss(shift, self.own_per_event, Smoothing(self.label_smoothing, unexpected))
-
-
-@dataclass(frozen=True)
-class Smoothing:
-    """share: of the target. unexpected: minus the log of how often each row of the item table (N), or any, is expected
-    among the negatives.
-    """
-
-    share: float
-    unexpected: Tensor
+        return SampledSoftmaxLoss(self, -self.log_expected(item_rows, seen))
 
 
 class SampledSoftmaxLoss(Loss):
-    """A negative that happens to be the target is left out of that event's sum. shift: added to scores of the shared
-    negatives, one for each row of the item table (N) or for all. own_per_event: negatives of each event alone.
+    """A negative that happens to be the target is left out of that event's sum. unexpected: minus the log of how often
+    an item is expected among the shared negatives, one for each row of the item table (N) or for all.
     """
 
-    def __init__(self, shift: Tensor, own_per_event: int, smoothing: Smoothing) -> None:
+    def __init__(self, config: SampledSoftmax, unexpected: Tensor) -> None:
         super().__init__()
-        self.register_buffer("shift", shift.float(), persistent=False)
-        self.register_buffer("unexpected", smoothing.unexpected.float(), persistent=False)
-        self.own_per_event = own_per_event
-        self.label_smoothing = smoothing.share
+        self.register_buffer("unexpected", unexpected.float(), persistent=False)
+        self.own_per_event = config.own_per_event
+        self.correction, self.label_smoothing = config.correction, config.label_smoothing
 
     def forward(self, output: NextItem, batch: Batch) -> Tensor:
         """The weighted sum of the cross-entropies of all events. A target out of vocabulary counts nothing."""
         found = scores(output, self.own_per_event)
         shared_K = output.candidate_ids_K[: found.negative_SK.shape[1] - self.own_per_event]
-        shift_K = _of_items(self.get_buffer("shift"), shared_K)
-        negative_SK = found.negative_SK + F.pad(shift_K, (0, self.own_per_event))
+        unexpected = self.get_buffer("unexpected")
+        unexpected_K = unexpected[shared_K] if unexpected.ndim else unexpected.expand(len(shared_K))
+        negative_SK = found.negative_SK
+        if self.correction:
+            negative_SK = negative_SK + F.pad(unexpected_K, (0, self.own_per_event))
         negative_SK = negative_SK.masked_fill(found.left_out_SK, -torch.inf)
         logits_SK1 = torch.cat([found.positive_S[:, None], negative_SK], 1)
         loss_S = torch.logsumexp(logits_SK1, 1) - found.positive_S
         if self.label_smoothing:
-            weight_K = _of_items(self.get_buffer("unexpected"), shared_K).softmax(0)
-            mean_S = found.negative_SK[:, : len(shared_K)] @ weight_K
+            mean_S = found.negative_SK[:, : len(shared_K)] @ unexpected_K.softmax(0)
             loss_S = loss_S + self.label_smoothing * (found.positive_S - mean_S)
         return (loss_S * known(output) * batch.weight_B[output.row_S]).sum()
-
-
-def _of_items(values: Tensor, ids_K: Tensor) -> Tensor:
-    """One a row of the item table, or one for all, as one for each of these items (K)."""
-    return values[ids_K] if values.ndim else values.expand(len(ids_K))

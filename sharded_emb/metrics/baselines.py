@@ -95,29 +95,25 @@ def fit_baselines(train: pa.Table, rows: int, column: str = "items") -> list[Bas
     """Popularity, Markov chain and sequence kNN, counted over the sequences of `column`; `rows` is R."""
     sequences = RaggedColumn.from_arrow(train[column])
     values, offsets = _flat(sequences)
-    popularity_R = _popularity(values, rows)
+    neighbours = count_neighbours(sequences, rows)
     return [
         Popularity(np.bincount(values, minlength=rows).astype(np.float64)),
-        MarkovChain(_count_pairs(values, offsets, rows, window=1), popularity_R),
-        count_neighbours(sequences, rows),
+        MarkovChain(_count_pairs(values, offsets, rows, window=1), neighbours.popularity),
+        neighbours,
     ]
 
 
 def count_neighbours(sequences: RaggedColumn, rows: int) -> SequenceNeighbours:
     """Sequence kNN alone; `rows` is R."""
     values, offsets = _flat(sequences)
-    return SequenceNeighbours(_count_pairs(values, offsets, rows, window=WINDOW), _popularity(values, rows))
+    counts_R = np.bincount(values, minlength=rows).astype(np.float64)
+    popularity_R = counts_R / (counts_R.max(initial=0.0) + 1.0)
+    return SequenceNeighbours(_count_pairs(values, offsets, rows, window=WINDOW), popularity_R)
 
 
 def _flat(sequences: RaggedColumn) -> tuple[Rows, Rows]:
     """Values and offsets from 0 on: a slice of a table begins somewhere within its values."""
     return sequences.all_values(), sequences.offsets - sequences.offsets[0]
-
-
-def _popularity(values: Rows, rows: int) -> Scores:
-    """(R,), below 1."""
-    counts_R = np.bincount(values, minlength=rows).astype(np.float64)
-    return counts_R / (counts_R.max(initial=0.0) + 1.0)
 
 
 def _count_pairs(values: Rows, offsets: Rows, rows: int, *, window: int) -> sparse.csr_array:

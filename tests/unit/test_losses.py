@@ -136,7 +136,7 @@ def test_the_correction_estimates_the_sum_over_all_items() -> None:
     """The mean over many draws of the sum over negatives, against the sum over all other items."""
     scores_N = torch.randn(ROWS, generator=torch.Generator().manual_seed(3)).double()
     config = SampledSoftmax(negatives=20_000)
-    (shift,) = {config.build(ROWS).shift}  # type: ignore[attr-defined]
+    (shift,) = {config.build(ROWS).unexpected}  # type: ignore[attr-defined]
     drawn = config.candidates(ROWS, seed=0, step=0)
     estimate = (scores_N[drawn] + shift).exp().sum()
     assert estimate.item() == pytest.approx(scores_N[2:].exp().sum().item(), rel=0.03)
