@@ -48,7 +48,7 @@ from sharded_emb.errors import InputError
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.pretrained import Vectors
 
-_ROWS_AT_ONCE = 1 << 18  # bounds the scratch memory of filling
+_NUMBERS_AT_ONCE = 1 << 18  # of filling: its scratch stays in a CPU's cache
 
 
 def _done_already() -> None:
@@ -243,8 +243,10 @@ def fill(sharded: Sharded, seed: int) -> None:
 
 def _fill_part(part: LocalShard, seed: int) -> None:
     values_RC = part.values_RC
-    for start in range(0, values_RC.shape[0], _ROWS_AT_ONCE):
-        rows_R = torch.arange(part.row + start, part.row + min(start + _ROWS_AT_ONCE, values_RC.shape[0]))
+    rows, columns = values_RC.shape
+    at_once = max(1, _NUMBERS_AT_ONCE // columns)
+    for start in range(0, rows, at_once):
+        rows_R = torch.arange(part.row + start, part.row + min(start + at_once, rows))
         values_RC[start : start + rows_R.numel()] = _initial(part, rows_R, seed)
 
 
