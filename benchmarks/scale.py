@@ -2,12 +2,12 @@
 
     python benchmarks/scale.py [--report FILE]
 
-Tables on Adagrad (row-wise Adagrad reads whole rows, which column-wise sharding has not), bags of ids as uneven as those of items, one thread a rank, ranks of one machine over gloo.
-A step is the loss sum(output * g), its backward pass and the update. Its time is the wall clock's, the median of the
-steps; with more ranks than cores it says little, and the CPU seconds of all ranks together say what a step costs. Bytes
-on the wire are what the loopback device counted; memory is what the peak of a rank grew by. The plan's bytes are its
-formulas' at one byte a second. The projection is the planner's model with the constants of conf/cluster, which are no
-measurements of such machines: simulated.
+Tables on Adagrad (row-wise Adagrad reads whole rows, which column-wise sharding has not), bags of ids as uneven as
+those of items, one thread a rank, ranks of one machine over gloo. A step is the loss sum(output * g), its backward pass
+and the update. Its time is the wall clock's, the median of the steps; with more ranks than cores it says little, and
+the CPU seconds of all ranks together say what a step costs. Bytes on the wire are what the loopback device counted;
+memory is what the peak of a rank grew by. The plan's bytes are its formulas' at one byte a second. The projection is
+the planner's model with the constants of conf/cluster, which are no measurements of such machines: simulated.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from sharded_emb.distributed.shard import fill, shard
 from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.embeddings.updates import Step, with_updates
 from sharded_emb.optim.adagrad import Adagrad
+from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.planning.cluster import Cluster, ClusterConfig, Present, Rates, described
 from sharded_emb.planning.estimates import Costs
 from sharded_emb.planning.outcome import Outcome
@@ -66,10 +67,11 @@ class Case:
     rows: int = 100_000
     dim: int = 64
     bag: int = BAG
+    optimizer: type[Adagrad | RowWiseAdagrad] = Adagrad
 
     def make_tables(self, device: str = "cpu") -> list[Table]:
         """As a run has them."""
-        optimizer = Adagrad(lr=0.02, eps=1e-8)
+        optimizer = self.optimizer(lr=0.02, eps=1e-8)
         made = [
             make_table(
                 f"t{i}",
@@ -225,7 +227,7 @@ def projected() -> Iterator[str]:
     for name in CLUSTERS:
         config = ClusterConfig(**yaml.safe_load((ROOT / "conf" / "cluster" / f"{name}.yaml").read_text()))
         cluster = described(config, Present("cuda", 1, 1, 80 * 10**9))
-        case = Case("auto", 1024 * cluster.world_size, tables=100, rows=10_000_000, dim=128)
+        case = Case("auto", 1024 * cluster.world_size, tables=100, rows=10_000_000, dim=128, optimizer=RowWiseAdagrad)
         tables, costs = case.make_tables("cuda"), Costs(cluster, case.workload())
         outcome = Outcome(tables, place_tables(tables, costs), costs)
         slowest = outcome.slowest_rank
@@ -246,9 +248,9 @@ def main() -> None:
         "",
         f"`python {' '.join(sys.argv)}`, {measured_at()}, one thread a rank, gloo, torch {torch.__version__}.",
         "",
-        f"Eight tables of 100,000 x 64 on Adagrad, bags of {BAG} ids; medians of {STEPS} steps. Row-wise sums go through "
-        "a reduce-scatter, which gloo does as an all-reduce: its bytes are twice the plan's in that direction (NCCL's are "
-        "not), so half as many again over both.",
+        f"Eight tables of 100,000 x 64 on Adagrad, bags of {BAG} ids; medians of {STEPS} steps. Row-wise sums "
+        "go through a reduce-scatter, which gloo does as an all-reduce: twice the plan's bytes on the way there "
+        "(NCCL's are not), and so half as many again there and back.",
         "",
         *on_ranks(),
         "",
@@ -256,8 +258,8 @@ def main() -> None:
         "",
         *growth(),
         "",
-        "**Simulated**, by the planner's model with the constants of `conf/cluster`: 100 tables of 10,000,000 x 128, "
-        f"bags of {BAG}, 1,024 samples a GPU.",
+        "**Simulated**, by the planner's model with the constants of `conf/cluster`: 100 tables of 10,000,000 x 128 on "
+        f"row-wise Adagrad, bags of {BAG}, 1,024 samples a GPU.",
         "",
         *projected(),
     ]
