@@ -23,16 +23,18 @@ def _int64(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch has no unsigned 64-bit arithmetic on every device."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
 def mixed(x: Tensor) -> Tensor:
     """The finalizer of SplitMix64, a bijection of 64-bit integers."""
-    x = (x ^ _shift_right(x, 30)) * _int64(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift_right(x, 27)) * _int64(0x94D049BB133111EB)
-    return x ^ _shift_right(x, 31)
+    return _mix(x.clone(), torch.empty_like(x))
+
+
+def _mix(x: Tensor, scratch: Tensor) -> Tensor:
+    """The same in place: what passes over memory are few, and a CPU's cache holds it."""
+    for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        # a logical shift: torch has no unsigned 64-bit arithmetic on every device
+        torch.bitwise_right_shift(x, bits, out=scratch).bitwise_and_((1 << (64 - bits)) - 1)
+        x.bitwise_xor_(scratch).mul_(_int64(factor))
+    return x
 
 
 def stream_key(seed: int, name: str) -> int:
@@ -46,10 +48,11 @@ def hashed_uniform(key: int, rows_R: Tensor, columns_C: Tensor) -> Tensor:
 
     rows_R and columns_C are int64 and may be any rows and columns of the table in any order.
     """
-    counter_RC = (rows_R[:, None] << _COLUMN_BITS) + columns_C[None, :]
-    bits_RC = mixed(mixed(counter_RC + _int64(0x9E3779B97F4A7C15)) ^ key)
+    bits_RC = (rows_R[:, None] << _COLUMN_BITS) + (columns_C + _int64(0x9E3779B97F4A7C15))[None, :]
+    scratch_RC = torch.empty_like(bits_RC)
+    bits_RC = _mix(_mix(bits_RC, scratch_RC).bitwise_xor_(key), scratch_RC)
     # 23 bits and a half: every value is exact in float32 and neither 0 nor 1 can occur
-    return (_shift_right(bits_RC, 41).to(torch.float32) + 0.5) * 2.0**-23
+    return (bits_RC >> 41).bitwise_and_((1 << 23) - 1).to(torch.float32).add_(0.5).mul_(2.0**-23)
 
 
 class Initializer(Component):

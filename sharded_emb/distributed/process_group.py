@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.distributed.rendezvous import rendezvous
 
+from sharded_emb.distributed.host_memory import keep_freed_memory
 from sharded_emb.distributed.parent import end_with_parent
 from sharded_emb.errors import InputError
 
@@ -130,6 +131,8 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
     chosen = pick_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    elif not _malloc_is_told():
+        keep_freed_memory()
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     timeout = timedelta(seconds=wait_seconds)
     if "WORLD_SIZE" in os.environ:
@@ -144,6 +147,12 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
             _leave_group()
         raise
     _leave_group()
+
+
+def _malloc_is_told() -> bool:
+    """Whether whoever started this process has set options of glibc's malloc."""
+    names = any(name.startswith("MALLOC_") for name in os.environ)
+    return names or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
 
 
 def _store_of_this_start(timeout: timedelta) -> dict[str, Any]:

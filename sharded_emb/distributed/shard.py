@@ -5,7 +5,9 @@ R, C  rows and columns of one shard
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,6 +29,7 @@ from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.communication import EXACT
 from sharded_emb.distributed.cuts import ALONG_HOSTS
 from sharded_emb.distributed.dense import DenseAverage
+from sharded_emb.distributed.host_memory import cores_of_rank, empty_on_huge_pages
 from sharded_emb.distributed.kernels import (
     agree_on_dtypes,
     ask_directly,
@@ -233,21 +236,24 @@ def fill(sharded: Sharded, seed: int) -> None:
     After sharding, because TorchRec drops earlier values. The padding row becomes zero.
     """
     sharded.seed = seed
-    for part in sharded.shards():
-        _fill_part(part, seed)
+    with ThreadPoolExecutor(cores_of_rank(sharded.place.local_world_size)) as threads:
+        for part in sharded.shards():
+            empty_on_huge_pages(part.values_RC)
+            rows, columns = part.values_RC.shape
+            at_once = max(1, _NUMBERS_AT_ONCE // columns)
+            blocks = (slice(start, min(start + at_once, rows)) for start in range(0, rows, at_once))
+            for _ in threads.map(partial(_fill_rows, part, seed), blocks):
+                pass  # but raise what a thread has raised
     for name, state in fused_states(sharded.fused):
         table, kind = name.split(".")[-2:]
         if kind != "step":
+            empty_on_huge_pages(state)
             state.fill_(sharded.embeddings.tables[table].optimizer.initial_state(kind))
 
 
-def _fill_part(part: LocalShard, seed: int) -> None:
-    values_RC = part.values_RC
-    rows, columns = values_RC.shape
-    at_once = max(1, _NUMBERS_AT_ONCE // columns)
-    for start in range(0, rows, at_once):
-        rows_R = torch.arange(part.row + start, part.row + min(start + at_once, rows))
-        values_RC[start : start + rows_R.numel()] = _initial(part, rows_R, seed)
+@torch.no_grad()  # of each thread
+def _fill_rows(part: LocalShard, seed: int, rows: slice) -> None:
+    part.values_RC[rows] = _initial(part, torch.arange(part.row + rows.start, part.row + rows.stop), seed)
 
 
 def _initial(part: LocalShard, rows_R: Tensor, seed: int) -> Tensor:

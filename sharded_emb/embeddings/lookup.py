@@ -160,6 +160,7 @@ def _bag_config(table: Table) -> EmbeddingBagConfig:
         embedding_dim=table.dim,
         feature_names=[feature.name for feature in table.features],
         pooling=PoolingType.SUM,
+        init_fn=_as_it_is,
     )
 
 
@@ -170,4 +171,10 @@ def _sequence_config(table: Table, distinct_ids: bool) -> EmbeddingConfig:
         data_type=DATA_TYPES[table.dtype],
         embedding_dim=table.dim,
         feature_names=[table.name] if distinct_ids else [feature.name for feature in table.features],
+        init_fn=_as_it_is,
     )
+
+
+def _as_it_is(weight: Tensor) -> Tensor:
+    """In place of TorchRec's initial values: rows are filled after sharding."""
+    return weight
