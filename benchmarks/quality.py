@@ -3,6 +3,8 @@
     .venv/bin/python benchmarks/quality.py sasrec_beauty PATH/Beauty.txt --seeds 0 1 2 --ranks 1 2
     .venv/bin/python benchmarks/quality.py text_sms PATH/SMSSpamCollection --seeds 0 1 2 3 4
     .venv/bin/python benchmarks/quality.py din_ml100k PATH/ml-100k --seeds 0 1 2
+    .venv/bin/python benchmarks/quality.py sasrec_beauty_attributes PATH/Beauty.txt --beside \
+        item_attributes=PATH/Beauty_item2attributes.json
 
 Prints a table of test metrics beside the baselines, and writes it with machine, commit and date to
 benchmarks/reports/EXPERIMENT.md. Every number comes from files that the commands wrote.
@@ -11,6 +13,7 @@ benchmarks/reports/EXPERIMENT.md. Every number comes from files that the command
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -49,13 +52,16 @@ def command(name: str, *words: str, ranks: int = 1) -> None:
     subprocess.run(line, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
 
 
-def measure(experiment: str, raw: str, seed: int, ranks: int, overrides: list[str]) -> Measured:
+def measure(arguments: argparse.Namespace, seed: int, ranks: int) -> Measured:
+    experiment, raw = arguments.experiment, Path(arguments.raw).resolve()
+    files = [name_and_path.split("=", 1) for name_and_path in arguments.beside]
+    beside = [f"dataset.{name}={Path(path).resolve()}" for name, path in files]
     with tempfile.TemporaryDirectory() as scratch:
         data, run = f"{scratch}/data", f"{scratch}/run"
         start = time.monotonic()
-        command("prepare", f"experiment={experiment}", f"dataset.raw={raw}", f"data={data}", f"seed={seed}")
-        words = [f"experiment={experiment}", f"data={data}", f"run={run}", f"seed={seed}", *overrides]
-        command("train", *words, ranks=ranks)
+        words = [f"experiment={experiment}", f"data={data}", f"seed={seed}"]
+        command("prepare", *words, f"dataset.raw={raw}", *beside)
+        command("train", *words, f"run={run}", *arguments.overrides, ranks=ranks)
         seconds = time.monotonic() - start
         result = json.loads(Path(run, "result.json").read_text())
         baselines = evaluated(run, "baselines=true")["baselines"]
@@ -89,7 +95,8 @@ def report(arguments: argparse.Namespace, found: list[Measured]) -> str:
         if alone := [m.alone for m in same if m.alone is not None]:
             rows.append([f"{mean}, without counts", "", *values(means(alone, splits, names), splits, names)])
     rows += [[name, "", *values(metrics, splits, names)] for name, metrics in found[0].baselines.items()]
-    line = "python benchmarks/quality.py " + " ".join([arguments.experiment, Path(arguments.raw).name, *sys.argv[3:]])
+    words = [re.sub(r"(=|^)/.*/", r"\1", word) for word in sys.argv[1:]]  # files by their names
+    line = "python benchmarks/quality.py " + " ".join(words)
     table = ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
     lines = [f"# {arguments.experiment}", "", f"`{line}`", "", machine(), "", *table, "", *differences(found[0]), ""]
     return "\n".join(lines)
@@ -128,12 +135,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1])
     parser.add_argument("--overrides", nargs="*", default=[])
+    parser.add_argument("--beside", nargs="*", default=[], help="other files of the raw data, KEY=PATH")
     arguments = parser.parse_args()
-    found = [
-        measure(arguments.experiment, str(Path(arguments.raw).resolve()), seed, ranks, arguments.overrides)
-        for ranks in arguments.ranks
-        for seed in arguments.seeds
-    ]
+    found = [measure(arguments, seed, ranks) for ranks in arguments.ranks for seed in arguments.seeds]
     text = report(arguments, found)
     file = ROOT / "benchmarks" / "reports" / f"{arguments.experiment}.md"
     file.parent.mkdir(exist_ok=True)

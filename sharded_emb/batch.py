@@ -67,6 +67,8 @@ class Batch:
     label_B: float32, one column a task where there are several (B, L), or None where the task has no labels.
     extents: by feature, see `Extent`.
     numbers: by feature whose pooling asks for it, one float32 an event.
+    per_item: by feature that describes the items of another, how many of its ids each of these items has, int64; its
+    extent is that of items.
     loss_weight: this rank's share of what the global mean divides by (labels, or events with a successor).
     samples: the number of real samples in this part.
     unknown: by feature that takes unknown ids, those among its ids.
@@ -79,6 +81,7 @@ class Batch:
     loss_weight: float
     samples: int
     numbers: dict[str, Tensor] = field(default_factory=dict)
+    per_item: dict[str, Tensor] = field(default_factory=dict)
     unknown: dict[str, UnknownCount] = field(default_factory=dict)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
@@ -88,6 +91,7 @@ class Batch:
             ids=self.ids.to(device, non_blocking=non_blocking),
             weight_B=self.weight_B.to(device, non_blocking=non_blocking),
             numbers={name: each.to(device, non_blocking=non_blocking) for name, each in self.numbers.items()},
+            per_item={name: each.to(device, non_blocking=non_blocking) for name, each in self.per_item.items()},
             label_B=None if self.label_B is None else self.label_B.to(device, non_blocking=non_blocking),
         )
 
@@ -98,13 +102,14 @@ class Batch:
             ids=self.ids.pin_memory(),
             weight_B=self.weight_B.pin_memory(),
             numbers={name: each.pin_memory() for name, each in self.numbers.items()},
+            per_item={name: each.pin_memory() for name, each in self.per_item.items()},
             label_B=None if self.label_B is None else self.label_B.pin_memory(),
         )
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Its memory on the device is kept until the stream, too, has done what it was given so far."""
         self.ids.record_stream(stream)
-        for each in (self.weight_B, self.label_B, *self.numbers.values()):
+        for each in (self.weight_B, self.label_B, *self.numbers.values(), *self.per_item.values()):
             if each is not None:
                 each.record_stream(stream)
 

@@ -80,7 +80,9 @@ class FeatureConfig(Frozen):
 
     column: of the dataset. max_length, keep: the newest or oldest events of a row that are read, null for all. unknown:
     what becomes of ids that are no row of the table: an "error", the "row" of what is out of vocabulary, "drop" (ids
-    that are already out of vocabulary as well), or a row by their "hash".
+    that are already out of vocabulary as well), or a row by their "hash". of: the sequence whose items have these
+    values: column is then an attribute of items, max_length and keep say which values of each item are read, and what
+    they are pooled to is added to the item's own vector, wherever the item is read.
     """
 
     table: str
@@ -89,6 +91,7 @@ class FeatureConfig(Frozen):
     max_length: PositiveInt | None = None
     keep: Literal["newest", "oldest"] = "newest"
     unknown: Unknown = "error"
+    of: str | None = None
 
     @property
     def pooled(self) -> bool:
@@ -98,7 +101,10 @@ class FeatureConfig(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A column of the data that reads a table. raw: its ids have no vocabulary, so 0 and 1 are ids like all others."""
+    """A column of the data that reads a table. raw: its ids have no vocabulary, so 0 and 1 are ids like all others.
+
+    of: another feature whose items it describes, an attribute of which is the column.
+    """
 
     name: str
     table: str
@@ -107,6 +113,7 @@ class Feature:
     max_length: int | None
     keep: Literal["newest", "oldest"]
     unknown: Unknown = "error"
+    of: str | None = None
     raw: bool = False
 
     @property
@@ -170,7 +177,7 @@ class Table:
     @property
     def pooled(self) -> bool:
         """Whether the kernel sums: only if that does for every feature, since a table lives in one collection."""
-        return self.ids.linear and all(feature.pooling.from_sum for feature in self.features)
+        return self.ids.linear and all(f.pooling.from_sum and f.of is None for f in self.features)
 
     @property
     def parts(self) -> dict[str, "Table"]:

@@ -1,14 +1,16 @@
 """From a validated config to what the loop drives: the one place that knows how the parts belong together."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import torch
 from torch.optim import Optimizer
 
+from sharded_emb.batch import CANDIDATES
 from sharded_emb.config.file_rules import raw_columns
-from sharded_emb.config.reading import hard_negatives, item_rows, item_table, make_reading, seen_before
+from sharded_emb.config.reading import hard_negatives, item_attributes, item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.config.vocabularies import rows_by_table
 from sharded_emb.config.weights import open_weights
@@ -31,7 +33,7 @@ from sharded_emb.planning.cluster import unlike_the_device
 from sharded_emb.planning.picture import picture
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.pretrained import Filled
-from sharded_emb.tables import Table, held, resolve
+from sharded_emb.tables import Table, held, part_name, resolve
 from sharded_emb.training.checkpoint_vocabularies import Vocabulary, vocabularies_of
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, make_evaluator
 from sharded_emb.training.run_folder import peak_memory_bytes
@@ -61,7 +63,8 @@ class Built:
         with together(place):
             self.seen = seen_before(config, self.tables, self.flat.split("train"))
             self.hard = None if isinstance(config, EvaluateConfig) else hard_negatives(config, self.dataset)
-        self.reading = make_reading(config, self.tables, self.seen, self.hard)
+            of_items = item_attributes(self.tables, self.dataset)
+        self.reading = replace(make_reading(config, self.tables, self.seen, self.hard), of_items=of_items)
         self.held = held(self.tables)
         self.plan: Plan = from_first_rank(self._plan, place)
         self._bytes_before_tables = peak_memory_bytes(place.device)
@@ -274,4 +277,12 @@ def resolve_tables(
     step = step_of(device or config.device, config.accumulation, config.clip_norm, config.sharding.replicas)
     tables = with_updates(tables, step)
     scored = item_table(config)
-    return [table.reading(candidate_feature(table.name)) if table.name == scored else table for table in tables]
+    tables = [table.reading(candidate_feature(table.name)) if table.name == scored else table for table in tables]
+    return [_describing_candidates(table) for table in tables]
+
+
+def _describing_candidates(table: Table) -> Table:
+    """What describes the items of the sequence describes the candidates, too."""
+    for feature in [feature for feature in table.features if feature.of is not None]:
+        table = table.reading(replace(feature, name=part_name(CANDIDATES, feature.name), of=CANDIDATES))
+    return table

@@ -116,8 +116,14 @@ def _columns(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
     vocabularies = vocabulary_by_table(features, dataset)
     for name, feature in features.items():
         key, table = f"features.{name}.column", tables.get(feature.table)
-        column = dataset.columns.get(feature.column)
-        if column is None:
+        of_items = dataset.manifest.item_attributes
+        column = (dataset.columns if feature.of is None else of_items).get(feature.column)
+        if column is None and feature.of is not None:
+            there = (
+                f", which has {', '.join(of_items)}" if of_items else ", which has none; prepare it with some of theirs"
+            )
+            yield f"{key}: want an attribute of items in {dataset.folder}{there}, got {feature.column!r}"
+        elif column is None:
             yield f"{key}: want a column of {dataset.folder}, got {feature.column!r}{_hint(feature.column, dataset)}"
         elif column.vocabulary is None and not column.type.endswith(("int64", "int64>")):
             yield f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}"

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.vocabularies import vocabulary_by_table
-from sharded_emb.data.columns import Int64s
+from sharded_emb.data.bags import Bags, check_ids
+from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.window import Split, frequencies
@@ -49,6 +50,23 @@ def hard_negatives(config: RunConfig, dataset: Dataset) -> HardNegatives | None:
     vocabulary = vocabulary_by_table(config.features, dataset).get(table)
     assert vocabulary is not None  # as the rules have it
     return read(hard, dataset.raw_ids(vocabulary))
+
+
+def item_attributes(tables: list[Table], dataset: Dataset) -> dict[str, RaggedColumn]:
+    """By feature that describes items, the rows of its table that each row of the item table has. Raises InputError
+    for ids that are no rows.
+    """
+    found = {}
+    for table in tables:
+        for feature in table.features:
+            if feature.of is None:
+                continue
+            column = RaggedColumn.from_arrow(dataset.item_attributes()[feature.column])
+            rows = table.ids.rows_of(column.values, table.rows, feature.raw)
+            if not table.ids.assigned:
+                check_ids(feature, Bags(rows, column.lengths()), table.rows, lambda row: f"row {row} of the item table")
+            found[feature.name] = RaggedColumn(rows, column.bounds)
+    return found
 
 
 def hard_config(loss: LossConfig) -> HardConfig | None:

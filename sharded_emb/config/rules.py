@@ -17,6 +17,7 @@ from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import closest, nearest
 from sharded_emb.losses.base import BinaryLossConfig, LabelledLossConfig
 from sharded_emb.metrics import binary, ranking
+from sharded_emb.models.base import NextItemConfig
 from sharded_emb.models.multi_task import MultiTaskConfig
 from sharded_emb.optim.schedule import Warmup
 
@@ -33,6 +34,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_ids(sound),
         *_poolings(tree, sound),
         *_model(tree, sound),
+        *_of_items(tree, sound),
         *_schedule(sound),
         *_sharding_patterns(tree, sound),
         *_grown(tree, sound),
@@ -98,6 +100,32 @@ def _model(tree: Tree, sound: Tree) -> Iterator[str]:
             f"loss: want a loss for {_named(model.task)}, as {type(model).__name__} is one, got "
             f"{type(loss).__name__}, which is for {_named(loss.task)}"
         )
+
+
+def _of_items(tree: Tree, sound: Tree) -> Iterator[str]:
+    """What describes items is added to them, where they are predicted."""
+    model, tables = sound.get("model"), sound.get("tables", {})
+    if model is None or not whole("features", tree, sound):
+        return
+    for name, feature in sound["features"].items():
+        key, pooling = f"features.{name}", feature.pooling
+        if feature.of is None:
+            continue
+        if not isinstance(model, NextItemConfig):
+            why = f"{_named(model.task)}, whose rows have what describes an item"
+            yield f"{key}.of: want null with {why}, got {feature.of}"
+            continue
+        if feature.of != model.history:
+            yield f"{key}.of: want {model.history}, whose items are predicted, got {feature.of!r}"
+            continue
+        if not feature.pooled or pooling.columns() or pooling.needs():
+            yield f"{key}.pooling: want one of an item's values alone, such as mean or sum, got {pooling}"
+        if feature.unknown != "error":
+            yield f"{key}.unknown: want error with of, since values of items are rows already, got {feature.unknown}"
+        item = sound["features"][model.history].table if model.history in sound["features"] else None
+        if item in tables and feature.table in tables and tables[feature.table].dim != tables[item].dim:
+            wanted, got = tables[item].dim, tables[feature.table].dim
+            yield f"tables.{feature.table}.dim: want {wanted}, as tables.{item} has it, to which it is added, got {got}"
 
 
 def _named(task: str) -> str:

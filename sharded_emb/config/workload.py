@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from sharded_emb.batch import CANDIDATES
 from sharded_emb.config.run import RunConfig
@@ -33,8 +34,13 @@ def lengths(
     config: RunConfig, tables: Iterable[Table], dataset: Dataset | None, given: Mapping[str, float]
 ) -> dict[str, Length]:
     """By feature. given: what a user says."""
-    features = [feature for table in tables for feature in table.features if feature.name != CANDIDATES]
-    return {feature.name: _length(config, feature, dataset, given) for feature in features}
+    features = [f for table in tables for f in table.features if CANDIDATES not in (f.name, f.of)]
+    found = {f.name: _length(config, f, dataset, given) for f in features if f.of is None}
+    for feature in features:
+        if feature.of is not None:
+            own, of = _length(config, feature, dataset, given), found[feature.of]
+            found[feature.name] = own if feature.name in given else Length(own.ids * of.ids, own.why)
+    return found
 
 
 def _length(config: RunConfig, feature: Feature, dataset: Dataset | None, given: Mapping[str, float]) -> Length:
@@ -45,12 +51,19 @@ def _length(config: RunConfig, feature: Feature, dataset: Dataset | None, given:
     if limit is not None and isinstance(model, NextItemConfig) and model.history == feature.name:
         limit += 1  # the event that is predicted
     if dataset is not None:
-        counts = RaggedColumn.from_arrow(dataset.first_rows("train", feature.column, _MEASURED_ROWS)).lengths()
+        counts = RaggedColumn.from_arrow(_read(feature, dataset)).lengths()
         mean = float(np.minimum(counts, limit).mean() if limit is not None else counts.mean()) if len(counts) else 0.0
         return Length(mean, "in the data")
     if limit is not None:
         return Length(float(limit), "max_length")
     return Length(1.0, f"assumed; say ids_per_sample.{feature.name}=NUMBER")
+
+
+def _read(feature: Feature, dataset: Dataset) -> pa.ChunkedArray:
+    """What a feature reads of rows, or of items."""
+    if feature.of is None:
+        return dataset.first_rows("train", feature.column, _MEASURED_ROWS)
+    return dataset.item_attributes()[feature.column]
 
 
 def workload(config: RunConfig, tables: Iterable[Table], known: Mapping[str, Length]) -> Workload:
@@ -60,6 +73,10 @@ def workload(config: RunConfig, tables: Iterable[Table], known: Mapping[str, Len
     if isinstance(model, NextItemConfig) and isinstance(loss, NextItemLossConfig):
         item = config.features[model.history].table
         candidates = {table.name: loss.candidate_count(table.rows) for table in tables if table.name == item}
+        for table in tables:  # as many of what describes an item for each candidate as for each event
+            each = [known[f.name].ids / known[f.of].ids for f in table.features if f.of == model.history]
+            if each and known[model.history].ids:
+                candidates[table.name] = round(candidates[item] * sum(each))
         ids[model.history] *= 1 + loss.own_per_event  # of each event
     return Workload(
         batch=config.global_batch,

@@ -1,6 +1,6 @@
 """Rows of a split to a `Batch`: truncates, drops padding from bags, and checks every id while it is still global."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, UnknownCount
 from sharded_emb.data.bags import Bags, ManyBags, check_ids
-from sharded_emb.data.columns import Int64s, RaggedColumn
+from sharded_emb.data.columns import Int64s, RaggedColumn, joined
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.unknown_ids import add_counts, as_rows, out_of_range
@@ -180,11 +180,13 @@ class Collate:
             lengths[0] = len(candidates)
             read[CANDIDATES] = Bags(candidates, lengths)
             extents[CANDIDATES] = read[CANDIDATES].extent
+        per_item = self.reading.describe(read)
+        extents |= {name: bags.extent for name, bags in per_item.items()}
         lookups = {name: bag for feature, bags in read.items() for name, bag in self._lookups(feature, bags).items()}
         return Batch(
             ids=KeyedJaggedTensor(
                 keys=list(lookups),
-                values=torch.from_numpy(_joined([bag.ids for bag in lookups.values()])),
+                values=torch.from_numpy(joined([bag.ids for bag in lookups.values()])),
                 lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in lookups.values()])),
             ),
             weight_B=part.filled(part.weight),
@@ -193,6 +195,7 @@ class Collate:
             loss_weight=loss_weight,
             samples=part.samples,
             numbers={name: torch.from_numpy(bag.numbers) for name, bag in read.items() if bag.numbers is not None},
+            per_item={name: torch.from_numpy(np.ascontiguousarray(bag.lengths)) for name, bag in per_item.items()},
             unknown=counts,
         )
 
@@ -314,7 +317,3 @@ class Collate:
             return float(np.count_nonzero(predicted_T))
         # no matrix product: BLAS would set threads of its own on it, which spin
         return float(np.repeat(part.weight.astype(np.float64), bags.lengths)[predicted_T].sum())
-
-
-def _joined(arrays: Sequence[Int64s]) -> Int64s:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

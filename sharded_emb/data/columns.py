@@ -1,5 +1,6 @@
 """Columns of a split as flat numpy arrays: Arrow's offsets and values, no loop over rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -62,6 +63,11 @@ class RaggedColumn:
         elif limit is not None:
             ends = np.minimum(ends, starts + limit)
         return gathered(self.values, starts, ends - starts), ends - starts
+
+
+def joined(arrays: Sequence[Int64s]) -> Int64s:
+    """One after the other; a single one is not copied."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def ones(count: int) -> Int64s:

@@ -126,7 +126,8 @@ class Dataset:
         """
         if table in self.manifest.vocabularies:
             return table
-        found = {column.vocabulary for name in columns if (column := self.columns.get(name)) is not None}
+        known = {**self.columns, **self.manifest.item_attributes}
+        found = {column.vocabulary for name in columns if (column := known.get(name)) is not None}
         return found.pop() if len(found) == 1 else None
 
     def raw_ids(self, table: str) -> pa.Array:

@@ -1,7 +1,7 @@
 """What a task reads of a split."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from sharded_emb.batch import CANDIDATES
+from sharded_emb.data.bags import Bags
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.errors import InputError
 from sharded_emb.tables import Feature, Table
@@ -61,8 +62,9 @@ class Reading:
     sequence's table, or None. candidates_of: the same by step and the ids that the global batch predicts, where they
     depend on them. predicted: by rows of the split, events read of each, and step, the events of the sequence that are
     predicted; None for all but the first of a row. own_candidates: by events and step, ids of the sequence's table that
-    each predicted event alone is scored against, as many for all of them. weight: a column with the weight of each
-    sample, None for 1.
+    each predicted event alone is scored against, as many for all of them. of_items: by feature that describes items,
+    the rows of its table that each row of the item table has. weight: a column with the weight of each sample, None
+    for 1.
     """
 
     task: Task
@@ -74,12 +76,29 @@ class Reading:
     candidates_of: Callable[[int, Int64s], Tensor] | None = None
     predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
     own_candidates: Callable[[Events, int], Int64s] | None = None
+    of_items: Mapping[str, RaggedColumn] = field(default_factory=dict)
     weight: str | None = None
 
     @property
     def features(self) -> list[Feature]:
         """The features that read columns, in the order in which ids travel."""
-        return [f for table in self.tables for f in table.features if f.name != CANDIDATES]
+        return [f for table in self.tables for f in table.features if f.name != CANDIDATES and f.of is None]
+
+    @property
+    def item_features(self) -> list[Feature]:
+        """Those that describe the items of the sequence, and of the candidates."""
+        return [f for table in self.tables for f in table.features if f.of is not None]
+
+    def describe(self, read: dict[str, Bags]) -> dict[str, Bags]:
+        """What describes the items of a batch, a bag an item, by feature; read gets the same, a bag a row."""
+        per_item = {}
+        for feature in self.item_features:
+            items, column = read[str(feature.of)], self.of_items[feature.name]
+            ids, lengths = column.take(items.ids, feature.max_length, newest=feature.keep == "newest")
+            begins, rows = (np.concatenate([[0], np.cumsum(each)]) for each in (lengths, items.lengths))
+            per_item[feature.name] = Bags(ids, lengths)
+            read[feature.name] = Bags(ids, np.diff(begins[rows]))
+        return per_item
 
     def require_aligned(self, columns: Mapping[str, RaggedColumn], places: Int64s, rows: Int64s) -> None:
         """Raises InputError unless there is an id beside each event of the sequence. places: of these rows of the split

@@ -49,7 +49,7 @@ def problems(tables: Sequence[Table], ranks: Ranks) -> list[str]:
 def _problems(table: Table, ranks: Ranks) -> Iterator[str]:
     kind = table.sharding
     if kind in ALONG_HOSTS and not table.pooled:
-        sequence = next(feature for feature in table.features if not feature.pooling.from_sum)
+        sequence = next(f for f in table.features if f.of is not None or not f.pooling.from_sum)
         yield (
             f"want table_wise, row_wise, column_wise, data_parallel or auto, since {sequence.name} reads vectors and "
             f"not only their sums, got {kind}"

@@ -137,7 +137,8 @@ class Embeddings(nn.Module):
             real_T = ids.values() != padding_row
             if values_TD.device.type != "cpu" or not real_T.all():
                 values_TD = values_TD * real_T[:, None]
-        lengths_B, numbers_T = ids.lengths().to(torch.int64), batch.numbers.get(name)
+        lengths_B = batch.per_item.get(name, ids.lengths()).to(torch.int64)
+        numbers_T = batch.numbers.get(name)
         return Jagged(values_TD.float(), ids.values(), lengths_B, batch.extents[name], numbers_T)
 
 

@@ -1,6 +1,7 @@
 """Pooling after the lookup, of features for which the kernel's sum does not do."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -12,14 +13,17 @@ from sharded_emb.tables import Table
 
 
 class Poolings(nn.Module):
-    """Turns the sequences that are to be pooled into vectors. What it learns are dense weights."""
+    """Turns the sequences that are to be pooled into vectors, those of what describes items first: they are added to
+    the vectors of the items. What it learns are dense weights.
+    """
 
     def __init__(self, tables: Sequence[Table], device: torch.device) -> None:
         super().__init__()
         waiting = [(f, t.dim) for t in tables if not t.pooled for f in t.features if f.pooled]
         # those that ask for others come last
-        waiting.sort(key=lambda each: bool(each[0].pooling.needs()))
+        waiting.sort(key=lambda each: (each[0].of is None, bool(each[0].pooling.needs())))
         self.features = [feature.name for feature, _ in waiting]
+        self.of = {feature.name: feature.of for feature, _ in waiting if feature.of is not None}
         # a list: a feature may have the name of a method of nn.ModuleDict
         self.pools = nn.ModuleList(feature.pooling.build(dim, feature.max_length) for feature, dim in waiting).to(
             device
@@ -29,5 +33,10 @@ class Poolings(nn.Module):
         """The same batch, every feature as its model reads it."""
         pooled, sequences = dict(embedded.pooled), dict(embedded.sequences)
         for name, pool in zip(self.features, self.pools, strict=True):
-            pooled[name] = cast(Pool, pool)(sequences.pop(name), pooled)
+            vectors = cast(Pool, pool)(sequences.pop(name), pooled)
+            if (of := self.of.get(name)) is None:
+                pooled[name] = vectors
+            else:
+                items = sequences[of]
+                sequences[of] = replace(items, values_TD=items.values_TD + vectors)
         return Embedded(pooled, sequences)

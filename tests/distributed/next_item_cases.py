@@ -1,5 +1,6 @@
 """What the next-item tests run on every rank: SASRec on a tiny dataset folder's worth of sequences."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +66,11 @@ MORE_LOSSES: dict[str, dict[str, Any]] = {
     )
 }
 
+TAGS = 7
+# by row of an item its tags: none for some, one of them twice for others
+TAGGED = [[], [], *([2 + tag % (TAGS - 2) for tag in range(item, item + item % 4)] for item in range(FIRST_ROW, ITEMS))]
+TAGGED[5] = [3, 3, 4]
+
 # by row of an item those that are hard to tell from it: none for some, itself for others
 HARD = {item: [other for other in range(item + 1, item + item % 5) if other < ITEMS] for item in range(ITEMS)}
 
@@ -96,7 +102,9 @@ def write_dataset(folder: Path) -> None:
         table = pa.table({"user": users, "importance": importance, **columns})
         pq.write_table(table, folder / split / "part-00000.parquet")
     (folder / "vocabulary").mkdir()
-    for name, size in (("item", ITEMS), ("user", FIRST_ROW + USERS)):
+    (folder / "attributes").mkdir()
+    pq.write_table(pa.table({"tags": pa.array(TAGGED, pa.list_(pa.int64()))}), folder / "attributes" / "item.parquet")
+    for name, size in (("item", ITEMS), ("user", FIRST_ROW + USERS), ("tag", TAGS)):
         raw = pa.array([None, None, *(1000 + i for i in range(size - FIRST_ROW))], pa.int64())
         vocabulary = pa.table({"row": pa.array(range(size), pa.int64()), "raw": raw, "count": pa.array([1] * size)})
         pq.write_table(vocabulary, folder / "vocabulary" / f"{name}.parquet")
@@ -117,11 +125,13 @@ def write_dataset(folder: Path) -> None:
                 "times": Column(type="list<int64>"),
                 "importance": Column(type="float32"),
             },
+            item_attributes={"tags": Column(type="list<int64>", vocabulary="tag")},
             splits={split: SplitInfo(rows=USERS, parts=1) for split in rows},
             counts={"users": USERS, "items": ITEMS - FIRST_ROW, "events": sum(map(len, sequences()))},
             vocabularies={
                 "item": VocabularyInfo(rows=ITEMS, raw="int64", sha256="0"),
                 "user": VocabularyInfo(rows=FIRST_ROW + USERS, raw="int64", sha256="0"),
+                "tag": VocabularyInfo(rows=TAGS, raw="int64", sha256="0"),
             },
             built_over="all events",
             source=[],
@@ -206,6 +216,27 @@ def train_sharded(place: Place, folder: Path) -> dict[tuple[str, str], Any]:
     return found
 
 
+def described(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables and features of a config, with the tags of items."""
+    init = {"_target_": "sharded_emb.initializers.Normal", "std": 0.3}
+    tag = {"table": "tag", "column": "tags", "pooling": "mean", "of": "history"}
+    return {
+        "tables": {**tree["tables"], "tag": {"dim": DIM, "init": init}},
+        "features": {**tree["features"], "tag": tag},
+    }
+
+
+def train_described(place: Place, folder: Path) -> dict[tuple[str, str], Any]:
+    """By sharding and loss: losses, and the tables of items and of their tags, of items that are described."""
+    found = {}
+    for sharding, loss in (("row_wise", "sampled"), ("table_wise", "full"), ("data_parallel", "full")):
+        tree = config(folder, sharding, loss).model_dump(mode="json")
+        built = Built(validate(RunConfig, {**tree, **described(tree)}), place)
+        losses = train_steps(built)
+        found[sharding, loss] = losses, built.sharded.whole_table("item"), built.sharded.whole_table("tag")
+    return found
+
+
 def train_models(place: Place, folder: Path) -> dict[str, Any]:
     """By model, and by loss: losses, the table, and metrics of valid, of a row-wise table."""
     found = {}
@@ -223,17 +254,30 @@ def train_models(place: Place, folder: Path) -> dict[str, Any]:
     return found
 
 
-def train_plain(folder: Path, loss: str) -> tuple[list[float], Tensor]:
-    """The same with a plain matrix in one process: padded batches, autograd, Adagrad and AdamW of torch."""
-    run = config(folder, "row_wise", loss)
-    drawn = hashed_uniform(stream_key(SEED, "tables.item"), torch.arange(ITEMS), torch.arange(DIM))
-    table = Normal(std=0.3).values(drawn, ITEMS, DIM)
+def plain_table(name: str, rows: int) -> Tensor:
+    drawn = hashed_uniform(stream_key(SEED, f"tables.{name}"), torch.arange(rows), torch.arange(DIM))
+    table = Normal(std=0.3).values(drawn, rows, DIM)
     table[0] = 0
-    table.requires_grad_()
+    return table.requires_grad_()
+
+
+def shares_of_tags() -> Tensor:
+    """The share of each tag in each item: (items, tags)."""
+    shares = torch.zeros(ITEMS, TAGS)
+    for item, tags in enumerate(TAGGED):
+        for tag in tags:
+            shares[item, tag] += 1 / len(tags)
+    return shares
+
+
+def train_plain(folder: Path, loss: str, with_tags: bool = False) -> tuple[list[float], Tensor, Tensor]:
+    """The same with plain matrices in one process: padded batches, autograd, Adagrad and AdamW of torch."""
+    run = config(folder, "row_wise", loss)
+    table, tags = plain_table("item", ITEMS), plain_table("tag", TAGS)
     torch.manual_seed(SEED)
     model: Any = run.model.build(resolve_tables(run, Dataset.open(folder), None))
     dense = run.dense_optimizer.build(model.parameters(), torch.device("cpu"))
-    adagrad = torch.optim.Adagrad([table], lr=0.1, eps=1e-8, initial_accumulator_value=0.1)
+    adagrad = torch.optim.Adagrad([table, tags], lr=0.1, eps=1e-8, initial_accumulator_value=0.1)
     source = plain_source()
     losses = []
     parts = [part for epoch in range(9) for part in source.parts(epoch, 0, 1)]
@@ -242,13 +286,14 @@ def train_plain(folder: Path, loss: str) -> tuple[list[float], Tensor]:
         adagrad.param_groups[0]["lr"] = 0.1 * factor
         for group in dense.param_groups:
             group["lr"] = 0.01 * factor
-        loss_value = _plain_loss(run, model, table, [sequences()[i][:-2][-7:] for i in part.rows], step)
+        items = table + shares_of_tags() @ tags if with_tags else table
+        loss_value = _plain_loss(run, model, items, [sequences()[i][:-2][-7:] for i in part.rows], step)
         loss_value.backward()
         for optimizer in (adagrad, dense):
             optimizer.step()
             optimizer.zero_grad()
         losses.append(loss_value.item())
-    return losses, table.detach()
+    return losses, table.detach(), tags.detach()
 
 
 def plain_source() -> Any:

@@ -23,6 +23,7 @@ def everything(place: Any, folder: Path) -> dict[str, Any]:
     """All cases that need a group, in one."""
     return {
         "trained": cases.train_sharded(place, folder),
+        "described": cases.train_described(place, folder),
         "models": cases.train_models(place, folder),
         "bad_ids": cases.bad_ids(place, folder),
         "no_number": cases.no_number(place, folder),
@@ -41,20 +42,34 @@ def found(folder: Path) -> dict[int, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> dict[str, Any]:
-    return {loss: cases.train_plain(folder, loss) for loss in cases.LOSSES}
+    return {loss: cases.train_plain(folder, loss) for loss in cases.LOSSES} | {
+        f"{loss} described": cases.train_plain(folder, loss, with_tags=True) for loss in cases.LOSSES
+    }
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 @pytest.mark.parametrize("sharding", cases.SHARDINGS)
 def test_sasrec_trains_to_the_numbers_of_plain_pytorch(found, plain, sharding, loss, world_size) -> None:  # type: ignore[no-untyped-def]
-    want_losses, want_table = plain[loss]
+    want_losses, want_table, _ = plain[loss]
     for answers in found[world_size]:
         losses, table, before, after = answers["trained"][sharding, loss]
         torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
         torch.testing.assert_close(table, want_table, rtol=0, atol=1e-6)
         assert torch.equal(table[0], torch.zeros(cases.DIM))
         assert before != after
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("loss", cases.LOSSES)
+def test_what_describes_items_is_part_of_their_vectors_as_in_plain_pytorch(found, plain, loss, world_size) -> None:  # type: ignore[no-untyped-def]
+    want = plain[f"{loss} described"]
+    for answers in found[world_size]:
+        for (_, of), (losses, *tables) in answers["described"].items():
+            if of == loss:
+                torch.testing.assert_close(torch.tensor(losses), torch.tensor(want[0]), rtol=0, atol=1e-5)
+                for table, wanted in zip(tables, want[1:], strict=True):
+                    torch.testing.assert_close(table, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
