@@ -65,6 +65,7 @@ class Batch:
     ids: one entry a feature in a fixed order, B rows each; ids are rows of the feature's table.
     weight_B: float32, the weight of each row in the loss; 0 for those that fill a rank up to the others' size.
     label_B: float32, one column a task where there are several (B, L), or None where the task has no labels.
+    numbers_BA: float32, columns of numbers that the model reads as they are; None for none.
     extents: by feature, see `Extent`.
     numbers: by feature whose pooling asks for it, one float32 an event.
     per_item: by feature that describes the items of another, how many of its ids each of these items has, int64; its
@@ -80,6 +81,7 @@ class Batch:
     extents: dict[str, Extent]
     loss_weight: float
     samples: int
+    numbers_BA: Tensor | None = None
     numbers: dict[str, Tensor] = field(default_factory=dict)
     per_item: dict[str, Tensor] = field(default_factory=dict)
     unknown: dict[str, UnknownCount] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class Batch:
             numbers={name: each.to(device, non_blocking=non_blocking) for name, each in self.numbers.items()},
             per_item={name: each.to(device, non_blocking=non_blocking) for name, each in self.per_item.items()},
             label_B=None if self.label_B is None else self.label_B.to(device, non_blocking=non_blocking),
+            numbers_BA=None if self.numbers_BA is None else self.numbers_BA.to(device, non_blocking=non_blocking),
         )
 
     def pinned(self) -> "Batch":
@@ -104,12 +107,13 @@ class Batch:
             numbers={name: each.pin_memory() for name, each in self.numbers.items()},
             per_item={name: each.pin_memory() for name, each in self.per_item.items()},
             label_B=None if self.label_B is None else self.label_B.pin_memory(),
+            numbers_BA=None if self.numbers_BA is None else self.numbers_BA.pin_memory(),
         )
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Its memory on the device is kept until the stream, too, has done what it was given so far."""
         self.ids.record_stream(stream)
-        for each in (self.weight_B, self.label_B, *self.numbers.values(), *self.per_item.values()):
+        for each in (self.weight_B, self.label_B, self.numbers_BA, *self.numbers.values(), *self.per_item.values()):
             if each is not None:
                 each.record_stream(stream)
 
@@ -139,7 +143,10 @@ class Jagged:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A batch after the lookups, by feature name: pooled vectors (B, D) and sequences of vectors."""
+    """A batch after the lookups, by feature name: pooled vectors (B, D) and sequences of vectors. numbers_BA: see
+    `Batch`.
+    """
 
     pooled: dict[str, Tensor]
     sequences: dict[str, Jagged]
+    numbers_BA: Tensor | None = None

@@ -55,6 +55,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_pooling_columns(sound, dataset),
         *_table_rows(sound, dataset),
         *_label(sound, dataset),
+        *_numbers(sound, dataset),
     ]
     found += [] if issubclass(kind, EvaluateConfig | PlanConfig) else hard_problems(sound, dataset)
     return [*found, *_plan(kind, tree, sound, dataset)]
@@ -186,6 +187,19 @@ def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
         elif table.rows > rows and scored is not None and scored.table == name:
             why = f"the rows of vocabulary {of}, as rows beyond it would be ranked as items"
             yield f"tables.{name}.rows: want auto or {rows}, {why}, got {table.rows}; use auto"
+
+
+def _numbers(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """So have the numbers that a model reads as they are."""
+    for name in sound["model"].columns() if "model" in sound else ():
+        column = dataset.columns.get(name)
+        if column is None:
+            yield f"model.numbers: want columns of {dataset.folder}, got {name!r}{_hint(name, dataset)}"
+        elif column.type != "float32" or column.vocabulary is not None:
+            yield (
+                f"model.numbers: want columns of one number a row (float32), got {name!r}, which holds {column.type}; "
+                "prepare it with number: true"
+            )
 
 
 def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:

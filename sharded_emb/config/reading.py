@@ -80,7 +80,8 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardN
     """
     model, loss = config.model, config.loss
     if isinstance(loss, LabelledLossConfig):
-        return Reading(task="binary", tables=tables, labels=loss.labels, weight=loss.weight)
+        numbers = model.columns()
+        return Reading(task="binary", tables=tables, labels=loss.labels, numbers=numbers, weight=loss.weight)
     assert isinstance(model, NextItemConfig)
     assert isinstance(loss, NextItemLossConfig)
     rows = item_rows(config, tables)

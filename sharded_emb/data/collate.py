@@ -16,6 +16,7 @@ from sharded_emb.batch import CANDIDATES, Batch, UnknownCount
 from sharded_emb.data.bags import Bags, ManyBags, check_ids
 from sharded_emb.data.columns import Int64s, RaggedColumn, joined
 from sharded_emb.data.extents import Extents
+from sharded_emb.data.per_row import Float32s, PerRow
 from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.unknown_ids import add_counts, as_rows, out_of_range
 from sharded_emb.data.window import InMemory, Split, Window
@@ -43,8 +44,7 @@ class Read:
 
     rows: Int64s
     bags: dict[str, ManyBags]
-    label: npt.NDArray[np.float32] | None
-    weight: npt.NDArray[np.float32] | None
+    per_row: PerRow
     window: Window | None
 
 
@@ -68,16 +68,17 @@ class _Part:
     def of_split(self) -> Int64s:
         return self.read.rows[self.rows]
 
-    @property
-    def label(self) -> npt.NDArray[np.float32] | None:
-        return None if self.read.label is None else self.read.label[self.rows]
-
     @cached_property
-    def weight(self) -> npt.NDArray[np.float32]:
-        weight = self.read.weight
+    def weight(self) -> Float32s:
+        weight = self.read.per_row.weight
         return np.ones(self.samples, dtype=np.float32) if weight is None else weight[self.rows]
 
-    def filled(self, values: npt.NDArray[np.float32]) -> Tensor:
+    def part_of(self, values: Float32s | None) -> Tensor | None:
+        """Those of its rows, of values by row."""
+        return None if values is None else self.filled(values[self.rows])
+
+    def filled(self, values: Float32s) -> Tensor:
+        """With zeros for the empty rows."""
         if self.filling:
             values = np.concatenate([values, np.zeros((self.filling, *values.shape[1:]), np.float32)])
         return torch.from_numpy(values)
@@ -119,8 +120,7 @@ class Collate:
         return Read(
             rows,
             bags={feature.name: self._taken(feature, these) for feature in self.reading.features},
-            label=self._label(these),
-            weight=self._weight(these),
+            per_row=PerRow.read(self.reading, window.columns, places, rows),
             window=None if self.reading.candidates_of is None else window,
         )
 
@@ -190,7 +190,8 @@ class Collate:
                 lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in lookups.values()])),
             ),
             weight_B=part.filled(part.weight),
-            label_B=None if part.label is None else part.filled(part.label),
+            label_B=part.part_of(part.read.per_row.label),
+            numbers_BA=part.part_of(part.read.per_row.numbers),
             extents=extents,
             loss_weight=loss_weight,
             samples=part.samples,
@@ -278,26 +279,6 @@ class Collate:
     def policy(self, feature: str) -> str:
         """What becomes of unknown ids of a feature."""
         return next(each.unknown for each in self.reading.features if each.name == feature)
-
-    def _label(self, rows: _Rows) -> npt.NDArray[np.float32] | None:
-        """(B), or one column a task."""
-        found = [
-            label.of(rows.columns[label.column].values[rows.places], rows.of_split) for label in self.reading.labels
-        ]
-        return None if not found else found[0] if len(found) == 1 else np.stack(found, 1)
-
-    def _weight(self, rows: _Rows) -> npt.NDArray[np.float32] | None:
-        name = self.reading.weight
-        if name is None:
-            return None
-        found = rows.columns[name].values[rows.places].astype(np.float32)
-        wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
-        if wrong.size:
-            got = f"{found[wrong[0]]} in row {rows.of_split[wrong[0]]} of the split"
-            raise InputError(
-                f"loss.weight: want weights of 0 and more in column {name}, got {got}; prepare the data again"
-            )
-        return found
 
     def _predicted(self, bags: Bags) -> npt.NDArray[np.bool_]:
         """Which events of the sequence a step predicts."""

@@ -63,8 +63,8 @@ class Reading:
     depend on them. predicted: by rows of the split, events read of each, and step, the events of the sequence that are
     predicted; None for all but the first of a row. own_candidates: by events and step, ids of the sequence's table that
     each predicted event alone is scored against, as many for all of them. of_items: by feature that describes items,
-    the rows of its table that each row of the item table has. weight: a column with the weight of each sample, None
-    for 1.
+    the rows of its table that each row of the item table has. numbers: columns that the model reads as they are.
+    weight: a column with the weight of each sample, None for 1.
     """
 
     task: Task
@@ -77,6 +77,7 @@ class Reading:
     predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
     own_candidates: Callable[[Events, int], Int64s] | None = None
     of_items: Mapping[str, RaggedColumn] = field(default_factory=dict)
+    numbers: Sequence[str] = ()
     weight: str | None = None
 
     @property
@@ -115,7 +116,8 @@ class Reading:
     def columns(self) -> set[str]:
         """The columns of ids, of what poolings ask for beside them, of labels and of weights."""
         beside = {column for feature in self.features for column in feature.pooling.columns().values()}
-        named = {label.column for label in self.labels} | ({self.weight} if self.weight is not None else set())
+        weight = {self.weight} if self.weight is not None else set()
+        named = {label.column for label in self.labels} | weight | {*self.numbers}
         return {feature.column for feature in self.features} | beside | named
 
     def events(self) -> dict[str, int | None]:

@@ -114,7 +114,7 @@ class Embeddings(nn.Module):
             for name, summed in pooled.items()
         }
         sequences = {name: self._sequence(name, vectors[name], read[name], batch) for name in vectors}
-        return Embedded(pooled, sequences)
+        return Embedded(pooled, sequences, batch.numbers_BA)
 
     def _of_replicated(self, name: str, ids: KeyedJaggedTensor) -> dict[str, Tensor]:
         """Sums or vectors by feature. One lookup for all of them, so that each row counts as read, even where a model

@@ -39,4 +39,4 @@ class Poolings(nn.Module):
             else:
                 items = sequences[of]
                 sequences[of] = replace(items, values_TD=items.values_TD + vectors)
-        return Embedded(pooled, sequences)
+        return replace(embedded, pooled=pooled, sequences=sequences)

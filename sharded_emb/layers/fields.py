@@ -32,6 +32,11 @@ def side_by_side(embedded: Embedded, names: Sequence[str]) -> Tensor:
     return torch.cat(field_vectors(embedded, names), 1)
 
 
+def with_numbers(inputs_BA: Tensor, embedded: Embedded) -> Tensor:
+    """The same with the columns of numbers, if there are any, behind them."""
+    return inputs_BA if embedded.numbers_BA is None else torch.cat([inputs_BA, embedded.numbers_BA], 1)
+
+
 def stacked(embedded: Embedded, names: Sequence[str]) -> Tensor:
     """Features of one dim: (B, F, D)."""
     return torch.stack(field_vectors(embedded, names), 1)

@@ -27,6 +27,10 @@ class ModelConfig(Component):
 
     task: ClassVar[str]
 
+    def columns(self) -> tuple[str, ...]:
+        """The columns of numbers that the model reads as they are."""
+        return ()
+
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
         """What the model misses among the features, each line beginning with the key."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sharded_emb.batch import Embedded, Jagged
 from sharded_emb.layers.attention import TransformerBlock
 from sharded_emb.layers.dropout import Dropout
-from sharded_emb.layers.fields import dims_by_feature
+from sharded_emb.layers.fields import dims_by_feature, with_numbers
 from sharded_emb.layers.jagged import pad
 from sharded_emb.layers.mlp import mlp
 from sharded_emb.models.click import HistoriesConfig, pooled_names
@@ -60,7 +60,7 @@ class BSTModel(nn.Module):
         self.histories, self.target, self.pooled = config.histories, config.target, list(pooled)
         dim = dims[config.target]
         self.readers = nn.ModuleDict({name: _Reader(config, dim, longest[name]) for name in self.histories})
-        width = sum(dims[name] for name in pooled) + dim * len(self.histories)
+        width = sum(dims[name] for name in pooled) + dim * len(self.histories) + len(config.numbers)
         self.net = mlp((width, *config.hidden), config.dropout)
 
     def forward(self, embedded: Embedded) -> Tensor:
@@ -68,7 +68,7 @@ class BSTModel(nn.Module):
         target_BD = embedded.pooled[self.target]
         parts = [embedded.pooled[name] for name in self.pooled]
         parts += [self.readers[name](embedded.sequences[name], target_BD) for name in self.histories]
-        return self.net(torch.cat(parts, 1))[:, 0]
+        return self.net(with_numbers(torch.cat(parts, 1), embedded))[:, 0]
 
 
 class _Reader(nn.Module):

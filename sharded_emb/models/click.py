@@ -13,19 +13,32 @@ from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded
 from sharded_emb.errors import nearest
-from sharded_emb.layers.fields import dims_by_feature
+from sharded_emb.layers.fields import dims_by_feature, with_numbers
 from sharded_emb.layers.mlp import mlp
 from sharded_emb.models.base import ModelConfig, sequence_problems
 from sharded_emb.tables import FeatureConfig, Table, TableConfig
 
 
-class FieldsConfig(ModelConfig):
+class ClickConfig(ModelConfig):
+    """A model of a probability for each row. numbers: columns of the dataset that are inputs as they are, which they
+    should be scaled for (`dataset.attributes.X.scale`).
+    """
+
+    task: ClassVar[str] = "binary"
+
+    numbers: tuple[str, ...] = ()
+
+    def columns(self) -> tuple[str, ...]:
+        """See `ModelConfig`."""
+        return self.numbers
+
+
+class FieldsConfig(ClickConfig):
     """A model of all features of the config: a pooled one as its vector, a sequence as its mean.
 
     same_dims: whether it multiplies vectors with each other, so that all tables have to have one dim.
     """
 
-    task: ClassVar[str] = "binary"
     same_dims: ClassVar[bool] = False
 
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
@@ -46,14 +59,12 @@ class FieldsConfig(ModelConfig):
         ]
 
 
-class HistoriesConfig(ModelConfig):
+class HistoriesConfig(ClickConfig):
     """A model of past events and an item in question.
 
     histories: sequences of past events, each with weights of its own (liked and disliked ones, say). target: the pooled
     feature of the item in question, of the same table. Every other pooled feature of the config is an input too.
     """
-
-    task: ClassVar[str] = "binary"
 
     histories: tuple[str, ...] = Field(default=("history",), min_length=1)
     target: str = "item"
@@ -94,7 +105,7 @@ class InterestModel(nn.Module):
         self.histories, self.target = config.histories, config.target
         dim = dims[config.target]
         self.readers = nn.ModuleDict({name: make_reader(dim) for name in self.histories})
-        width = sum(dims[name] for name in self.pooled) + 2 * dim * len(self.histories)
+        width = sum(dims[name] for name in self.pooled) + 2 * dim * len(self.histories) + len(config.numbers)
         self.net = mlp((width, *config.hidden), config.dropout)
 
     def forward(self, embedded: Embedded) -> Tensor:
@@ -104,4 +115,4 @@ class InterestModel(nn.Module):
         for name in self.histories:
             interest_BD = self.readers[name](embedded.sequences[name], target_BD)
             parts += [interest_BD, interest_BD * target_BD]
-        return self.net(torch.cat(parts, 1))[:, 0]
+        return self.net(with_numbers(torch.cat(parts, 1), embedded))[:, 0]

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded
-from sharded_emb.layers.fields import dims_by_feature, side_by_side
+from sharded_emb.layers.fields import dims_by_feature, side_by_side, with_numbers
 from sharded_emb.layers.mlp import mlp
 from sharded_emb.models.click import FieldsConfig
 from sharded_emb.tables import Table
@@ -29,7 +29,7 @@ class DCN(FieldsConfig):
     def build(self, tables: Sequence[Table]) -> nn.Module:
         """The module."""
         dims = dims_by_feature(tables)
-        return DCNModel(self, [*dims], sum(dims.values()))
+        return DCNModel(self, [*dims], sum(dims.values()) + len(self.numbers))
 
 
 class DCNModel(nn.Module):
@@ -44,7 +44,7 @@ class DCNModel(nn.Module):
 
     def forward(self, embedded: Embedded) -> Tensor:
         """The logit (B) of each row."""
-        inputs_BA = side_by_side(embedded, self.features)
+        inputs_BA = with_numbers(side_by_side(embedded, self.features), embedded)
         crossed_BA = inputs_BA
         for matrix in self.cross:
             crossed_BA = torch.addcmul(crossed_BA, inputs_BA, matrix(crossed_BA))

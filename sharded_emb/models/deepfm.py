@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded
-from sharded_emb.layers.fields import dims_by_feature, stacked
+from sharded_emb.layers.fields import dims_by_feature, stacked, with_numbers
 from sharded_emb.layers.mlp import mlp
 from sharded_emb.models.click import FieldsConfig
 from sharded_emb.models.factorization_machine import pairs
@@ -36,9 +36,9 @@ class DeepFMModel(nn.Module):
     def __init__(self, config: DeepFM, dims: Mapping[str, int]) -> None:
         super().__init__()
         self.features = [*dims]
-        self.net = mlp((sum(dims.values()), *config.hidden), config.dropout)
+        self.net = mlp((sum(dims.values()) + len(config.numbers), *config.hidden), config.dropout)
 
     def forward(self, embedded: Embedded) -> Tensor:
         """The logit (B) of each row."""
         fields_BFD = stacked(embedded, self.features)
-        return pairs(fields_BFD) + self.net(fields_BFD.flatten(1))[:, 0]
+        return pairs(fields_BFD) + self.net(with_numbers(fields_BFD.flatten(1), embedded))[:, 0]

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded
-from sharded_emb.layers.fields import dims_by_feature, side_by_side
+from sharded_emb.layers.fields import dims_by_feature, side_by_side, with_numbers
 from sharded_emb.layers.mlp import hidden_layers, mlp
 from sharded_emb.models.click import FieldsConfig
 from sharded_emb.tables import Table
@@ -38,7 +38,7 @@ class MultiTaskConfig(FieldsConfig):
         """The module."""
         dims = dims_by_feature(tables)
         towers = [mlp((self.hidden[-1], *self.tower_hidden), self.dropout) for _ in self.tasks]
-        return MultiTaskModel([*dims], self.shared(sum(dims.values())), towers)
+        return MultiTaskModel([*dims], self.shared(sum(dims.values()) + len(self.numbers)), towers)
 
 
 class MultiTaskModel(nn.Module):
@@ -52,7 +52,7 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, embedded: Embedded) -> Tensor:
         """The logits (B, L) of each row."""
-        given = self.shared(side_by_side(embedded, self.features))
+        given = self.shared(with_numbers(side_by_side(embedded, self.features), embedded))
         return torch.cat([tower(given_BH) for tower, given_BH in zip(self.towers, given, strict=True)], 1)
 
 

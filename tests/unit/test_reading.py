@@ -88,3 +88,14 @@ def test_a_weight_has_to_be_a_column_of_numbers(folder: Path, weight: str, probl
     tree["loss"] = {**cases.LOSSES["sampled"], "weight": weight}
     with pytest.raises(InputError, match=rf"loss\.weight: .*{problem}"):
         validate(type(cases.config(folder)), tree)
+
+
+def test_a_number_that_is_none_is_named_with_its_row() -> None:
+    table = make_table("t", 9, 4, make_feature("f", "t", pooling="sum"))
+    split = pa.table({"f": [[2], [3], [4]], "label": [0.0, 1.0, 1.0], "age": [0.5, float("nan"), 2.0]})
+    reading = Reading(task="binary", tables=[table], labels=[Label("label")], numbers=["age"])
+    batch = Collate(split, reading, 0)(np.array([2, 0]), 3, 1)
+    assert batch.numbers_BA is not None
+    assert batch.numbers_BA.tolist() == [[2.0], [0.5], [0.0]]
+    with pytest.raises(InputError, match=r"model\.numbers: want numbers in column age, got nan in row 1 of the split"):
+        Collate(split, reading, 0)(np.array([0, 1]), 2, 1)

@@ -1,0 +1,65 @@
+"""Columns of numbers as inputs of a model, from its command line."""
+
+import numpy as np
+import pytest
+
+from tests.cli.commands import metrics_lines, result, run
+from tests.cli.in_process import Commands
+
+DEALS = """
+_target_: sharded_emb.data.event_log.EventLog
+attributes:
+  price: {of: event, number: true, scale: log_standardize}
+  stock: {of: item, number: true, scale: standardize}
+layout: {_target_: sharded_emb.data.layouts.labelled_events.LabelledEvents, label: bought, split: random}
+"""
+
+
+def prepare(start: Commands) -> None:
+    """What is cheap, and of which there is much, is bought."""
+    draw = np.random.default_rng(0)
+    stock, lines = draw.normal(size=30), []
+    for at in range(900):
+        item, price = draw.integers(30), draw.lognormal()
+        lines.append(f"{draw.integers(40)},{item},{price:.4f},{int(np.log(price) < stock[item])},{at}")
+    (start.folder / "log.csv").write_text("\n".join(["user,item,price,bought,time", *lines]))
+    items = [f"{item},{each:.4f}" for item, each in enumerate(stock)]
+    (start.folder / "items.csv").write_text("\n".join(["item,stock", *items]))
+    conf = start.folder / "conf" / "dataset"
+    conf.mkdir(parents=True)
+    (conf / "deals.yaml").write_text(DEALS)
+    words = ["dataset=deals", "dataset.raw=log.csv", "dataset.items=items.csv", "data=data"]
+    made = start("prepare", "--config-dir", "conf", *words)
+    assert made.code in (0, None), made.err
+
+
+def test_models_learn_from_numbers_and_say_what_is_none(start: Commands) -> None:
+    prepare(start)
+    words = [f"data={start.folder / 'data'}", "~tables.item", "~features.history", "+tables.user.dim=8"]
+    words += ["+features.user={table: user, column: user, pooling: sum}", "loss=binary_cross_entropy", "epochs=10"]
+    words += ["global_batch=50", "dense_optimizer.lr=0.01", "early_stopping=null", "log_every_steps=1"]
+    numbers = "model.numbers=[price, stock]"
+    runs = {
+        "blind": ["model=dlrm"],
+        "dlrm": ["model=dlrm", numbers],
+        "dcn": ["model=dcn", numbers],
+        "deepfm": ["model=deepfm", numbers],
+        "linear": ["model=linear", numbers],
+    }
+    for name, each in runs.items():
+        ended = start("train", *words, *each, f"run={start.folder / name}")
+        assert ended.code in (0, None), ended.err
+    found = {name: result(start.folder / name)["metrics"]["valid"]["auc"] for name in runs}
+    assert found.pop("blind") < 0.65
+    assert min(found.values()) > 0.9, found
+    ended = start("train", *words, "model=fm", numbers)
+    assert "model.numbers: want none, since each input has factors, got price, stock; give buckets" in ended.err
+    ended = start("train", *words, "model=dlrm", "model.numbers=[prize, user]")
+    assert f"model.numbers: want columns of {start.folder}/data, got 'prize'; did you mean price?" in ended.err
+    assert "model.numbers: want columns of one number a row (float32), got 'user', which holds int64" in ended.err
+    run("train", *words, *runs["dlrm"], "steps=6", f"run={start.folder / 'two'}", ranks=2)
+    one, two = (
+        [line["loss"] for line in metrics_lines(start.folder / name) if line["split"] == "train"][:6]
+        for name in ("dlrm", "two")
+    )
+    assert one == pytest.approx(two, abs=1e-5)
