@@ -10,6 +10,7 @@
 #   RANKS        processes on each host; unless set one per GPU, two without any
 #   JOB          what hosts of one run call it, where several runs meet at one HOST:PORT; sharded_emb unless set
 #   RESTARTS     how often ranks are started anew after a failure or with other hosts; 3 unless set
+#   LAST_CALL    seconds that SMALLEST hosts wait for more before they begin, and begin anew; 30 unless set
 #   NUMA         binds each rank to the CPUs that its GPU hangs from: node, socket, exclusive or core-complex, which is
 #                torchrun's --numa-binding and wants numactl; not bound unless set
 #   INTERFACE    the network interface that hosts talk over, such as eth1; the system's choice unless set
@@ -38,6 +39,7 @@ esac
 [[ ${NUMA:-node} =~ ^(node|socket|exclusive|core-complex)$ ]] ||
     refuse "NUMA: want node, socket, exclusive or core-complex, got '$NUMA'"
 [[ ${RESTARTS:-3} =~ ^[0-9]+$ ]] || refuse "RESTARTS: want a number, got '$RESTARTS'"
+[[ ${LAST_CALL:-30} =~ ^[0-9]+$ ]] || refuse "LAST_CALL: want seconds, got '$LAST_CALL'"
 more=()
 if [[ $command == train ]]; then
     [[ " $*" == *" run="* ]] || refuse "train: want run=FOLDER on a file system that all hosts share, got none"
@@ -64,7 +66,8 @@ if "$python" -c 'import socket, sys; socket.socket().bind((sys.argv[1], 0))' "${
 else
     meeting=0
 fi
-options+=(--rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS" --rdzv-id "${JOB:-sharded_emb}" --rdzv-conf "is_host=$meeting")
+options+=(--rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS" --rdzv-id "${JOB:-sharded_emb}")
+options+=(--rdzv-conf "is_host=$meeting,last_call_timeout=${LAST_CALL:-30}")
 if [[ -n ${INTERFACE:-} ]]; then
     export GLOO_SOCKET_IFNAME=$INTERFACE NCCL_SOCKET_IFNAME=$INTERFACE
     asked='import fcntl, socket, struct, sys

@@ -92,7 +92,7 @@ def test_a_run_goes_on_with_the_host_that_is_left_and_takes_the_other_in_again(
     ended_within(alone, 120)
 
     def start(host: Host) -> subprocess.Popen[bytes]:
-        elastic = {"HOSTS": "1:2", "RESTARTS": "3"}
+        elastic = {"HOSTS": "1:2", "RESTARTS": "3", "LAST_CALL": "10"}
         return host.launch(tmp_path / f"{host.name}.log", first.address, *words, f"run={run}", **elastic)
 
     left, _ = start(first), start(second)

@@ -291,6 +291,7 @@ HOSTS = {"HOSTS": "1:2", "RENDEZVOUS": "127.0.0.1:29400", "RANKS": "2"}
         ({"RANKS": "two"}, "RANKS: want a number of processes, got 'two'"),
         ({"NUMA": "yes"}, "NUMA: want node, socket, exclusive or core-complex, got 'yes'"),
         ({"RESTARTS": "-1"}, "RESTARTS: want a number, got '-1'"),
+        ({"LAST_CALL": "soon"}, "LAST_CALL: want seconds, got 'soon'"),
     ],
 )
 def test_a_wrong_variable_is_named_before_anything_starts(bare: Project, variables: dict[str, str], said: str) -> None:
@@ -309,7 +310,7 @@ def test_every_host_starts_the_same_torchrun_and_one_of_them_holds_the_meeting(p
     assert project.run("launch/multi_node.sh", "train", "run=/shared/a b", "epochs=3", **HOSTS).returncode == 0
     torchrun = (
         "-m torch.distributed.run --nnodes 1:2 --nproc-per-node 2 --max-restarts 3 --rdzv-backend c10d "
-        "--rdzv-endpoint {at} --rdzv-id {job} --rdzv-conf is_host={host} -m sharded_emb.{words}"
+        "--rdzv-endpoint {at} --rdzv-id {job} --rdzv-conf is_host={host},last_call_timeout=30 -m sharded_emb.{words}"
     )
     words = "train run=/shared/a b epochs=3 resume=true"
     assert project.started("-m torch") == [
