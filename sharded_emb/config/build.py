@@ -77,7 +77,7 @@ class Built:
         self.pretrained = {} if isinstance(config, EvaluateConfig) else self._load_pretrained()
         # dropout may differ by rank; a common stream would drop the same places of different rows
         torch.manual_seed(config.seed * 1_000_003 + place.rank)
-        self.dense: Optimizer = config.dense_optimizer.build(self.sharded.dense_parameters(), place.device)
+        self.dense: Optimizer = config.dense_optimizer.build(self.sharded.dense_parameters())
 
     def _plan(self) -> Plan:
         """The plan that is given, or one for what the data read. Raises InputError where none fits."""

@@ -26,7 +26,7 @@ def verify(config: RunConfig) -> list[Difference]:
         if place.rank == 0:
             whole = built.unsharded()
             without_dropout(whole.plain)
-            dense = config.dense_optimizer.build(whole.dense_parameters(), place.device)
+            dense = config.dense_optimizer.build(whole.dense_parameters())
             reference = Learner(whole, dense, config.schedule, stepping)
         losses = train_some(sharded, built.source(), built.collate(), VERIFIED_STEPS)
         others = [] if reference is None else train_some(reference, built.source(), built.collate(), VERIFIED_STEPS)

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat
 from torch import nn
 from torch.optim import Optimizer
 
-from sharded_emb.optim.base import DenseOptimizer, decay_groups, implementation
+from sharded_emb.optim.base import DenseOptimizer, decay_groups
 
 
 class AdamW(DenseOptimizer):
@@ -20,8 +20,8 @@ class AdamW(DenseOptimizer):
     beta2: float = Field(default=0.999, ge=0, lt=1)
     eps: PositiveFloat = 1e-8
 
-    def build(self, parameters: Iterable[nn.Parameter], device: torch.device) -> Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """torch's own."""
         groups = decay_groups(parameters, self.weight_decay)
         values = {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps}
-        return type(self).kind(groups, **values, **implementation(device))
+        return type(self).kind(groups, **values, fused=True)

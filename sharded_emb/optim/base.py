@@ -112,14 +112,9 @@ class DenseOptimizer(Component):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = Field(default=0.0)
 
-    def build(self, parameters: Iterable[nn.Parameter], device: torch.device) -> Optimizer:
-        """An optimizer of those parameters that require gradients, all in one kernel on CUDA."""
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """An optimizer of those parameters that require gradients, by torch's fused kernels."""
         raise NotImplementedError
-
-
-def implementation(device: torch.device) -> dict[str, bool]:
-    """Which of torch's implementations of an optimizer to use: one kernel on CUDA, few calls for many small weights."""
-    return {"fused": True} if device.type == "cuda" else {"foreach": True}
 
 
 def decay_groups(every: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from sharded_emb.optim.base import DenseOptimizer, decay_groups, implementation
+from sharded_emb.optim.base import DenseOptimizer, decay_groups
 
 
 class DenseSGD(DenseOptimizer):
@@ -16,8 +16,8 @@ class DenseSGD(DenseOptimizer):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     nesterov: bool = False
 
-    def build(self, parameters: Iterable[nn.Parameter], device: torch.device) -> Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """torch's own."""
         groups = decay_groups(parameters, self.weight_decay)
         values = {"lr": self.lr, "momentum": self.momentum, "nesterov": self.nesterov and self.momentum > 0}
-        return torch.optim.SGD(groups, **values, **implementation(device))  # type: ignore[arg-type]
+        return torch.optim.SGD(groups, **values, fused=True)  # type: ignore[arg-type]

@@ -276,7 +276,7 @@ def train_plain(folder: Path, loss: str, with_tags: bool = False) -> tuple[list[
     table, tags = plain_table("item", ITEMS), plain_table("tag", TAGS)
     torch.manual_seed(SEED)
     model: Any = run.model.build(resolve_tables(run, Dataset.open(folder), None))
-    dense = run.dense_optimizer.build(model.parameters(), torch.device("cpu"))
+    dense = run.dense_optimizer.build(model.parameters())
     adagrad = torch.optim.Adagrad([table, tags], lr=0.1, eps=1e-8, initial_accumulator_value=0.1)
     source = plain_source()
     losses = []

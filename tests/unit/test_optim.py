@@ -22,7 +22,6 @@ from sharded_emb.optim.schedule import Warmup
 from sharded_emb.optim.sgd import SGD
 
 STEPS = 5
-CPU = torch.device("cpu")
 START = 0.25  # of the accumulators
 L2, DECOUPLED = {"weight_decay": 0.1, "weight_decay_mode": "touched_l2"}, {"weight_decay": 0.1}
 DECOUPLED |= {"weight_decay_mode": "touched_decoupled"}
@@ -169,7 +168,7 @@ def test_adamw_decays_matrices_and_not_vectors() -> None:
     """Without a gradient only the decay is left of a step: w *= 1 - lr * weight_decay."""
     net = small_net()
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
-    optimizer = AdamW(lr=0.1, weight_decay=0.5).build(net.parameters(), CPU)
+    optimizer = AdamW(lr=0.1, weight_decay=0.5).build(net.parameters())
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -183,7 +182,7 @@ def test_adamw_steps_by_the_formula() -> None:
     config = AdamW(lr=0.1, weight_decay=0.5, beta1=0.8, beta2=0.95, eps=1e-3)
     layer = nn.Linear(3, 2, bias=False).double()
     weight = layer.weight.detach().clone()
-    optimizer = config.build(layer.parameters(), CPU)
+    optimizer = config.build(layer.parameters())
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
     for step in range(1, STEPS + 1):
         gradient = random(2, 3, seed=step)
@@ -199,9 +198,9 @@ def test_adamw_steps_by_the_formula() -> None:
 def test_adamw_leaves_frozen_weights_out() -> None:
     net = small_net()
     net[0].requires_grad_(False)
-    groups = AdamW(lr=0.1, weight_decay=0.5).build(net.parameters(), CPU).param_groups
+    groups = AdamW(lr=0.1, weight_decay=0.5).build(net.parameters()).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.5), (3, 0.0)]
-    vectors = AdamW(lr=0.1, weight_decay=0.5).build(nn.LayerNorm(3).parameters(), CPU).param_groups
+    vectors = AdamW(lr=0.1, weight_decay=0.5).build(nn.LayerNorm(3).parameters()).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in vectors] == [(2, 0.0)]
 
 
@@ -273,7 +272,7 @@ def test_dense_optimizers_are_torchs_with_decay_on_matrices(config: DenseOptimiz
     matrices = [p for p in nets[1].parameters() if p.ndim == 2]
     vectors = [p for p in nets[1].parameters() if p.ndim < 2]
     optimizers = [
-        config.build(nets[0].parameters(), CPU),
+        config.build(nets[0].parameters()),
         twin([{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors}]),
     ]
     for step in range(3):
