@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -14,15 +14,21 @@ T = TypeVar("T")
 
 class PrefetchConfig(Frozen):
     """The key `prefetch`. batches: that are made ahead of the step; 0 makes each when it is needed. workers: threads
-    that make them. Neither changes what is in a batch, or their order.
+    that make them. ids: of the next batch travel to the ranks that own their rows while this one is computed. None of
+    them changes what is in a batch, or their order.
     """
 
     batches: NonNegativeInt = 2
     workers: PositiveInt = 1
+    ids: Literal["auto"] | bool = "auto"
+
+    def sends_ids(self, device: str) -> bool:  # noqa: ARG002
+        """Whether ids are to go ahead on devices of this type, where that is possible."""
+        return self.ids is not False
 
 
 DEFAULT = PrefetchConfig()
-NONE = PrefetchConfig(batches=0)
+NONE = PrefetchConfig(batches=0, ids=False)
 
 
 def ahead(tasks: Iterable[Callable[[], T]], config: PrefetchConfig) -> Generator[T]:

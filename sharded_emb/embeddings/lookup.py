@@ -18,6 +18,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
 from sharded_emb.embeddings.distinct import Distinct
+from sharded_emb.embeddings.exchange import OnTheWay, Question
 from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Feature, Table, held, part_name
@@ -65,6 +66,7 @@ class Embeddings(nn.Module):
         self.features = {f.name: (f, table) for table in tables for f in table.features}
         self.order: list[str] | None = None  # of features, as the first batch has them
         self.direct: dict[str, Callable[[KeyedJaggedTensor], dict[str, Tensor]]] = {}
+        self._begun: Question | None = None  # of a batch that is to come
         self.composed = [table for table in tables if table.parts]
         tables = held(tables)
         self.tables = {table.name: table for table in tables}
@@ -86,15 +88,12 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: Batch) -> Embedded:
         """Vectors by feature name, those that wait for `Poolings` among the sequences; see `Embedded`."""
-        ids = batch.ids
-        self.order = self.order or ids.keys()
-        # TorchRec keeps the places of the first batch, and reads other features there if they change
-        assert ids.keys() == self.order
-        asked = {name: Distinct(tables, ids) for name, tables in self._of_unpooled.items() if self.distinct_ids}
+        ids, question = batch.ids, self._taken(batch)
         # all collections are asked before any answer is awaited, so that their exchanges overlap
-        answers = {
-            name: self.direct.get(name, collection)(asked[name].ids if name in asked else ids)
-            for name, collection in self.collections().items()
+        question.send()
+        answers: dict[str, Any] = {
+            name: self.direct[name](read) if name in self.direct else question.on_the_way[name].answer()
+            for name, read in question.ids.items()
         }
         pooled: dict[str, Tensor] = {}
         vectors: dict[str, Tensor] = {}
@@ -103,7 +102,7 @@ class Embeddings(nn.Module):
                 pooled = dict(answer if self.direct else answer.to_dict())
                 continue
             found = dict(answer) if self.direct else {each: rows.values() for each, rows in answer.items()}
-            vectors |= asked[name].spread(found) if asked else found
+            vectors |= question.distinct[name].spread(found) if question.distinct else found
         for name in self.replicated:
             (pooled if self.tables[name].pooled else vectors).update(self._of_replicated(name, ids))
         read = {name: ids[name] for name in ids.keys()}  # noqa: SIM118 (no mapping)
@@ -115,6 +114,46 @@ class Embeddings(nn.Module):
         }
         sequences = {name: self._sequence(name, vectors[name], read[name], batch) for name in vectors}
         return Embedded(pooled, sequences, batch.numbers_BA)
+
+    @property
+    def knows_ids(self) -> bool:
+        """Whether ids of a batch go to other ranks, and may do so before its step: which row a managed table gives to
+        an id depends on the steps before.
+        """
+        managed = any(table.ids.assigned for table in self.tables.values())
+        return bool(self.collections()) and not self.direct and not managed
+
+    def begin(self, batch: Batch) -> None:
+        """Tells the other ranks how many ids this batch, which will be looked up later, has for each of them. All ranks
+        call it together; lookups of other batches may come in between.
+        """
+        # one that was begun for nothing would cost time and say nothing
+        assert self._begun is None
+        self._begun = self._asked(batch)
+
+    def send(self) -> None:
+        """Sends the ids of the batch that was begun, if there is one. All ranks call it together."""
+        if self._begun is not None:
+            self._begun.send()
+
+    def _taken(self, batch: Batch) -> Question:
+        """What was begun for this very batch, or is now."""
+        begun = self._begun
+        if begun is None or begun.batch is not batch:
+            return self._asked(batch)
+        self._begun = None
+        return begun
+
+    def _asked(self, batch: Batch) -> Question:
+        ids = batch.ids
+        self.order = self.order or ids.keys()
+        # TorchRec keeps the places of the first batch, and reads other features there if they change
+        assert ids.keys() == self.order
+        distinct = {name: Distinct(tables, ids) for name, tables in self._of_unpooled.items() if self.distinct_ids}
+        collections = self.collections()
+        read = {name: distinct[name].ids if name in distinct else ids for name in collections}
+        cut = {name: OnTheWay(each, read[name]) for name, each in collections.items() if name not in self.direct}
+        return Question(batch, read, distinct, cut)
 
     def _of_replicated(self, name: str, ids: KeyedJaggedTensor) -> dict[str, Tensor]:
         """Sums or vectors by feature. One lookup for all of them, so that each row counts as read, even where a model

@@ -25,9 +25,13 @@ class Limits:
         """Whether it is one of those."""
         return self.save_every_steps is not None and step % self.save_every_steps == 0
 
+    def is_last(self, step: int) -> bool:
+        """Whether no step may follow this one."""
+        return self.steps is not None and step >= self.steps
+
     def out_of_steps(self, progress: Progress) -> bool:
-        """Whether this was the last step."""
-        return self.steps is not None and progress.step >= self.steps
+        """Whether the last step was made."""
+        return self.is_last(progress.step)
 
     def reached(self, progress: Progress) -> bool:
         """Whether the run is over by one of them."""

@@ -21,6 +21,7 @@ from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics
 from sharded_emb.training.failures import write_batch
 from sharded_emb.training.feed import Fed
+from sharded_emb.training.following import with_following
 from sharded_emb.training.limits import Limits
 from sharded_emb.training.parts import Parts
 from sharded_emb.training.progress import Display
@@ -35,12 +36,13 @@ log = logging.getLogger("sharded_emb")
 
 class _AllRanks(NamedTuple):
     """What the ranks have agreed on before a step: the loss weight and the ids of the global batch, and whether it is
-    time for a checkpoint.
+    time for a checkpoint, as far as none was made after `asked_at`, the last step that was done then.
     """
 
     loss_weight: float
     ids: int
     minutes_over: bool
+    asked_at: int
 
 
 def _say_not_saved(step: int, error: NotSavedError) -> None:
@@ -70,7 +72,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
-        self.learner = Learner(self.parts.sharded, self.parts.dense, self.parts.schedule, self.stepping, self._tell)
+        sharded, dense, schedule = self.parts.sharded, self.parts.dense, self.parts.schedule
+        self.ids_ahead = sharded.embeddings.knows_ids and self.prefetch.sends_ids(self.place.device.type)
+        self.learner = Learner(sharded, dense, schedule, self.stepping, self._tell, self.ids_ahead)
         self.display = Display(self.limits.total_steps(self.course.batches_per_epoch), self.place)
         self.saved = time.monotonic()
 
@@ -114,10 +118,12 @@ class Trainer:
     def _epoch(self) -> None:
         """Trains to the end of an epoch or of a part of a stream, from wherever in it the run is."""
         with closing(self._batches()) as batches:
-            for fed, all_ranks in batches:
+            for (fed, all_ranks), after in with_following(batches, self._next_is_wanted):
                 started = time.monotonic()
                 with named(STEP):
-                    loss = self._step(fed.pieces, all_ranks.loss_weight)
+                    loss = self._step(fed.pieces, all_ranks.loss_weight, after and after[0].pieces[0])
+                for batch in fed.pieces:
+                    add_counts(self.course.unknown, batch)
                 self.progress.step += 1
                 self.course.passed(self.progress, fed.samples)
                 self.progress.training_seconds += time.monotonic() - started
@@ -125,15 +131,20 @@ class Trainer:
                 self.parts.profile.step_ended()
                 if self.progress.step % self.limits.log_every_steps == 0:
                     self._log(loss)
-                save_due = all_ranks.minutes_over or self.limits.save_after(self.progress.step)
+                minutes_over = all_ranks.minutes_over and self.under_way[0] <= all_ranks.asked_at
+                save_due = minutes_over or self.limits.save_after(self.progress.step)
                 if save_due and not self._evaluation_due():
                     self._save_if_possible()
                 if self.limits.out_of_steps(self.progress):
                     break
 
-    def _step(self, pieces: list[Batch], global_weight: float) -> float:
+    def _next_is_wanted(self) -> bool:
+        """Whether the next batch is of use while this one is computed."""
+        return self.ids_ahead and not self.limits.is_last(self.progress.step + 1)
+
+    def _step(self, pieces: list[Batch], global_weight: float, following: Batch | None) -> float:
         try:
-            return self.learner.step(pieces, global_weight, self.progress.step + 1)
+            return self.learner.step(pieces, global_weight, self.progress.step + 1, following)
         except NotFiniteLossError as error:
             path = write_batch(self.parts.folder.path, error.pieces, self.progress.step + 1, self.place)
             raise (error if path is None else error.with_batch(path)) from None
@@ -149,7 +160,8 @@ class Trainer:
     def _batches(self) -> Generator[tuple[Fed, _AllRanks]]:
         """This rank's batches of what is left of an epoch, and what all ranks have agreed on for each.
 
-        Every rank learns here, before any id is exchanged, of a bad id on one of them, and of a signal to stop.
+        Every rank learns here, before any id of the batch is exchanged, of a bad id on one of them, and of a signal to
+        stop.
         """
         share = Share(self.place.rank, self.place.world_size, self.stepping.accumulation)
         course, started = self.course, time.monotonic()
@@ -174,9 +186,7 @@ class Trainer:
                 if signals:
                     self._stop()
                     return
-                for batch in fed.pieces:
-                    add_counts(course.unknown, batch)
-                yield fed, _AllRanks(weight or 1.0, int(ids), bool(minutes_over))
+                yield fed, _AllRanks(weight or 1.0, int(ids), bool(minutes_over), self.progress.step)
 
     def _stop(self) -> None:
         self.stop_signal = max(all_values(self.signals.heard, self.place))

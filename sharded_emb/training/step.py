@@ -54,20 +54,25 @@ def _nobody(phase: str) -> None:
 
 @dataclass(frozen=True)
 class Learner:
-    """What a step moves, and how. tell: is told what it is at."""
+    """What a step moves, and how. tell: is told what it is at. ids_ahead: while one batch is computed, the ids of the
+    next one travel to the ranks that own their rows.
+    """
 
     sharded: Sharded
     dense: Optimizer
     schedule: Schedule
     stepping: Stepping = ONE_PIECE
     tell: Callable[[str], None] = _nobody
+    ids_ahead: bool = False
 
-    def step(self, pieces: Sequence[Batch], global_weight: float, number: int) -> float:
+    def step(self, pieces: Sequence[Batch], global_weight: float, number: int, following: Batch | None = None) -> float:
         """Moves all weights by the mean over the global batch; returns that mean.
 
-        pieces: of this rank's part. global_weight: what the mean divides by. number: of the step, from 1. Raises
-        NotFiniteLossError on every rank. To know, all ranks read one number back before the last backward pass, and
-        sum it on the host: kernels of that pass are not launched ahead of the forward pass.
+        pieces: of this rank's part. global_weight: what the mean divides by. number: of the step, from 1. following:
+        the first piece of the next step, on all ranks or on none. Raises NotFiniteLossError on every rank. To know, all
+        ranks read one number back before the last backward pass, and sum it on the host: kernels of that pass are not
+        launched ahead of the forward pass. Ids that go ahead use the same wait: their numbers are exchanged before it,
+        and they themselves beside the backward pass.
         """
         self.tell("forward")
         set_learning_rates(self.sharded, self.dense, self.schedule.factor(number))
@@ -75,14 +80,18 @@ class Learner:
         total, mean = torch.zeros((), device=place.device), 0.0
         # rows of managed tables go on from the steps of the run that this one may have begun with
         batches = self.sharded.assign_rows(pieces, self.sharded.updates.steps + 1)
-        for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
+        for left, batch, after in zip(reversed(range(len(batches))), batches, [*batches[1:], following], strict=True):
             loss_sum = self.sharded.parallel(batch)
+            if self.ids_ahead and after is not None:
+                self.sharded.embeddings.begin(after)
             total += loss_sum.detach()
             if not left:  # pieces before the last one have moved nothing: no kernel updates tables of several
                 mean = all_sums([total.item()], place)[0] / global_weight
                 if not math.isfinite(mean):
                     raise NotFiniteLossError(mean, number, pieces)
                 self.tell("backward")
+            if self.ids_ahead:
+                self.sharded.embeddings.send()
             # gradients of tables and dense weights are divided by the world size; the mean is over all ranks' rows
             (loss_sum * (place.world_size / global_weight)).backward()
         self.sharded.average()

@@ -77,10 +77,10 @@ def train(place: Place, run_config: RunConfig, run: Path, cut: int | None = None
         trainer = make_trainer(built, folder, warm_started(built))
         whole_step = trainer.learner.step
 
-        def step(pieces: Any, weight: float, number: int) -> float:
+        def step(pieces: Any, weight: float, number: int, following: Any) -> float:
             if number == cut:
                 raise resume_cases.CutOffError
-            return whole_step(pieces, weight, number)
+            return whole_step(pieces, weight, number, following)
 
         trainer.learner = SimpleNamespace(step=step)  # type: ignore[assignment]
         folder.write_result("finished", trainer.result(trainer.train()))
