@@ -41,7 +41,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_fresh_states(sound),
     ]
     if not issubclass(kind, PrepareConfig):
-        found += [*_end(sound), *_metric(sound), *_counts(sound), *_tasks(sound)]
+        found += [*_end(sound), *_metric(sound), *_counts(sound), *_tasks(sound), *_ids_ahead(sound)]
     if issubclass(kind, EvaluateConfig):
         found += _predictions(sound)
     return found
@@ -187,6 +187,17 @@ def _end(sound: Tree) -> Iterator[str]:
     """A run has to end."""
     if all(sound.get(name, "wrong") is None for name in ("steps", "epochs", "early_stopping")):
         yield "epochs: want steps, epochs or early_stopping, got null for all three: the run would not end"
+
+
+def _ids_ahead(sound: Tree) -> Iterator[str]:
+    """Ids that go ahead have to have their rows by then."""
+    prefetch = sound.get("prefetch")
+    for name, table in sound.get("tables", {}).items() if prefetch is not None and prefetch.ids is True else []:
+        if table.ids.assigned:
+            yield (
+                f"prefetch.ids: want auto or false with tables.{name}.ids: {table.ids}, whose rows are known in their "
+                "step and not before, got true; leave it out"
+            )
 
 
 def _metric(sound: Tree) -> Iterator[str]:

@@ -193,6 +193,20 @@ def test_all_that_does_not_go_with_the_ids_of_a_table_is_said_at_once(tiny_data:
     ]
 
 
+def test_ids_of_a_table_that_gives_rows_to_them_cannot_go_ahead() -> None:
+    managed = [
+        "+tables.other={dim: 8, rows: 40, ids: managed_collision}",
+        "+features.other={table: other, column: times, pooling: sum}",
+    ]
+    assert problems(*managed, "prefetch.ids=true") == [
+        "prefetch.ids: want auto or false with tables.other.ids: managed_collision, whose rows are known in their step "
+        "and not before, got true; leave it out"
+    ]
+    for words in ([*managed, "prefetch.ids=false"], managed, ["prefetch.ids=true"]):
+        assert problems(*words) == []
+    assert problems("prefetch.ids=yess") == ["prefetch.ids: want auto or true or false, got 'yess'"]
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

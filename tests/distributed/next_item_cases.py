@@ -16,7 +16,7 @@ from sharded_emb.config.build import Built, resolve_tables
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.validate import validate
 from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, VocabularyInfo, write_manifest
-from sharded_emb.data.prefetch import NONE
+from sharded_emb.data.prefetch import DEFAULT, NONE, PrefetchConfig
 from sharded_emb.distributed.agree import raise_together
 from sharded_emb.distributed.local_shards import fused_states
 from sharded_emb.distributed.process_group import Place
@@ -141,7 +141,9 @@ def write_dataset(folder: Path) -> None:
     )
 
 
-def config(folder: Path, sharding: str = "row_wise", loss: str | dict[str, Any] = "sampled", **more: Any) -> RunConfig:
+def config(
+    folder: Path, sharding: str | dict[str, Any] = "row_wise", loss: str | dict[str, Any] = "sampled", **more: Any
+) -> RunConfig:
     tree = {
         "data": str(folder),
         "seed": SEED,
@@ -156,7 +158,7 @@ def config(folder: Path, sharding: str = "row_wise", loss: str | dict[str, Any] 
         "embedding_optimizer": {"_target_": "sharded_emb.optim.adagrad.Adagrad", "lr": 0.1},
         "dense_optimizer": {"_target_": "sharded_emb.optim.adamw.AdamW", "lr": 0.01},
         "schedule": {"_target_": "sharded_emb.optim.schedule.Warmup", "warmup_steps": 5},
-        "sharding": {"type": sharding},
+        "sharding": {"type": sharding} if isinstance(sharding, str) else sharding,
         **more,
     }
     return validate(RunConfig, tree)
@@ -183,13 +185,14 @@ def drive(
     steps: int,
     stepping: Stepping = ONE_PIECE,
     recorder: Recorder | None = None,
+    prefetch: PrefetchConfig = DEFAULT,
 ) -> list[float]:
     """The real trainer for some steps, without evaluations and checkpoints; returns the losses."""
     folder: Any = recorder or Recorder()
     watched = Profile(ProfileConfig(steps=0), built.sharded.place)
     checkpoints: Any = SimpleNamespace(failed=False)
     parts = Parts(built.sharded, built.dense, schedule, source, collate, built, folder, checkpoints, watched)
-    trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None), stepping)
+    trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None), stepping, prefetch)
     while trainer.progress.step < steps:
         trainer._epoch()
     return folder.losses

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sharded_emb.batch import Embedded
 from sharded_emb.data.collate import Collate
+from sharded_emb.data.prefetch import DEFAULT, PrefetchConfig
 from sharded_emb.data.source import BatchesConfig, Source
 from sharded_emb.data.task import Label, Reading
 from sharded_emb.distributed.communication import EXACT, Communication
@@ -33,6 +34,7 @@ from sharded_emb.optim.schedule import Schedule
 from sharded_emb.optim.sgd import SGD
 from sharded_emb.sharding import ANY_KERNEL, KernelChoice
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
+from sharded_emb.training.step import Stepping
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.next_item_cases import drive
 from tests.distributed.plain import DIM_A, DIM_B, PlainClicks, PlainTable
@@ -106,7 +108,7 @@ def source() -> Source:
 @dataclass(frozen=True)
 class Exchange:
     """From where vectors come, and how they travel. communication, kernel: of the run. output_dtypes: by table; fp32
-    where none is given. distinct_ids, replicas: of the run.
+    where none is given. distinct_ids, replicas, accumulation: of the run.
     """
 
     communication: Communication = EXACT
@@ -114,6 +116,7 @@ class Exchange:
     kernel: KernelChoice = ANY_KERNEL
     distinct_ids: bool = False
     replicas: int = 1
+    accumulation: int = 1
 
 
 PLAIN = Exchange()
@@ -131,7 +134,7 @@ def resolved(sharding: str, optimizer: EmbeddingOptimizer, exchange: Exchange = 
         for name in ROWS
     }
     resolved = resolve(configs, FEATURES, {}, Defaults(optimizer, kernel=exchange.kernel))
-    return with_updates(resolved, Step("cpu", replicas=exchange.replicas))
+    return with_updates(resolved, Step("cpu", exchange.accumulation, replicas=exchange.replicas))
 
 
 class Clicks(nn.Module):
@@ -162,13 +165,19 @@ def build(
 
 
 def train_sharded(
-    place: Place, sharding: str, name: str, exchange: Exchange = PLAIN, asked: Asked = MACHINE
+    place: Place,
+    sharding: str,
+    name: str,
+    exchange: Exchange = PLAIN,
+    asked: Asked = MACHINE,
+    prefetch: PrefetchConfig = DEFAULT,
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of the global batches and the whole tables afterwards."""
     sharded, dense = build(place, sharding, OPTIMIZERS[name], exchange, asked)
     reading = Reading(task="binary", tables=resolved(sharding, OPTIMIZERS[name]), labels=[Label("label")])
     collate = Collate(split(), reading, place.rank)
-    losses = drive(SimpleNamespace(sharded=sharded, dense=dense), Decaying(), collate, source(), STEPS)
+    built, stepping = SimpleNamespace(sharded=sharded, dense=dense), Stepping(exchange.accumulation)
+    losses = drive(built, Decaying(), collate, source(), STEPS, stepping, prefetch=prefetch)
     return losses, {table: sharded.whole_table(table) for table in ROWS}
 
 

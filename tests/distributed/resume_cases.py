@@ -72,7 +72,8 @@ CASES = [
 ]
 
 
-def _trainer(place: Place, run_config: RunConfig, run: Path) -> Trainer:
+def new_trainer(place: Place, run_config: RunConfig, run: Path) -> Trainer:
+    """As the command makes it, in a folder that is there or is made."""
     tree = run_config.model_dump(mode="json", exclude={"resume"})
     folder = RunFolder.reopen(run, tree, place)
     built = Built(run_config, place)
@@ -81,7 +82,7 @@ def _trainer(place: Place, run_config: RunConfig, run: Path) -> Trainer:
 
 def _stopped(place: Place, run_config: RunConfig, run: Path, when: tuple[int, str]) -> bool:
     """Whether a run ends, without metrics, once its last rank hears a signal."""
-    trainer = _trainer(place, run_config, run)
+    trainer = new_trainer(place, run_config, run)
 
     def hear(step: int, phase: str) -> None:
         if (step, phase) == when and place.rank == place.world_size - 1:
@@ -95,7 +96,7 @@ def _stopped(place: Place, run_config: RunConfig, run: Path, when: tuple[int, st
 
 def train_once(place: Place, run_config: RunConfig, run: Path, cut: int | None) -> Trainer | None:
     """As the command does, to the end or to where it is cut off; None then."""
-    trainer = _trainer(place, run_config, run)
+    trainer = new_trainer(place, run_config, run)
     folder = trainer.parts.folder
     collate, evaluator = trainer.parts.collate, trainer.parts.evaluator
 
