@@ -14,17 +14,13 @@ T = TypeVar("T")
 
 class PrefetchConfig(Frozen):
     """The key `prefetch`. batches: that are made ahead of the step; 0 makes each when it is needed. workers: threads
-    that make them. ids: of the next batch travel to the ranks that own their rows while this one is computed. None of
-    them changes what is in a batch, or their order.
+    that make them. ids: of the next batch travel to the ranks that own their rows while this one is computed;
+    auto: where rows are known by then. None of them changes what is in a batch, or their order.
     """
 
     batches: NonNegativeInt = 2
     workers: PositiveInt = 1
     ids: Literal["auto"] | bool = "auto"
-
-    def sends_ids(self, device: str) -> bool:  # noqa: ARG002
-        """Whether ids are to go ahead on devices of this type, where that is possible."""
-        return self.ids is not False
 
 
 DEFAULT = PrefetchConfig()
