@@ -48,7 +48,7 @@ def plain(raw: Path, with_: plain_sasrec.Settings) -> Callable[[int], None]:
     """An epoch of it."""
     rows, items = plain_sasrec.read(raw, with_.longest)
     model = plain_sasrec.SASRec(items, with_)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=with_.lr)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=with_.lr, fused=True)
     return lambda _: print(f"plain: loss {plain_sasrec.epoch(model, optimizer, rows, with_):.3f}", file=sys.stderr)
 
 

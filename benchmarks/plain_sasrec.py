@@ -126,7 +126,7 @@ def main() -> None:
     with_ = Settings()
     rows, items = read(options.raw, with_.longest)
     model = SASRec(items, with_)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=with_.lr)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=with_.lr, fused=True)
     for number in range(options.epochs):
         start = time.process_time()
         loss = epoch(model, optimizer, rows, with_)

@@ -88,6 +88,7 @@ def by_hand(built: Built, batches: list[Fed]) -> Callable[[int], None]:
         [weight for name, weight in model.named_parameters() if ".collection." not in name],
         lr=config.dense_optimizer.lr,
         weight_decay=config.dense_optimizer.weight_decay,
+        fused=True,
     )
 
     def epoch(number: int) -> None:  # noqa: ARG001
