@@ -54,8 +54,8 @@ def command(name: str, *words: str, ranks: int = 1) -> None:
 
 def measure(arguments: argparse.Namespace, seed: int, ranks: int) -> Measured:
     experiment, raw = arguments.experiment, Path(arguments.raw).resolve()
-    files = [name_and_path.split("=", 1) for name_and_path in arguments.beside]
-    beside = [f"dataset.{name}={Path(path).resolve()}" for name, path in files]
+    files = [each.partition("=") for each in arguments.beside]
+    beside = [f"dataset.{name}={Path(path).resolve()}" for name, _, path in files]
     with tempfile.TemporaryDirectory() as scratch:
         data, run = f"{scratch}/data", f"{scratch}/run"
         start = time.monotonic()
@@ -95,7 +95,7 @@ def report(arguments: argparse.Namespace, found: list[Measured]) -> str:
         if alone := [m.alone for m in same if m.alone is not None]:
             rows.append([f"{mean}, without counts", "", *values(means(alone, splits, names), splits, names)])
     rows += [[name, "", *values(metrics, splits, names)] for name, metrics in found[0].baselines.items()]
-    words = [re.sub(r"(=|^)/.*/", r"\1", word) for word in sys.argv[1:]]  # files by their names
+    words = [re.sub(r"(=|^)[^=]*/", r"\1", word) for word in sys.argv[1:]]  # files by their names
     line = "python benchmarks/quality.py " + " ".join(words)
     table = ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
     lines = [f"# {arguments.experiment}", "", f"`{line}`", "", machine(), "", *table, "", *differences(found[0]), ""]

@@ -39,7 +39,7 @@ esac
 [[ ${NUMA:-node} =~ ^(node|socket|exclusive|core-complex)$ ]] ||
     refuse "NUMA: want node, socket, exclusive or core-complex, got '$NUMA'"
 [[ ${RESTARTS:-3} =~ ^[0-9]+$ ]] || refuse "RESTARTS: want a number, got '$RESTARTS'"
-[[ ${LAST_CALL:-30} =~ ^[0-9]+$ ]] || refuse "LAST_CALL: want seconds, got '$LAST_CALL'"
+[[ ${LAST_CALL:-30} =~ ^[1-9][0-9]*$ ]] || refuse "LAST_CALL: want seconds, 1 or more, got '$LAST_CALL'"
 more=()
 if [[ $command == train ]]; then
     [[ " $*" == *" run="* ]] || refuse "train: want run=FOLDER on a file system that all hosts share, got none"

@@ -119,7 +119,14 @@ def _columns(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
         key, table = f"features.{name}.column", tables.get(feature.table)
         of_items = dataset.manifest.item_attributes
         column = (dataset.columns if feature.of is None else of_items).get(feature.column)
-        if column is None and feature.of is not None:
+        of = features.get(feature.of or "")
+        known = None if of is None else dataset.columns.get(of.column)
+        if known is not None and known.vocabulary != "item":
+            yield (
+                f"features.{name}.of: want a sequence of items, got {feature.of!r}, which holds ids of "
+                f"{known.vocabulary or 'no vocabulary'}"
+            )
+        elif column is None and feature.of is not None:
             there = (
                 f", which has {', '.join(of_items)}" if of_items else ", which has none; prepare it with some of theirs"
             )
@@ -191,9 +198,13 @@ def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
 
 def _numbers(sound: Tree, dataset: Dataset) -> Iterator[str]:
     """So have the numbers that a model reads as they are."""
-    for name in sound["model"].columns() if "model" in sound else ():
+    loss = sound.get("loss")
+    labels = loss.columns().values() if isinstance(loss, LabelledLossConfig) else ()
+    for name in sound["model"].number_columns() if "model" in sound else ():
         column = dataset.columns.get(name)
-        if column is None:
+        if name in labels:
+            yield f"model.numbers: want what is known before the label, got {name!r}, which is one; leave it out"
+        elif column is None:
             yield f"model.numbers: want columns of {dataset.folder}, got {name!r}{_hint(name, dataset)}"
         elif column.type != "float32" or column.vocabulary is not None:
             yield (

@@ -18,6 +18,7 @@ from sharded_emb.losses.negatives import SampledConfig
 from sharded_emb.models.base import Drawn, NextItemConfig
 from sharded_emb.models.compared import ComparedConfig
 from sharded_emb.tables import Table
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 
 def item_table(config: RunConfig) -> str | None:
@@ -62,10 +63,14 @@ def item_attributes(tables: list[Table], dataset: Dataset) -> dict[str, RaggedCo
             if feature.of is None:
                 continue
             column = RaggedColumn.from_arrow(dataset.item_attributes()[feature.column])
-            rows = table.ids.rows_of(column.values, table.rows, feature.raw)
+            rows = table.ids.rows_of(column.all_values(), table.rows, feature.raw)
+            bags = Bags(rows, column.lengths())
             if not table.ids.assigned:
-                check_ids(feature, Bags(rows, column.lengths()), table.rows, lambda row: f"row {row} of the item table")
-            found[feature.name] = RaggedColumn(rows, column.bounds)
+                check_ids(feature, bags, table.rows, lambda row: f"row {row} of the item table")
+            # padding describes nothing, and nothing describes what is no item
+            item = np.repeat(np.arange(len(bags.lengths)), bags.lengths)
+            bags = bags.without((item < FIRST_ROW) | (rows == (-1 if table.padding_row is None else table.padding_row)))
+            found[feature.name] = RaggedColumn(bags.ids, np.concatenate([[0], np.cumsum(bags.lengths)]))
     return found
 
 
@@ -78,9 +83,8 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardN
     """What the task of this config reads. seen: what its loss asks for that does not depend on the batch. hard: the
     negatives of its file.
     """
-    model, loss = config.model, config.loss
+    model, loss, numbers = config.model, config.loss, config.model.number_columns()
     if isinstance(loss, LabelledLossConfig):
-        numbers = model.columns()
         return Reading(task="binary", tables=tables, labels=loss.labels, numbers=numbers, weight=loss.weight)
     assert isinstance(model, NextItemConfig)
     assert isinstance(loss, NextItemLossConfig)
@@ -109,5 +113,6 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardN
         candidates_of=candidates_of if "batch_E" in loss.asks_for else None,
         predicted=predicted if model.draws_events else None,
         own_candidates=own_candidates if hard is not None else None,
+        numbers=numbers,
         weight=loss.weight,
     )

@@ -18,6 +18,7 @@ from sharded_emb.errors import closest, nearest
 from sharded_emb.losses.base import BinaryLossConfig, LabelledLossConfig
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.models.base import NextItemConfig
+from sharded_emb.models.click import ClickConfig
 from sharded_emb.models.multi_task import MultiTaskConfig
 from sharded_emb.optim.schedule import Warmup
 
@@ -35,6 +36,7 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_poolings(tree, sound),
         *_model(tree, sound),
         *_of_items(tree, sound),
+        *_numbers(sound),
         *_schedule(sound),
         *_sharding_patterns(tree, sound),
         *_grown(tree, sound),
@@ -100,6 +102,14 @@ def _model(tree: Tree, sound: Tree) -> Iterator[str]:
             f"loss: want a loss for {_named(model.task)}, as {type(model).__name__} is one, got "
             f"{type(loss).__name__}, which is for {_named(loss.task)}"
         )
+
+
+def _numbers(sound: Tree) -> Iterator[str]:
+    """A model has to have a use for what it is given."""
+    model = sound.get("model")
+    if isinstance(model, ClickConfig) and model.numbers and not model.reads_numbers:
+        got = ", ".join(model.numbers)
+        yield f"model.numbers: want none, since {type(model).__name__} does not read them, got {got}; give them buckets"
 
 
 def _of_items(tree: Tree, sound: Tree) -> Iterator[str]:

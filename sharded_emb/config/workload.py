@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from sharded_emb.batch import CANDIDATES
 from sharded_emb.config.run import RunConfig
@@ -51,7 +50,9 @@ def _length(config: RunConfig, feature: Feature, dataset: Dataset | None, given:
     if limit is not None and isinstance(model, NextItemConfig) and model.history == feature.name:
         limit += 1  # the event that is predicted
     if dataset is not None:
-        counts = RaggedColumn.from_arrow(_read(feature, dataset)).lengths()
+        if feature.of is not None:
+            return Length(_per_item(feature, dataset), "in the data")
+        counts = RaggedColumn.from_arrow(dataset.first_rows("train", feature.column, _MEASURED_ROWS)).lengths()
         mean = float(np.minimum(counts, limit).mean() if limit is not None else counts.mean()) if len(counts) else 0.0
         return Length(mean, "in the data")
     if limit is not None:
@@ -59,11 +60,11 @@ def _length(config: RunConfig, feature: Feature, dataset: Dataset | None, given:
     return Length(1.0, f"assumed; say ids_per_sample.{feature.name}=NUMBER")
 
 
-def _read(feature: Feature, dataset: Dataset) -> pa.ChunkedArray:
-    """What a feature reads of rows, or of items."""
-    if feature.of is None:
-        return dataset.first_rows("train", feature.column, _MEASURED_ROWS)
-    return dataset.item_attributes()[feature.column]
+def _per_item(feature: Feature, dataset: Dataset) -> float:
+    """How many ids of a feature an event's item has, on average over the events that the vocabulary counts."""
+    values = RaggedColumn.from_arrow(dataset.item_attributes()[feature.column]).lengths()
+    events = dataset.vocabulary("item")["count"].to_numpy()
+    return float(values @ events / max(events.sum(), 1))
 
 
 def workload(config: RunConfig, tables: Iterable[Table], known: Mapping[str, Length]) -> Workload:
@@ -72,11 +73,15 @@ def workload(config: RunConfig, tables: Iterable[Table], known: Mapping[str, Len
     ids = {name: length.ids for name, length in known.items()}
     if isinstance(model, NextItemConfig) and isinstance(loss, NextItemLossConfig):
         item = config.features[model.history].table
-        candidates = {table.name: loss.candidate_count(table.rows) for table in tables if table.name == item}
+        (count,) = (loss.candidate_count(table.rows) for table in tables if table.name == item)
+        candidates = {item: count}
         for table in tables:  # as many of what describes an item for each candidate as for each event
-            each = [known[f.name].ids / known[f.of].ids for f in table.features if f.of == model.history]
-            if each and known[model.history].ids:
-                candidates[table.name] = round(candidates[item] * sum(each))
+            described = [f.name for f in table.features if f.of == model.history and known[model.history].ids]
+            per_item = sum(known[name].ids / known[model.history].ids for name in described)
+            if described:
+                candidates[table.name] = candidates.get(table.name, 0) + round(count * per_item)
+            for name in described:
+                ids[name] *= 1 + loss.own_per_event
         ids[model.history] *= 1 + loss.own_per_event  # of each event
     return Workload(
         batch=config.global_batch,

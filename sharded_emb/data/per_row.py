@@ -12,7 +12,6 @@ from sharded_emb.data.task import Reading
 from sharded_emb.errors import InputError
 
 Float32s = npt.NDArray[np.float32]
-WEIGHTS = "weights of 0 and more"
 
 
 @dataclass(frozen=True)
@@ -35,19 +34,19 @@ class PerRow:
             return columns[name].values[places]
 
         found = [label.of(values(label.column), rows) for label in reading.labels]
-        numbers = [_finite("model.numbers", "numbers", name, values(name), rows) for name in reading.numbers]
+        numbers = [_finite("model.numbers", name, values(name), rows) for name in reading.numbers]
         weight = None
         if reading.weight is not None:
-            weight = _finite("loss.weight", WEIGHTS, reading.weight, values(reading.weight), rows)
+            weight = _finite("loss.weight", reading.weight, values(reading.weight), rows, least=0.0)
         label = None if not found else found[0] if len(found) == 1 else np.stack(found, 1)
         return cls(label, weight, np.stack(numbers, 1) if numbers else None)
 
 
-def _finite(key: str, wanted: str, column: str, values: npt.NDArray[Any], rows: Int64s) -> Float32s:
-    """As float32; wanted: `numbers`, or WEIGHTS."""
+def _finite(key: str, column: str, values: npt.NDArray[Any], rows: Int64s, least: float = -np.inf) -> Float32s:
     found = values.astype(np.float32)
-    wrong = np.flatnonzero(~(np.isfinite(found) & (found >= (0 if wanted == WEIGHTS else -np.inf))))
+    wrong = np.flatnonzero(~(np.isfinite(found) & (found >= least)))
     if wrong.size:
+        wanted = "numbers" if least == -np.inf else f"numbers of {least:g} and more"
         got = f"{found[wrong[0]]} in row {rows[wrong[0]]} of the split"
         raise InputError(f"{key}: want {wanted} in column {column}, got {got}; prepare the data again")
     return found

@@ -114,7 +114,7 @@ class Reading:
                 raise InputError(f"model.beside: want an id of {name} for each event of {self.sequence}, got {got}")
 
     def columns(self) -> set[str]:
-        """The columns of ids, of what poolings ask for beside them, of labels and of weights."""
+        """The columns of ids, of what poolings ask for beside them, of labels, of weights and of numbers."""
         beside = {column for feature in self.features for column in feature.pooling.columns().values()}
         weight = {self.weight} if self.weight is not None else set()
         named = {label.column for label in self.labels} | weight | {*self.numbers}

@@ -3,7 +3,7 @@
 glibc gives blocks of more than 32 MB back to the system when they are freed, and the top of its heap too; the next step
 takes them anew, page by page, each zeroed first. The lookup of 163,840 vectors of 64 spends two thirds of its time so.
 Rows at random places of a table that lies on pages of 4 KB miss the TLB at almost every row; pages of 2 MB make lookup
-and update 7 to 20 % faster. What fails here costs speed and nothing else, so no error is raised.
+and update 5 to 20 % faster. What fails here costs speed and nothing else, so no error is raised.
 """
 
 import ctypes

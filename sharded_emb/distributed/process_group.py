@@ -151,8 +151,8 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
 
 def _malloc_is_told() -> bool:
     """Whether whoever started this process has set options of glibc's malloc."""
-    names = any(name.startswith("MALLOC_") for name in os.environ)
-    return names or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    told = any(name.startswith("MALLOC_") for name in os.environ)
+    return told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
 
 
 def _store_of_this_start(timeout: timedelta) -> dict[str, Any]:

@@ -236,7 +236,8 @@ def fill(sharded: Sharded, seed: int) -> None:
     After sharding, because TorchRec drops earlier values. The padding row becomes zero.
     """
     sharded.seed = seed
-    with ThreadPoolExecutor(cores_of_rank(sharded.place.local_world_size)) as threads:
+    workers = max(1, cores_of_rank(sharded.place.local_world_size) // torch.get_num_threads())  # each has a team
+    with ThreadPoolExecutor(workers) as threads:
         for part in sharded.shards():
             empty_on_huge_pages(part.values_RC)
             rows, columns = part.values_RC.shape

@@ -27,8 +27,8 @@ class ModelConfig(Component):
 
     task: ClassVar[str]
 
-    def columns(self) -> tuple[str, ...]:
-        """The columns of numbers that the model reads as they are."""
+    def number_columns(self) -> tuple[str, ...]:
+        """The columns of numbers that the model reads as they are, from `Embedded.numbers_BA`."""
         return ()
 
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:

@@ -7,6 +7,7 @@ B  rows    L  longest row    D  dim of the item table
 """
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -26,6 +27,8 @@ class BST(HistoriesConfig):
     """blocks, heads, attention_hidden (width of the feed-forward nets): of the transformers, one a history. hidden:
     widths of the layers of the final net.
     """
+
+    reads_numbers: ClassVar[bool] = True
 
     blocks: PositiveInt = 1
     heads: PositiveInt = 1

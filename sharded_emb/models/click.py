@@ -20,15 +20,17 @@ from sharded_emb.tables import FeatureConfig, Table, TableConfig
 
 
 class ClickConfig(ModelConfig):
-    """A model of a probability for each row. numbers: columns of the dataset that are inputs as they are, which they
-    should be scaled for (`dataset.attributes.X.scale`).
+    """A model of a probability for each row. reads_numbers: whether it has a use for them.
+
+    numbers: columns of the dataset that are inputs as they are: `dataset.attributes.X.scale` gives them a scale.
     """
 
     task: ClassVar[str] = "binary"
+    reads_numbers: ClassVar[bool] = False
 
     numbers: tuple[str, ...] = ()
 
-    def columns(self) -> tuple[str, ...]:
+    def number_columns(self) -> tuple[str, ...]:
         """See `ModelConfig`."""
         return self.numbers
 

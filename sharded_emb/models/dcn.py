@@ -4,6 +4,7 @@ B  rows    A  width of all features together
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -20,6 +21,8 @@ class DCN(FieldsConfig):
     """cross_layers: each multiplies once more with the inputs. rank: of their matrices, null for full ones. hidden:
     widths of the layers of the net.
     """
+
+    reads_numbers: ClassVar[bool] = True
 
     cross_layers: PositiveInt = 2
     rank: PositiveInt | None = None

@@ -20,6 +20,7 @@ from sharded_emb.tables import Table
 class DeepFM(FieldsConfig):
     """All tables have one dim: a weight, and dim - 1 factors. hidden: widths of the layers of the net."""
 
+    reads_numbers: ClassVar[bool] = True
     same_dims: ClassVar[bool] = True
 
     hidden: tuple[PositiveInt, ...] = (128, 64)

@@ -8,6 +8,7 @@ B  rows    L  longest row    D  dim of the item table
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from sharded_emb.tables import Table
 
 class DIEN(HistoriesConfig):
     """hidden: widths of the layers of the final net."""
+
+    reads_numbers: ClassVar[bool] = True
 
     def build(self, tables: Sequence[Table]) -> InterestModel:
         """The module."""

@@ -4,6 +4,7 @@ B  rows    T  events over all rows    D  dim of the item table
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -19,6 +20,8 @@ from sharded_emb.tables import Table
 
 class DIN(HistoriesConfig):
     """attention_hidden and hidden: widths of the layers of the attention units, one a history, and of the final net."""
+
+    reads_numbers: ClassVar[bool] = True
 
     attention_hidden: tuple[PositiveInt, ...] = (64,)
 

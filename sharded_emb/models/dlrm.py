@@ -23,6 +23,7 @@ from sharded_emb.tables import Table
 class DLRM(FieldsConfig):
     """All tables have one dim. hidden: widths of the layers of the net. lower_hidden: of the one for `numbers`."""
 
+    reads_numbers: ClassVar[bool] = True
     same_dims: ClassVar[bool] = True
 
     hidden: tuple[PositiveInt, ...] = (128, 64)

@@ -5,7 +5,7 @@ The first column of a table is the weight of its rows, the others are their fact
 B  rows    F  features    D  dim
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -14,18 +14,13 @@ from torch import Tensor, nn
 from sharded_emb.batch import Embedded
 from sharded_emb.layers.fields import dims_by_feature, stacked
 from sharded_emb.models.click import FieldsConfig
-from sharded_emb.tables import FeatureConfig, Table
+from sharded_emb.tables import Table
 
 
 class FactorizationMachine(FieldsConfig):
     """All tables have one dim: a weight, and dim - 1 factors."""
 
     same_dims: ClassVar[bool] = True
-
-    def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
-        """It knows vectors of features alone."""
-        numbers = f"model.numbers: want none, since each input has factors, got {', '.join(self.numbers)}; give buckets"
-        return super().problems(features) + ([numbers] if self.numbers else [])
 
     def build(self, tables: Sequence[Table]) -> nn.Module:
         """The module."""

@@ -6,6 +6,7 @@ B  rows    F  width of all features together
 """
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -20,6 +21,8 @@ from sharded_emb.tables import FeatureConfig, Table
 
 class Linear(ClickConfig):
     """Every feature of the config is an input, and so are `numbers`. dropout: of the pooled vectors."""
+
+    reads_numbers: ClassVar[bool] = True
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
 

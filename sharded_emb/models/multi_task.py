@@ -8,6 +8,7 @@ B  rows    A  width of all features together    H  width of what experts give   
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -24,6 +25,8 @@ class MultiTaskConfig(FieldsConfig):
     """tasks: their names, in the order of `loss.tasks`. hidden: widths of an expert's layers. tower_hidden: of the net
     of each task behind them.
     """
+
+    reads_numbers: ClassVar[bool] = True
 
     tasks: tuple[str, ...] = ()
     hidden: tuple[PositiveInt, ...] = Field(default=(64,), min_length=1)

@@ -8,6 +8,7 @@ B  rows    L  longest row    K  events that are found    D  dim of the item tabl
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -25,6 +26,8 @@ class SIM(HistoriesConfig):
     """found: how many events of a history are attended to. attention_hidden and hidden: widths of the layers of the
     attention units, one a history, and of the final net.
     """
+
+    reads_numbers: ClassVar[bool] = True
 
     found: PositiveInt = 20
     attention_hidden: tuple[PositiveInt, ...] = (64,)

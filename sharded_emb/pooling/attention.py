@@ -31,7 +31,7 @@ class Attention(Pooling):
         if self.target not in features:
             return [f"{key}: want a feature, got {self.target!r}{nearest(self.target, features)}"]
         target = features[self.target]
-        if not target.pooled or target.pooling.needs():
+        if not target.pooled or target.of is not None or target.pooling.needs():
             return [f"{key}: want a feature that is pooled by itself, got {self.target!r}; choose another"]
         mine, its = tables.get(features[name].table), tables.get(target.table)
         if mine is not None and its is not None and mine.dim != its.dim:

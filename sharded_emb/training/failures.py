@@ -65,11 +65,18 @@ def write_batch(run: Path, pieces: Sequence[Batch], step: int, place: Place) -> 
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
-    """Tensors by name: ids and lengths of each feature, labels, weights of rows, numbers of events."""
+    """Tensors by name: ids and lengths of each feature, how many are of each item, numbers of events; labels, numbers
+    and weights of rows.
+    """
     ids = {
         name: {"ids": each.values().cpu(), "lengths": each.lengths().cpu()}
         for name, each in batch.ids.to_dict().items()
     }
-    numbers = {name: each.cpu() for name, each in batch.numbers.items()}
-    label_B = None if batch.label_B is None else batch.label_B.cpu()
-    return {"ids": ids, "numbers": numbers, "label": label_B, "weight": batch.weight_B.cpu(), "samples": batch.samples}
+    of_rows = {"label": batch.label_B, "numbers_of_rows": batch.numbers_BA, "weight": batch.weight_B}
+    return {
+        "ids": ids,
+        "per_item": {name: each.cpu() for name, each in batch.per_item.items()},
+        "numbers": {name: each.cpu() for name, each in batch.numbers.items()},
+        **{name: None if each is None else each.cpu() for name, each in of_rows.items()},
+        "samples": batch.samples,
+    }

@@ -47,6 +47,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) ->
     found = []
     for key in dict.fromkeys((*old, *new)):
         was, is_now = old.get(key, _MISSING), new.get(key, _MISSING)
+        if was is _MISSING and is_now in (None, False, [], ()):  # the key came after the run, and asks for nothing
+            continue
         if was != is_now and not _free(key) and not (key in _PATHS and _same_path(was, is_now)):
             remedy = f", or begin another run with warm_start.run={run}" if key == "data" else ""
             said = f"want {_said(was)}, with which {run} was started, got {_said(is_now)}"

@@ -19,6 +19,7 @@ from sharded_emb.distributed.agree import all_sums, from_first_rank, raise_toget
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.tables import Table
 from sharded_emb.training.feed import Feed
+from sharded_emb.training.following import with_following
 from sharded_emb.training.step import Learner
 
 # what rounding in each of some 20 steps came to, of rows that a step moves by half a unit, and as much again
@@ -64,10 +65,11 @@ def without_dropout(model: nn.Module) -> None:
 def train(learner: Learner, source: Source, collate: Collate, steps: int) -> list[float]:
     """The losses of the global batches of so many steps. Raises InputError on every rank for ids of any."""
     losses = []
-    for number, pieces in enumerate(_batches(learner, source, collate, steps), start=1):
+    every = with_following(_batches(learner, source, collate, steps), lambda: learner.ids_ahead)
+    for number, (pieces, after) in enumerate(every, start=1):
         place = learner.sharded.place
         (weight,) = all_sums([sum(batch.loss_weight for batch in pieces)], place)
-        losses.append(learner.step(pieces, weight or 1.0, number))
+        losses.append(learner.step(pieces, weight or 1.0, number, after[0] if after else None))
     return losses
 
 

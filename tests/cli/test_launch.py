@@ -291,7 +291,7 @@ HOSTS = {"HOSTS": "1:2", "RENDEZVOUS": "127.0.0.1:29400", "RANKS": "2"}
         ({"RANKS": "two"}, "RANKS: want a number of processes, got 'two'"),
         ({"NUMA": "yes"}, "NUMA: want node, socket, exclusive or core-complex, got 'yes'"),
         ({"RESTARTS": "-1"}, "RESTARTS: want a number, got '-1'"),
-        ({"LAST_CALL": "soon"}, "LAST_CALL: want seconds, got 'soon'"),
+        ({"LAST_CALL": "0"}, "LAST_CALL: want seconds, 1 or more, got '0'"),
     ],
 )
 def test_a_wrong_variable_is_named_before_anything_starts(bare: Project, variables: dict[str, str], said: str) -> None:

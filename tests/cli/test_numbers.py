@@ -53,7 +53,10 @@ def test_models_learn_from_numbers_and_say_what_is_none(start: Commands) -> None
     assert found.pop("blind") < 0.65
     assert min(found.values()) > 0.9, found
     ended = start("train", *words, "model=fm", numbers)
-    assert "model.numbers: want none, since each input has factors, got price, stock; give buckets" in ended.err
+    assert (
+        "model.numbers: want none, since FactorizationMachine does not read them, got price, stock; give them buckets"
+        in ended.err
+    )
     ended = start("train", *words, "model=dlrm", "model.numbers=[prize, user]")
     assert f"model.numbers: want columns of {start.folder}/data, got 'prize'; did you mean price?" in ended.err
     assert "model.numbers: want columns of one number a row (float32), got 'user', which holds int64" in ended.err

@@ -72,7 +72,7 @@ def test_a_weight_that_is_none_is_an_error() -> None:
     for bad in (-1.0, float("nan"), float("inf")):
         weights = pa.array([1, bad], pa.float32())
         split = pa.table({"user": pa.array([2, 3], pa.int64()), "label": pa.array([0.0, 1]), "weight": weights})
-        with pytest.raises(InputError, match=rf"^loss\.weight: want weights of 0 and more in column weight, got {bad}"):
+        with pytest.raises(InputError, match=rf"^loss\.weight: want numbers of 0 and more in column weight, got {bad}"):
             Collate(split, reading, 0)(np.arange(2), 2, 1)
 
 

@@ -1,0 +1,20 @@
+"""What may change when a run goes on."""
+
+from pathlib import Path
+
+from sharded_emb.training.same_run import differences
+
+
+def test_a_key_that_came_after_the_run_may_ask_for_nothing() -> None:
+    before = {"features": {"history": {"table": "item"}}, "seed": 0}
+    now = {"features": {"history": {"table": "item", "of": None}}, "model": {"numbers": []}, "seed": 0}
+    assert differences(before, now, Path("old")) == []
+    now["model"] = {"numbers": ["price"]}
+    (line,) = differences(before, now, Path("old"))
+    assert line.startswith("model.numbers")
+    assert "want no such key, with which old was started" in line
+
+
+def test_a_key_that_the_run_had_may_not_go_away() -> None:
+    (line,) = differences({"name": "a", "seed": None}, {"name": "a"}, Path("old"))
+    assert line == "seed: want null, with which old was started, got no such key; resume it as it is"
