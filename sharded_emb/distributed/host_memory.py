@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 
+import torch
 from torch import Tensor
 
 # of glibc's malloc.h and Linux's mman.h
@@ -44,7 +45,9 @@ def _libc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def cores_of_rank(ranks_on_host: int) -> int:
-    """CPU cores that this process may use, shared among the ranks of the host; at least 1."""
+def workers(ranks_on_host: int) -> int:
+    """How many threads of a rank that call torch keep the cores busy that this process may use, which the ranks of the
+    host share: each thread has a team of torch's own threads. At least 1.
+    """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, cores // ranks_on_host)
+    return max(1, cores // ranks_on_host // torch.get_num_threads())

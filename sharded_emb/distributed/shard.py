@@ -29,7 +29,7 @@ from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.communication import EXACT
 from sharded_emb.distributed.cuts import ALONG_HOSTS
 from sharded_emb.distributed.dense import DenseAverage
-from sharded_emb.distributed.host_memory import cores_of_rank, empty_on_huge_pages
+from sharded_emb.distributed.host_memory import empty_on_huge_pages, workers
 from sharded_emb.distributed.kernels import (
     agree_on_dtypes,
     ask_directly,
@@ -236,8 +236,7 @@ def fill(sharded: Sharded, seed: int) -> None:
     After sharding, because TorchRec drops earlier values. The padding row becomes zero.
     """
     sharded.seed = seed
-    workers = max(1, cores_of_rank(sharded.place.local_world_size) // torch.get_num_threads())  # each has a team
-    with ThreadPoolExecutor(workers) as threads:
+    with ThreadPoolExecutor(workers(sharded.place.local_world_size)) as threads:
         for part in sharded.shards():
             empty_on_huge_pages(part.values_RC)
             rows, columns = part.values_RC.shape

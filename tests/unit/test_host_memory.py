@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharded_emb.distributed.host_memory import cores_of_rank, empty_on_huge_pages
+from sharded_emb.distributed.host_memory import empty_on_huge_pages, workers
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -68,4 +68,4 @@ def test_other_tensors_stay_as_they_are(values: torch.Tensor) -> None:
 
 
 def test_ranks_of_a_host_share_its_cores() -> None:
-    assert cores_of_rank(10_000) == 1 <= cores_of_rank(2) <= cores_of_rank(1)
+    assert workers(10_000) == 1 <= workers(2) <= workers(1)
