@@ -60,6 +60,8 @@ def test_models_learn_from_numbers_and_say_what_is_none(start: Commands) -> None
     ended = start("train", *words, "model=dlrm", "model.numbers=[prize, user]")
     assert f"model.numbers: want columns of {start.folder}/data, got 'prize'; did you mean price?" in ended.err
     assert "model.numbers: want columns of one number a row (float32), got 'user', which holds int64" in ended.err
+    ended = start("train", *words, "model=dlrm", "model.numbers=[label]")
+    assert "model.numbers: want what is known before the label, got 'label', which is one; leave it out" in ended.err
     run("train", *words, *runs["dlrm"], "steps=6", f"run={start.folder / 'two'}", ranks=2)
     one, two = (
         [line["loss"] for line in metrics_lines(start.folder / name) if line["split"] == "train"][:6]
