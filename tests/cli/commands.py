@@ -36,3 +36,8 @@ def result(run_folder: Path) -> dict[str, Any]:
 def metrics_lines(run_folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl of a run."""
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def losses(run_folder: Path) -> list[float]:
+    """Those of its training steps in metrics.jsonl."""
+    return [line["loss"] for line in metrics_lines(run_folder) if line["split"] == "train"]

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from tests.cli.commands import metrics_lines, result, run
+from tests.cli.commands import losses, result, run
 from tests.cli.in_process import Commands
 
 TYPES = ("look", "buy")
@@ -44,10 +44,7 @@ def test_a_model_learns_from_the_types_of_events_and_is_the_same_on_two_ranks(st
     blind, told = (result(start.folder / name)["metrics"]["valid"]["mrr"] for name in runs)
     assert told > blind + 0.1
     run("train", *runs["told"], "steps=6", f"run={start.folder / 'two'}", "sharding=row_wise", ranks=2)
-    one, two = (
-        [line["loss"] for line in metrics_lines(start.folder / name) if line["split"] == "train"][:6]
-        for name in ("told", "two")
-    )
+    one, two = (losses(start.folder / name)[:6] for name in ("told", "two"))
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
 
 

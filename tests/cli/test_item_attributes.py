@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.cli.commands import metrics_lines, result, run
+from tests.cli.commands import losses, result, run
 from tests.cli.in_process import Commands
 
 KINDS, ITEMS = 20, 600
@@ -51,10 +51,7 @@ def test_a_model_learns_from_what_describes_items_and_is_the_same_on_two_ranks(s
     planned = json.loads((start.folder / "told" / "plan.json").read_text())["tables"]["attribute"]
     assert (planned["collection"], planned["features"]) == ("unpooled", ["kind", "candidates:kind"])
     run("train", *runs["told"], "steps=6", f"run={start.folder / 'two'}", "sharding=row_wise", ranks=2)
-    one, two = (
-        [line["loss"] for line in metrics_lines(start.folder / name) if line["split"] == "train"][:6]
-        for name in ("told", "two")
-    )
+    one, two = (losses(start.folder / name)[:6] for name in ("told", "two"))
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
 
 

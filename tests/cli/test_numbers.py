@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.cli.commands import metrics_lines, result, run
+from tests.cli.commands import losses, result, run
 from tests.cli.in_process import Commands
 
 DEALS = """
@@ -63,8 +63,5 @@ def test_models_learn_from_numbers_and_say_what_is_none(start: Commands) -> None
     ended = start("train", *words, "model=dlrm", "model.numbers=[label]")
     assert "model.numbers: want what is known before the label, got 'label', which is one; leave it out" in ended.err
     run("train", *words, *runs["dlrm"], "steps=6", f"run={start.folder / 'two'}", ranks=2)
-    one, two = (
-        [line["loss"] for line in metrics_lines(start.folder / name) if line["split"] == "train"][:6]
-        for name in ("dlrm", "two")
-    )
+    one, two = (losses(start.folder / name)[:6] for name in ("dlrm", "two"))
     assert one == pytest.approx(two, abs=1e-5)
