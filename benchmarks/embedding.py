@@ -1,10 +1,11 @@
 """Lookup, backward pass and update of our layer, beside bare FBGEMM, bare TorchRec and nn.EmbeddingBag.
 
-    python benchmarks/embedding.py [--report FILE] [--only 2048x20 ...]
+    python benchmarks/embedding.py [--report FILE] [--only 2048x20 ...] [--device cuda]
 
 One rank, one thread, one table on row-wise Adagrad, summed in bags or read as sequences; ids as uneven as those of
-items. A step is the loss sum(output * g), its backward pass and the update; batches are in memory. CPU seconds, so that
-busy cores do not count; medians of interleaved turns.
+items. A step is the loss sum(output * g), its backward pass and the update; batches are in memory. On a CPU its own
+seconds, so that busy cores do not count; on a GPU those of ten steps, from an idle device to an idle device. Medians of
+interleaved turns.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,20 @@ from tests.tables import make_feature, make_table
 LR, EPS, BATCHES = 0.02, 1e-8, 4
 LARGEST_DENSE = 100_000  # rows: a dense gradient of more would measure the memory alone
 MOST_BYTES = 15 << 30  # of all contestants of a case, who stand side by side; those that do not fit are left out
+STEPS = {"cpu": 1, "cuda": 10}  # of a turn
 WEIGHTS_AND_STATES = {"sparse Adagrad": 2, "SparseAdam": 3, "dense Adagrad": 2}  # in tables; 1 for all others
 
 
 @dataclass(frozen=True)
 class Case:
-    """A table and what a step reads of it. bag: ids of a sample. pooled: whether they are summed."""
+    """A table and what a step reads of it. bag: ids of a sample. pooled: whether they are summed. device: of all."""
 
     rows: int
     dim: int
     batch: int
     bag: int
     pooled: bool
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -73,33 +76,50 @@ class Case:
         draw = torch.Generator().manual_seed(0)
         for _ in range(BATCHES):
             uniform = torch.rand(self.batch * self.bag, generator=draw, dtype=torch.float64)
-            yield (self.rows**uniform).long().clamp(max=self.rows - 1)
+            yield (self.rows**uniform).long().clamp(max=self.rows - 1).to(self.device)
 
     def lengths(self) -> Tensor:
         """Of the bags."""
-        return torch.full((self.batch,), self.bag)
+        return torch.full((self.batch,), self.bag, device=self.device)
+
+    def read(self, name: str, ids: Tensor) -> KeyedJaggedTensor:
+        """One batch of them; the number of ids is known to the host."""
+        return KeyedJaggedTensor(keys=[name], values=ids, lengths=self.lengths(), length_per_key=[len(ids)])
 
     def gradient(self) -> Tensor:
         """Of the output: (batch, dim), or one row an id."""
         vectors = self.batch if self.pooled else self.batch * self.bag
-        return torch.randn(vectors, self.dim, generator=torch.Generator().manual_seed(1))
+        return torch.randn(vectors, self.dim, generator=torch.Generator().manual_seed(1)).to(self.device)
 
 
 Turn = Callable[[int], None]
 
 
-def fbgemm(case: Case) -> Turn:
-    """The kernel alone. One that does not pool sums bags of one id: the fastest there is of FBGEMM on a CPU."""
+def kernel_of(case: Case) -> Any:
+    """The kernel alone. One that does not pool sums bags of one id on a CPU: the fastest there is of FBGEMM there."""
+    on_cpu = case.device == "cpu"
+    where = (EmbeddingLocation.HOST, ComputeDevice.CPU) if on_cpu else (EmbeddingLocation.DEVICE, ComputeDevice.CUDA)
     kernel: Any = SplitTableBatchedEmbeddingBagsCodegen(
-        [(case.rows, case.dim, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        [(case.rows, case.dim, *where)],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
         learning_rate=LR,
         eps=EPS,
-        pooling_mode=PoolingMode.SUM,
+        pooling_mode=PoolingMode.SUM if case.pooled or on_cpu else PoolingMode.NONE,
     )
     kernel.init_embedding_weights_uniform(-0.1, 0.1)
+    return kernel
+
+
+def offsets_of(case: Case) -> Tensor:
+    """What `kernel_of` is asked with beside ids."""
+    apart = case.bag if case.pooled or case.device != "cpu" else 1
+    return torch.arange(0, case.batch * case.bag + 1, apart, device=case.device)
+
+
+def fbgemm(case: Case) -> Turn:
+    """The kernel alone."""
+    kernel, offsets = kernel_of(case), offsets_of(case)
     gradient, ids = case.gradient(), [*case.ids()]
-    offsets = torch.arange(0, case.batch * case.bag + 1, case.bag if case.pooled else 1)
 
     def turn(number: int) -> None:
         (kernel(ids[number % BATCHES], offsets) * gradient).sum().backward()
@@ -115,7 +135,7 @@ def torchrec(case: Case) -> Turn:
         "embedding_dim": case.dim,
         "feature_names": ["f"],
     }
-    meta, cpu = torch.device("meta"), torch.device("cpu")
+    meta, device = torch.device("meta"), torch.device(case.device)
     collection: Any
     sharder: Any
     if case.pooled:
@@ -129,12 +149,12 @@ def torchrec(case: Case) -> Turn:
     _apply_optimizer_in_backward(TorchRecAdagrad, collection.parameters(), {"lr": LR, "eps": EPS})
     per_table = {"t": table_wise(rank=0, compute_kernel="fused")}
     plan = construct_module_sharding_plan(
-        collection, per_table, sharder=sharder, local_size=1, world_size=1, device_type="cpu"
+        collection, per_table, sharder=sharder, local_size=1, world_size=1, device_type=case.device
     )
     wrapped, whole = nn.Sequential(collection), ShardingPlan({"0": plan})
-    model = DistributedModelParallel(wrapped, device=cpu, plan=whole, sharders=[sharder])
+    model = DistributedModelParallel(wrapped, device=device, plan=whole, sharders=[sharder])
     gradient = case.gradient()
-    batches = [KeyedJaggedTensor(keys=["f"], values=ids, lengths=case.lengths()) for ids in case.ids()]
+    batches = [case.read("f", ids) for ids in case.ids()]
 
     def turn(number: int) -> None:
         found = model(batches[number % BATCHES])
@@ -159,19 +179,19 @@ class Weighed(nn.Module):
         return (vectors * self.gradient).sum()
 
 
-def ours(case: Case, place: Place) -> Turn:
-    """What a run trains with, but for the model."""
+def ours(case: Case, place: Place, **more: Any) -> Turn:
+    """What a run trains with, but for the model. more: keys of the table."""
     feature = make_feature("f", "t", pooling="sum" if case.pooled else "none")
-    table = make_table("t", case.rows, case.dim, feature, optimizer=RowWiseAdagrad(lr=LR, eps=EPS))
-    tables = with_updates([table], StepOfTable("cpu"))
+    table = make_table("t", case.rows, case.dim, feature, optimizer=RowWiseAdagrad(lr=LR, eps=EPS), **more)
+    tables = with_updates([table], StepOfTable(case.device))
     plan = make_plan(tables, place, Workload(case.batch, {"f": float(case.bag)}))
     embeddings = Embeddings(tables, plan.replicated, place.device)
     sharded = shard(Weighed(embeddings, case.gradient()), embeddings, plan, place)
     fill(sharded, 0)
     batches = [
         Batch(
-            ids=KeyedJaggedTensor(keys=["f"], values=ids, lengths=case.lengths()),
-            weight_B=torch.ones(case.batch),
+            ids=case.read("f", ids),
+            weight_B=torch.ones(case.batch, device=case.device),
             label_B=None,
             extents={"f": Extent(longest=case.bag, nonempty=case.batch)},
             loss_weight=1.0,
@@ -191,11 +211,11 @@ def ours(case: Case, place: Place) -> Turn:
 def plain(case: Case, optimizer: Callable[..., torch.optim.Optimizer], sparse: bool) -> Turn:
     """torch's own module and optimizer."""
     layer: Any = (nn.EmbeddingBag if case.pooled else nn.Embedding)(
-        case.rows, case.dim, sparse=sparse, **({"mode": "sum"} if case.pooled else {})
+        case.rows, case.dim, sparse=sparse, device=case.device, **({"mode": "sum"} if case.pooled else {})
     )
     moved = optimizer(layer.parameters(), lr=LR)
     gradient, ids = case.gradient(), [*case.ids()]
-    offsets = [torch.arange(0, case.batch * case.bag, case.bag)] if case.pooled else []
+    offsets = [torch.arange(0, case.batch * case.bag, case.bag, device=case.device)] if case.pooled else []
 
     def turn(number: int) -> None:
         (layer(ids[number % BATCHES], *offsets) * gradient).sum().backward()
@@ -219,7 +239,8 @@ def contestants(case: Case, place: Place) -> dict[str, Callable[[], Turn]]:
     if case.rows <= LARGEST_DENSE:
         found["dense SGD"] = lambda: plain(case, optim.SGD, False)
         found["dense Adagrad"] = lambda: plain(case, optim.Adagrad, False)
-    left = MOST_BYTES // (4 * case.rows * case.dim)
+    most = MOST_BYTES if case.device == "cpu" else torch.cuda.mem_get_info()[0] * 9 // 10
+    left = most // (4 * case.rows * case.dim)
     fitting = {}
     for name, make in found.items():
         left -= WEIGHTS_AND_STATES.get(name, 1)
@@ -228,17 +249,28 @@ def contestants(case: Case, place: Place) -> dict[str, Callable[[], Turn]]:
     return fitting
 
 
+def seconds(device: str) -> float:
+    """Of this process on a CPU, of the clock once a GPU has done all it was given."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def milliseconds(case: Case, place: Place, turns: int) -> dict[str, float]:
     """Of a step, by contestant; of all interleaved."""
     gc.collect()  # tables of the case before
+    if case.device != "cpu":
+        torch.cuda.empty_cache()
     made = {name: make() for name, make in contestants(case, place).items()}
     times: dict[str, list[float]] = {name: [] for name in made}
     for number in range(-2, turns):
         for name, turn in made.items():
-            start = time.process_time()
-            turn(number)
+            start = seconds(case.device)
+            for step in range(STEPS[case.device]):
+                turn(number + step)
             if number >= 0:
-                times[name].append(1e3 * (time.process_time() - start))
+                times[name].append(1e3 * (seconds(case.device) - start) / STEPS[case.device])
     return {name: statistics.median(each) for name, each in times.items()}
 
 
@@ -258,22 +290,24 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--device", choices=STEPS, default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = ["FBGEMM", "TorchRec", "ours", "sparse SGD", "sparse Adagrad", "SparseAdam", "dense SGD", "dense Adagrad"]
     lines = [
         "# The embedding layer",
         "",
-        f"`python {' '.join(sys.argv)}`, {measured_at()}, one thread, torch {torch.__version__}; CPU milliseconds of a",
-        f"step, medians of {options.turns} interleaved turns. FBGEMM, TorchRec and ours on row-wise Adagrad; the",
-        "others are nn.EmbeddingBag, or nn.Embedding for sequences, with torch's optimizers.",
+        f"`python {' '.join(sys.argv)}`, {measured_at(options.device)}, one thread, torch {torch.__version__};",
+        f"{'CPU ' if options.device == 'cpu' else ''}milliseconds of a step, medians of {options.turns} interleaved",
+        "turns. FBGEMM, TorchRec and ours on row-wise Adagrad; the others are nn.EmbeddingBag, or nn.Embedding for",
+        "sequences, with torch's optimizers.",
         "",
         f"| batch | rows | dim | {' | '.join(names)} | ours / FBGEMM | ours / TorchRec | best of torch / ours |",
         "|---" * (len(names) + 6) + "|",
     ]
     print("\n".join(lines), flush=True)
-    with process_group("cpu", 60) as place:
-        for case in CASES:
+    with process_group(options.device, 60) as place:
+        for case in (replace(case, device=options.device) for case in CASES):
             if options.only and case.name not in options.only:
                 continue
             found = milliseconds(case, place, options.turns)

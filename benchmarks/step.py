@@ -1,10 +1,10 @@
 """A training step of ours beside a minimal TorchRec loop of the same model, and with data from Parquet beside memory.
 
-    python benchmarks/step.py Beauty.txt [--report FILE]
+    python benchmarks/step.py Beauty.txt [--report FILE] [--device cuda] [--data FOLDER]
 
 `experiment=sasrec_beauty` on one rank and one thread: same model, loss, optimizers and batches. The loop by hand is
-what TorchRec's documentation has: a collection under DistributedModelParallel, DDP around the rest. CPU seconds,
-medians of interleaved turns; a turn is an epoch.
+what TorchRec's documentation has: a collection under DistributedModelParallel, DDP around the rest. Seconds of a CPU,
+or of the clock where the device is a GPU, medians of interleaved turns; a turn is an epoch. data: prepared before.
 """
 
 import argparse
@@ -75,11 +75,11 @@ def by_hand(built: Built, batches: list[Fed]) -> Callable[[int], None]:
         sharder=sharder,
         local_size=1,
         world_size=1,
-        device_type="cpu",
+        device_type=built.place.device.type,
     )
     module = ByHand(collection, config.model.build(built.tables), built._loss())
     whole = ShardingPlan({"collection": plan})
-    model = DistributedModelParallel(module, device=torch.device("cpu"), plan=whole, sharders=[sharder])
+    model = DistributedModelParallel(module, device=built.place.device, plan=whole, sharders=[sharder])
     with torch.no_grad():
         for weight in model.state_dict().values():
             if not isinstance(weight, Tensor) and hasattr(weight, "local_shards"):
@@ -115,17 +115,26 @@ def ours(built: Built, learner: Learner, batches: list[Fed] | None) -> Callable[
     return epoch
 
 
-def measured(raw: Path, folder: str) -> dict[str, float]:
-    """CPU seconds of an epoch."""
+def now(device: torch.device) -> float:
+    """Seconds of this process, or of the clock once a GPU has done all it was given."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measured(raw: Path, folder: str, device: str, data: Path | None) -> dict[str, float]:
+    """Seconds of an epoch."""
     config = sharded_emb.compose(
         "experiment=sasrec_beauty",
         f"dataset.raw={raw}",
-        f"data={folder}/data",
+        f"data={data or f'{folder}/data'}",
         f"run={folder}/run",
-        "prefetch.batches=0",
-        "device=cpu",
+        *(["prefetch.batches=0"] if device == "cpu" else []),
+        f"device={device}",
     )
-    sharded_emb.prepare(config)
+    if data is None:
+        sharded_emb.prepare(config)
     with joined(config) as place:
         torch.set_num_threads(1)
         built = Built(config, place)
@@ -140,9 +149,9 @@ def measured(raw: Path, folder: str) -> dict[str, float]:
         times: dict[str, list[float]] = {name: [] for name in works}
         for turn in range(TURNS):
             for name, work in works.items():
-                start = time.process_time()
+                start = now(place.device)
                 work(turn)
-                times[name].append(time.process_time() - start)
+                times[name].append(now(place.device) - start)
     return {name: statistics.median(each) for name, each in times.items()}
 
 
@@ -151,17 +160,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("raw", type=Path)
     parser.add_argument("--report", type=Path)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(options.raw, folder)
+        found = measured(options.raw, folder, options.device, options.data)
     first = next(iter(found.values()))
     lines = [
         "# A training step",
         "",
-        f"`python benchmarks/step.py {options.raw.name}`, {measured_at()}, one thread, torch {torch.__version__}; CPU",
-        f"seconds of an epoch of `experiment=sasrec_beauty`, medians of {TURNS} interleaved ones.",
+        f"`python {' '.join(sys.argv)}`, {measured_at(options.device)}, one thread, torch {torch.__version__}; seconds",
+        f"of an epoch of `experiment=sasrec_beauty` on {options.device}, medians of {TURNS} interleaved ones.",
         "",
-        "| | CPU seconds | of TorchRec by hand |",
+        "| | seconds | of TorchRec by hand |",
         "|---|---|---|",
         *(f"| {name} | {took:.2f} | {took / first:.3f} |" for name, took in found.items()),
     ]

@@ -52,6 +52,18 @@ def pad(jagged: Jagged) -> Padded:
     return Padded(flat_ND.view(rows, longest, dim), at_T)
 
 
+def with_first(jagged: Jagged, vectors_BD: Tensor) -> Jagged:
+    """Every row with a vector of its own before its events, whose id is -1."""
+    lengths_B = jagged.lengths_B + 1
+    rows, count = lengths_B.numel(), jagged.ids_T.numel()
+    at_T = torch.arange(count, device=lengths_B.device) + row_of_event(jagged) + 1
+    at_B = jagged.offsets_B1[:-1] + torch.arange(rows, device=lengths_B.device)
+    values_ND = vectors_BD.new_zeros(count + rows, vectors_BD.shape[1])
+    values_ND = values_ND.index_copy(0, at_T, jagged.values_TD).index_copy(0, at_B, vectors_BD)
+    ids_N = jagged.ids_T.new_full((count + rows,), -1).index_copy(0, at_T, jagged.ids_T)
+    return Jagged(values_ND, ids_N, lengths_B, Extent(jagged.extent.longest + 1, rows))
+
+
 def inputs_and_successors(jagged: Jagged) -> tuple[Jagged, Tensor]:
     """Every row without its last event, and for each of those S events the index among T of the one that followed.
 
@@ -66,7 +78,8 @@ def inputs_and_successors(jagged: Jagged) -> tuple[Jagged, Tensor]:
     # at least one place, or a rank whose rows are all empty would give attention a sequence of length 0
     extent = Extent(longest=max(jagged.extent.longest - 1, 1), nonempty=jagged.extent.nonempty)
     numbers_S = None if jagged.numbers_T is None else jagged.numbers_T[at_S]
-    return Jagged(jagged.values_TD[at_S], jagged.ids_T[at_S], lengths_B, extent, numbers_S), at_S + 1
+    # no event is read twice, and the backward pass of an index would sort them to find out
+    return Jagged(jagged.values_TD.index_select(0, at_S), jagged.ids_T[at_S], lengths_B, extent, numbers_S), at_S + 1
 
 
 def sums(jagged: Jagged, values_TD: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ class NextItemModel(nn.Module):
         candidates = embedded.sequences[CANDIDATES]
         return NextItem(
             states_SD=self.encode(inputs),
-            positives_SD=self.items(history.values_TD[successors_S]),
+            positives_SD=self.items(history.values_TD.index_select(0, successors_S)),
             positive_ids_S=history.ids_T[successors_S],
             row_S=row_of_event(inputs),
             candidates_KD=self.items(candidates.values_TD),

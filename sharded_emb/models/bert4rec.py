@@ -3,11 +3,12 @@
 Which events are hidden is drawn by (seed, step, sample), so it is the same on any number of ranks. Evaluation hides the
 event that it asks for, and nothing else.
 
-    B  rows    T  events over all rows    L  longest row    S  hidden events    D  dim
+    B  rows    T  events over all rows    L  places    S  hidden events    D  dim
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,11 +17,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from sharded_emb.batch import CANDIDATES, Embedded, Extent, Jagged
+from sharded_emb.batch import CANDIDATES, Embedded, Jagged
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.layers.attention import TransformerBlock, init_linear
 from sharded_emb.layers.dropout import Dropout
-from sharded_emb.layers.jagged import last_of_row, pad, row_of_event
+from sharded_emb.layers.jagged import last_of_row, row_of_event
+from sharded_emb.layers.layout import lay_out
 from sharded_emb.models.base import Drawn, NextItem
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
 from sharded_emb.tables import FeatureConfig, Table
@@ -105,13 +107,8 @@ class BERT4RecModel(ComparedModel):
     def _states(self, events: Jagged, hidden_T: Tensor) -> Tensor:
         """Of all events (T, D)."""
         values_TD = torch.where(hidden_T[:, None], self.hidden_D, events.values_TD)
-        # at least one place, or a rank whose rows are all empty would give attention a sequence of length 0
-        extent = Extent(max(events.extent.longest, 1), events.extent.nonempty)
-        padded = pad(Jagged(values_TD, events.ids_T, events.lengths_B, extent))
-        place_L = torch.arange(extent.longest, device=hidden_T.device)
-        # the first place of an empty row is looked at too: a softmax over nothing is no number
-        seen_B11L = (place_L < events.lengths_B.clamp(min=1)[:, None])[:, None, None]
-        x_BLD = self.dropout(padded.values_BLD + self.places_LD[: extent.longest])
+        layout = lay_out(replace(events, values_TD=values_TD), causal=False)
+        x = self.dropout(layout.values + layout.by_place(self.places_LD))
         for block in self.blocks:
-            x_BLD = block(x_BLD, seen_B11L)
-        return self.compared(self.head(self.norm(padded.unpad(x_BLD))))
+            x = block(x, layout)
+        return self.compared(self.head(self.norm(layout.events(x))))

@@ -3,21 +3,24 @@
 The item in question attends to past events and they to each other. Places are counted back from it, where the published
 model counts time; what stands at the item's place goes into the net, where that flattens a fixed number of places.
 
-B  rows    L  longest row    D  dim of the item table
+B  rows    T  events over all rows and a target a row    L  longest row    D  dim of the item table
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sharded_emb.batch import Embedded, Jagged
 from sharded_emb.layers.attention import TransformerBlock
 from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.fields import dims_by_feature, with_numbers
-from sharded_emb.layers.jagged import pad
+from sharded_emb.layers.jagged import place_of_event, row_of_event, with_first
+from sharded_emb.layers.layout import lay_out
 from sharded_emb.layers.mlp import mlp
 from sharded_emb.models.click import HistoriesConfig, pooled_names
 from sharded_emb.tables import FeatureConfig, Table, TableConfig
@@ -86,13 +89,14 @@ class _Reader(nn.Module):
 
     def forward(self, events: Jagged, target_BD: Tensor) -> Tensor:
         """What stands at the target's place (B, D): the first, before all events, so that no row is empty."""
-        x_BLD = torch.cat([target_BD[:, None], pad(events).values_BLD], 1)
-        place_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
-        lengths_B1 = events.lengths_B[:, None]
-        seen_B11L = (place_L <= lengths_B1)[:, None, None]
+        events = with_first(events, target_BD)
+        place_T = place_of_event(events)
         # the newest event is one step back, whatever the length of the row
-        back_BL = torch.where(place_L > 0, (lengths_B1 + 1 - place_L).clamp(min=0), 0)
-        x_BLD = self.dropout(x_BLD + self.places_LD[back_BL])
+        back_T = torch.where(place_T > 0, events.lengths_B[row_of_event(events)] - place_T, 0)
+        layout = lay_out(
+            replace(events, values_TD=events.values_TD + F.embedding(back_T, self.places_LD)), causal=False
+        )
+        x = self.dropout(layout.values)
         for block in self.blocks:
-            x_BLD = block(x_BLD, seen_B11L)
-        return self.norm(x_BLD[:, 0])
+            x = block(x, layout)
+        return self.norm(layout.events(x)[events.offsets_B1[:-1]])

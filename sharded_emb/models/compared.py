@@ -1,6 +1,6 @@
 """What most next-item models have in common: how a state is compared with an item, and a vector or bias a place.
 
-B  rows    L  longest row    S  events with a successor    N  items    D  dim
+L  longest row    S  events with a successor    N  items    D  dim
 """
 
 import math
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
 from sharded_emb.layers.dropout import Dropout
-from sharded_emb.layers.jagged import pad
+from sharded_emb.layers.layout import lay_out
 from sharded_emb.models.base import NextItemConfig, NextItemModel, sequence_problems
 from sharded_emb.tables import FeatureConfig, Table, TableConfig
 
@@ -139,7 +139,7 @@ class ComparedModel(NextItemModel):
 class CausalModel(ComparedModel):
     """Item vectors plus a vector of the place, causal blocks, a last norm.
 
-    make_block: a block for vectors of a dim, (B, L, D) to the same shape.
+    make_block: a block for vectors of a dim; called with those of events and their layout, it gives the same shape.
     """
 
     def __init__(self, config: BlocksConfig, tables: Sequence[Table], make_block: Callable[[int], nn.Module]) -> None:
@@ -153,8 +153,8 @@ class CausalModel(ComparedModel):
 
     def encode(self, events: Jagged) -> Tensor:
         """The state (S, D) after each event."""
-        padded = pad(events)
-        x_BLD = self.dropout(padded.values_BLD + self.places_LD[: padded.values_BLD.shape[1]])
+        layout = lay_out(events)
+        x = self.dropout(layout.values + layout.by_place(self.places_LD))
         for block in self.blocks:
-            x_BLD = block(x_BLD)
-        return self.compared(self.norm(padded.unpad(x_BLD)))
+            x = block(x, layout)
+        return self.compared(self.norm(layout.events(x)))

@@ -3,8 +3,6 @@
 The block is that of LiGR (Borisyuk et al., "From features to transformers", 2025): what attention and feed-forward net
 add is gated by what they are added to; the net is a SwiGLU (Shazeer, 2020). The loss is a slot of its own:
 `loss=sampled_softmax`.
-
-    B  rows    L  longest row    D  dim
 """
 
 from collections.abc import Sequence
@@ -14,8 +12,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharded_emb.layers.attention import self_attention
 from sharded_emb.layers.dropout import Dropout
+from sharded_emb.layers.layout import Layout
 from sharded_emb.models.compared import BlocksConfig, CausalModel
 from sharded_emb.tables import Table
 
@@ -42,10 +40,10 @@ class LiGRBlock(nn.Module):
         self.attention_gate, self.feed_forward_gate = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """The same shape."""
-        attended = self.project_out(self_attention(self.project_in(self.attention_norm(x_BLD)), self.heads))
-        x_BLD = x_BLD + torch.sigmoid(self.attention_gate(x_BLD)) * self.dropout(attended)
-        gate, hidden = self.expand(self.feed_forward_norm(x_BLD)).chunk(2, -1)
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """The same shape: vectors of events, that lie as the layout has it."""
+        attended = self.project_out(layout.attend(self.project_in(self.attention_norm(x)), self.heads))
+        x = x + torch.sigmoid(self.attention_gate(x)) * self.dropout(attended)
+        gate, hidden = self.expand(self.feed_forward_norm(x)).chunk(2, -1)
         fed = self.contract(self.dropout(F.silu(gate) * hidden))
-        return x_BLD + torch.sigmoid(self.feed_forward_gate(x_BLD)) * self.dropout(fed)
+        return x + torch.sigmoid(self.feed_forward_gate(x)) * self.dropout(fed)

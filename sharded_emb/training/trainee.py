@@ -1,7 +1,7 @@
 """What is sharded and trained: lookups, model and loss in one module."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ from sharded_emb.models.base import NextItem
 class DenseConfig(Frozen):
     """The key `dense`: how a training step computes its model. Weights, losses and evaluation are fp32.
 
-    dtype: of matrix products and attention. compile: by torch.compile, which takes a minute or so at the first steps.
+    dtype: of matrix products and attention; tf32 rounds what they read to 10 bits, on a GPU. compile: by torch.compile,
+    which takes a minute or so at the first steps.
     """
 
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False
 
 
@@ -44,16 +45,28 @@ class Trainee(nn.Module):
         self.poolings = poolings
         self.model = model
         self.loss = loss
-        self.autocast = dense.dtype == "bf16"
+        self.dtype = dense.dtype
+        self._set_products(training=True)
         if dense.compile:
             model.compile(dynamic=True)  # numbers of events differ from step to step; `forward` stays as it was
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, and sets the precision of matrix products."""
+        self._set_products(training=mode)
+        return super().train(mode)
+
+    def _set_products(self, training: bool) -> None:
+        """Of this process, since a backward pass has no other. GRUs on a GPU take TF32 if they are told nothing."""
+        tf32 = training and self.dtype == "tf32"
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum, not the mean: what the mean divides by is known to the loop, over all ranks."""
         return self.loss(self._output(self.poolings(self.embeddings(batch))), batch)
 
     def _output(self, embedded: Embedded) -> Any:
-        if not self.autocast:
+        if self.dtype != "bf16":
             return self.model(embedded)
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16):

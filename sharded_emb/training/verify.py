@@ -23,7 +23,7 @@ from sharded_emb.training.following import with_following
 from sharded_emb.training.step import Learner
 
 # what rounding in each of some 20 steps came to, of rows that a step moves by half a unit, and as much again
-TOLERANCES = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2, "fp8": 8e-2, "int8": 8e-2}
+TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 8e-2, "fp8": 8e-2, "int8": 8e-2}
 # Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign
 DENSE_TOLERANCE = 1e-3
 

@@ -1,0 +1,134 @@
+"""How the events of rows lie in a tensor while layers work on them, and how those of a row attend to each other.
+
+On a CPU rows are padded to the longest one of the batch, and batches are of rows of like lengths. On a GPU they lie one
+after the other, and kernels that know where each begins attend within them: no padding is computed or kept.
+
+B  rows    L  longest row    T  events over all rows    D  dim    H  heads    d  dim of a head
+"""
+
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+
+from sharded_emb.batch import Extent, Jagged
+from sharded_emb.layers.jagged import pad, place_of_event
+
+_ALL, _CAUSAL = 0, 1  # masks of torch's memory-efficient kernel
+_MULTIPLE = 8  # of the numbers of a head that the kernels take
+
+
+class Layout(Protocol):
+    """Where events are in tensors that end with a dimension of their own. values: the vectors of all events."""
+
+    @property
+    def values(self) -> Tensor:
+        """The vectors of the events."""
+
+    def by_place(self, places_LD: Tensor) -> Tensor:
+        """What each place in a row has, laid out as `values` or broadcast to it."""
+
+    def attend(self, projected: Tensor, heads: int) -> Tensor:
+        """Scaled dot-product attention (..., D) within each row, of queries, keys and values (..., 3D) that stand one
+        after the other in the last dimension.
+        """
+
+    def events(self, values: Tensor) -> Tensor:
+        """The events (T, D) of a tensor that is laid out as `values`."""
+
+
+def lay_out(events: Jagged, causal: bool = True) -> Layout:
+    """causal: whether an event sees itself and those before it, else all of its row."""
+    return Packed(events, causal) if events.values_TD.is_cuda else PaddedRows(events, causal)
+
+
+class PaddedRows:
+    """Tensors (B, L, ...)."""
+
+    def __init__(self, events: Jagged, causal: bool) -> None:
+        # at least one place, or a rank whose rows are all empty would give attention a sequence of length 0
+        longest = max(events.extent.longest, 1)
+        extent = Extent(longest, events.extent.nonempty)
+        self._padded = pad(Jagged(events.values_TD, events.ids_T, events.lengths_B, extent))
+        self.values, self._seen_B11L = self._padded.values_BLD, None
+        if not causal:
+            place_L = torch.arange(longest, device=events.lengths_B.device)
+            # the first place of an empty row is looked at too: a softmax over nothing is no number
+            self._seen_B11L = (place_L < events.lengths_B.clamp(min=1)[:, None])[:, None, None]
+
+    def by_place(self, places_LD: Tensor) -> Tensor:
+        """(L, D)."""
+        return places_LD[: self.values.shape[1]]
+
+    def attend(self, projected: Tensor, heads: int) -> Tensor:
+        """(B, L, D)."""
+        return padded_attention(projected, heads, self._seen_B11L)
+
+    def events(self, values: Tensor) -> Tensor:
+        """(T, D)."""
+        return self._padded.unpad(values)
+
+
+class Packed:
+    """Tensors (T, ...) on a CUDA device."""
+
+    def __init__(self, events: Jagged, causal: bool) -> None:
+        self.values, self._events, self._causal = events.values_TD, events, causal
+
+    def by_place(self, places_LD: Tensor) -> Tensor:
+        """(T, D)."""
+        # a lookup adds up the many gradients of a place in parallel, where an index does it one after the other
+        return F.embedding(place_of_event(self._events), places_LD)
+
+    def attend(self, projected: Tensor, heads: int) -> Tensor:
+        """(T, D)."""
+        query, key, value = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
+        longest = self._events.extent.longest
+        if not longest:
+            return value.flatten(1)
+        return packed_attention((query, key, value), self._begins_B1, longest, self._causal).flatten(1)
+
+    def events(self, values: Tensor) -> Tensor:
+        """(T, D)."""
+        return values
+
+    @cached_property
+    def _begins_B1(self) -> Tensor:
+        return self._events.offsets_B1.to(torch.int32)
+
+
+def padded_attention(projected_BL3D: Tensor, heads: int, seen_B1LL: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention (B, L, D) of queries, keys and values that stand one after the other in the last
+    dimension. seen: which places a place looks at, bool and broadcast; None for itself and those before it, which needs
+    no mask for the padding behind the end of a row.
+    """
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in projected_BL3D.chunk(3, -1))
+    # no dropout on the weights: it would leave the fused kernels
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B1LL, is_causal=seen_B1LL is None)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def packed_attention(heads_THd: tuple[Tensor, Tensor, Tensor], begins_B1: Tensor, longest: int, causal: bool) -> Tensor:
+    """Scaled dot-product attention (T, H, d) of queries, keys and values of rows that lie one after the other: by the
+    flash kernel in half precision, by the memory-efficient one in float32. begins: where rows begin and the last ends,
+    int32. longest: of the rows, at least 1.
+    """
+    dim = heads_THd[0].shape[-1]
+    query, key, value = (F.pad(part, (0, -dim % _MULTIPLE)) if dim % _MULTIPLE else part for part in heads_THd)
+    if query.dtype != torch.float32:
+        window = (-1, 0) if causal else (-1, -1)
+        given = (query, key, value, begins_B1, begins_B1, longest, longest)
+        mixed: Any = varlen_attn(*given, scale=dim**-0.5, window_size=window)
+    else:
+        # what torch's nested tensors call as well, who would wait for the device to learn of rows that are empty
+        batch = [part[None] for part in (query, key, value)]
+        rows = (begins_B1, begins_B1, longest, longest)
+        mask, scale = _CAUSAL if causal else _ALL, dim**-0.5
+        mixed, *_ = torch.ops.aten._efficient_attention_forward(
+            *batch, None, *rows, 0.0, mask, compute_log_sumexp=True, scale=scale
+        )
+        mixed = mixed[0]
+    return mixed[..., :dim]

@@ -1,0 +1,49 @@
+"""Attention of rows that lie one after the other is that of padded rows.
+
+B  rows    T  events over all rows    D  dim
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sharded_emb.batch import Extent, Jagged
+from sharded_emb.layers.layout import Layout, Packed, PaddedRows
+
+pytestmark = pytest.mark.gpu
+
+LENGTHS = [0, 3, 1, 0, 70, 128, 200, 0]
+TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
+
+
+def found(layout: Layout, projected: Tensor, of_rows: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Events (T, D), and the gradient of what was projected."""
+    events = layout.events(layout.attend(of_rows, heads))
+    weights = torch.randn(events.shape, generator=torch.Generator().manual_seed(1)).to(events)
+    (gradient,) = torch.autograd.grad((events * weights).sum(), projected)
+    return events, gradient
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+@pytest.mark.parametrize(("heads", "dim"), [(1, 64), (2, 128), (4, 16), (1, 12), (2, 40)])
+def test_packed_rows_attend_as_padded_ones_do(heads: int, dim: int, causal: bool, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    projected_TD = torch.randn(sum(LENGTHS), 3 * dim, generator=draw).cuda().requires_grad_()
+    lengths_B, extent = torch.tensor(LENGTHS).cuda(), Extent(max(LENGTHS), sum(map(bool, LENGTHS)))
+    ids_T = torch.zeros(sum(LENGTHS), dtype=torch.int64).cuda()
+    rows = PaddedRows(Jagged(projected_TD, ids_T, lengths_B, extent), causal)
+    want, want_gradient = found(rows, projected_TD, rows.values, heads)
+    packed = Packed(Jagged(projected_TD, ids_T, lengths_B, extent), causal)
+    got, got_gradient = found(packed, projected_TD, projected_TD.to(dtype), heads)
+    assert got.dtype == dtype
+    tolerance = TOLERANCES[dtype]
+    torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(got_gradient, want_gradient, rtol=tolerance, atol=tolerance)
+
+
+def test_no_events_at_all_attend_to_nothing() -> None:
+    projected_TD = torch.zeros(0, 24).cuda().requires_grad_()
+    lengths_B, ids_T = torch.tensor([0, 0]).cuda(), torch.zeros(0, dtype=torch.int64).cuda()
+    packed = Packed(Jagged(projected_TD, ids_T, lengths_B, Extent(0, 0)), causal=True)
+    assert packed.attend(projected_TD, 2).shape == (0, 8)

@@ -1,0 +1,86 @@
+"""Models train on a GPU to the numbers of the CPU, the same ones each time, and wait for the device once a step."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sharded_emb.config.build import Built
+from sharded_emb.data.source import Share
+from sharded_emb.distributed.process_group import process_group
+from sharded_emb.training.feed import Feed
+from sharded_emb.training.step import Learner
+from tests.distributed import next_item_cases
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder."""
+    folder = tmp_path_factory.mktemp("gpu") / "data"
+    next_item_cases.write_dataset(folder)
+    return folder
+
+
+def of(device: Any, work: Any, data: Path) -> Any:
+    """What a case gives on a device."""
+    with process_group(device, wait_seconds=60) as place:
+        return work(place, data)
+
+
+@pytest.mark.parametrize("work", [next_item_cases.train_models, next_item_cases.train_described])
+def test_models_and_losses_give_the_numbers_of_the_cpu(work: Any, data: Path) -> None:
+    want, got = of("cpu", work, data), of("cuda", work, data)
+    for name, (losses, table, metrics) in want.items():
+        torch.testing.assert_close(
+            got[name][0], losses, rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        torch.testing.assert_close(
+            got[name][1], table, rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        if isinstance(metrics, dict):
+            ours = got[name][2]["valid"]
+            assert ours == pytest.approx(metrics["valid"], abs=0.03), name
+
+
+@pytest.mark.parametrize("model", [*next_item_cases.MODELS, "sasrec"])
+def test_deterministic_runs_are_bitwise_the_same(model: str, data: Path) -> None:
+    def train(place: Any, folder: Path) -> Any:
+        more = {"model": next_item_cases.MODELS[model]} if model != "sasrec" else {}
+        built = Built(next_item_cases.config(folder, deterministic=True, **more), place)
+        try:
+            return next_item_cases.train_steps(built, 8), built.sharded.whole_table("item")
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    (losses, table), (again, same) = of("cuda", train, data), of("cuda", train, data)
+    assert losses == again
+    assert torch.equal(table, same)
+
+
+@pytest.mark.parametrize("model", ["sasrec", "hstu", "esasrec"])
+def test_a_step_waits_for_the_device_once(model: str, data: Path) -> None:
+    def waits(place: Any, folder: Path) -> list[str]:
+        more = {"model": next_item_cases.MODELS[model]} if model != "sasrec" else {}
+        optimizer = {"_target_": "sharded_emb.optim.rowwise_adagrad.RowWiseAdagrad", "lr": 0.1}
+        built = Built(next_item_cases.config(folder, "table_wise", embedding_optimizer=optimizer, **more), place)
+        learner = Learner(built.sharded, built.dense, built.config.schedule)
+        feed = Feed(built.source(), built.collate(), Share(0, 1), place.device, built.config.prefetch)
+        batches = [fed for fed in feed.epoch(0, 0, 1) if fed.loss_weight]
+        for number, fed in enumerate(batches[:3], start=1):
+            learner.step(fed.pieces, fed.loss_weight, number)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                learner.step(batches[3].pieces, batches[3].loss_weight, 4)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return [f"{each.filename}:{each.lineno}" for each in said if "synchroniz" in str(each.message)]
+
+    found = of("cuda", waits, data)
+    assert len(found) == 1, found
+    assert found[0].split(":")[0].endswith("training/step.py"), found

@@ -1,0 +1,88 @@
+"""Models give the same for rows that lie one after the other as for padded ones: with a kernel written row by row in
+place of that of a GPU, whose own tests are in tests/gpu.
+
+T  events over all rows    H  heads    d  dim of a head    D  dim
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sharded_emb.batch import CANDIDATES, Embedded, Extent, Jagged
+from sharded_emb.layers import layout
+from sharded_emb.layers.jagged import with_first
+from sharded_emb.models.bert4rec import BERT4Rec
+from sharded_emb.models.bst import BST
+from sharded_emb.models.esasrec import ESASRec
+from sharded_emb.models.sasrec import SASRec
+from tests.tables import make_feature, make_table
+
+DIM, ROWS, LONGEST = 8, 30, 6
+LENGTHS = [0, 3, 1, 6, 0, 2]
+MODELS: dict[str, Any] = {
+    "sasrec": SASRec(heads=2, hidden=8, dropout=0.0),
+    "esasrec": ESASRec(heads=2, hidden=8, dropout=0.0),
+    "bert4rec": BERT4Rec(heads=2, hidden=8, dropout=0.0),
+    "bst": BST(histories=("history",), target="item", heads=2, attention_hidden=8, dropout=0.0, hidden=(8,)),
+}
+
+
+def row_by_row(heads_THd: tuple[Tensor, ...], begins_B1: Tensor, longest: int, causal: bool) -> Tensor:
+    """What `packed_attention` gives."""
+    assert longest == int(begins_B1.diff().max())
+    ends = zip(begins_B1.tolist(), begins_B1[1:].tolist(), strict=False)
+    rows = [[part[begin:end].transpose(0, 1) for part in heads_THd] for begin, end in ends if end > begin]
+    mixed = [F.scaled_dot_product_attention(*row, is_causal=causal).transpose(0, 1) for row in rows]
+    return torch.cat(mixed) if mixed else heads_THd[2]
+
+
+def outputs(model: Any, lengths: list[int]) -> tuple[Tensor, ...]:
+    """What it gives, and the gradient of the vectors that it read."""
+    draw = torch.Generator().manual_seed(0)
+    count, rows = sum(lengths), len(lengths)
+    values_TD = torch.randn(count, DIM, generator=draw).requires_grad_()
+    ids_T = torch.randint(2, ROWS, (count,), generator=draw)
+    hidden_T = (torch.rand(count, generator=draw) < 0.5).float()
+    extent = Extent(max(lengths), sum(map(bool, lengths)))
+    history = Jagged(values_TD, ids_T, torch.tensor(lengths), extent, hidden_T)
+    target_BD = torch.randn(rows, DIM, generator=draw)
+    none = Jagged(torch.zeros(0, DIM), ids_T[:0], torch.zeros(rows, dtype=torch.int64), Extent(0, 0))
+    found = model(Embedded({"item": target_BD}, {"history": history, CANDIDATES: none}))
+    states = found if isinstance(found, Tensor) else found.states_SD
+    (gradient,) = torch.autograd.grad(states.square().sum(), values_TD)
+    return states, gradient
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [4], [0, 2, 0]], ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_rows_give_what_padded_ones_do(name: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    features = [make_feature("history", "item", max_length=LONGEST), make_feature("item", "item", pooling="sum")]
+    model = MODELS[name].build([make_table("item", ROWS, DIM, *features[: 1 + (name == "bst")])])
+    want = outputs(model, lengths)
+    monkeypatch.setattr(layout, "packed_attention", row_by_row)
+    monkeypatch.setattr(layout, "PaddedRows", layout.Packed)
+    for got, padded in zip(outputs(model, lengths), want, strict=True):
+        torch.testing.assert_close(got, padded, rtol=0, atol=1e-5)
+
+
+def test_a_vector_of_its_own_comes_before_the_events_of_each_row() -> None:
+    values_TD, first_BD = torch.arange(6.0).view(3, 2), torch.full((3, 2), 9.0)
+    jagged = Jagged(values_TD, torch.tensor([5, 6, 7]), torch.tensor([2, 0, 1]), Extent(2, 2))
+    found = with_first(jagged, first_BD)
+    assert found.values_TD[:, 0].tolist() == [9, 0, 2, 9, 9, 4]
+    assert found.ids_T.tolist() == [-1, 5, 6, -1, -1, 7]
+    assert found.lengths_B.tolist() == [3, 1, 2]
+    assert found.extent == Extent(3, 3)
+
+
+def test_a_batch_without_an_event_attends_to_nothing() -> None:
+    nothing = Jagged(
+        torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), Extent(0, 0)
+    )
+    for each in (layout.Packed(nothing, True), layout.PaddedRows(nothing, True), layout.PaddedRows(nothing, False)):
+        attended = each.events(each.attend(each.values, 2))
+        assert attended.shape == (0, 4)
