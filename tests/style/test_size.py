@@ -25,6 +25,11 @@ def overrides(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(ast.unparse(decorator).rpartition(".")[2] == "override" for decorator in function.decorator_list)
 
 
+def kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether Triton compiles it: what it is given are addresses and numbers, one by one."""
+    return any("triton.jit" in ast.unparse(decorator) for decorator in function.decorator_list)
+
+
 def size_problems(source: str, path: Path) -> list[str]:
     """Which limits a file breaks."""
     problems = []
@@ -37,7 +42,7 @@ def size_problems(source: str, path: Path) -> list[str]:
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length >= FEWER_FUNCTION_LINES_THAN:
                 problems.append(f"{place}: want fewer than {FEWER_FUNCTION_LINES_THAN} lines, got {length}; split it")
-            if len(parameters(node)) > MOST_PARAMETERS and not overrides(node):
+            if len(parameters(node)) > MOST_PARAMETERS and not overrides(node) and not kernel(node):
                 count = len(parameters(node))
                 problems.append(f"{place}: want at most {MOST_PARAMETERS} parameters, got {count}; make a dataclass")
     return problems
@@ -76,6 +81,7 @@ def test_what_is_too_large_is_found(source: str, message: str) -> None:
         body(59),
         "class C:\n    def f(self, a, b, c, *, d, e): ...",
         "class C:\n    @typing.override\n    def f(self, a, b, c, d, e, g): ...",
+        "@triton.jit(do_not_specialize=['b'])\ndef f(a, b, c, d, e, g): ...",
     ],
 )
 def test_what_is_small_enough_passes(source: str) -> None:

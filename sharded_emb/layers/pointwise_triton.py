@@ -1,0 +1,151 @@
+"""`pointwise_attention` as a function of autograd: how the kernels are launched.
+
+T  events over all rows    B  rows    L  distances    H  heads    W  width of a head    N  distances of a tile
+G  groups of rows    K  lines of tiles
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from typing_extensions import override
+
+from sharded_emb.layers import pointwise_kernels as kernels
+from sharded_emb.layers.pointwise_attention import JaggedRows
+
+_WIDEST = 256
+# of the gradient of distances: some for each multiprocessor of a large GPU, at 128 numbers of buffer each
+_DISTANCE_PROGRAMS = 4096
+
+
+class _Tiling(NamedTuple):
+    """Queries and keys of a tile, warps of a program, stages of loads under way."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+class _Tilings(NamedTuple):
+    """One for each kernel; the tiles of the distances are square."""
+
+    forward: _Tiling
+    keys: _Tiling
+    queries: _Tiling
+    distances: _Tiling
+
+
+def _tilings(padded_width: int, bits: int) -> _Tilings:
+    """The largest tiles that spill no registers on sm_90 and leave room for two programs, or eight warps, at a time."""
+    if bits == 16 and padded_width <= 64:
+        return _Tilings(*[_Tiling(64, 64, 4, 2)] * 4)
+    if bits == 16 and padded_width <= 128:
+        return _Tilings(_Tiling(64, 64, 4, 2), _Tiling(32, 64, 8, 2), _Tiling(64, 64, 4, 2), _Tiling(64, 64, 8, 2))
+    if bits == 16:
+        return _Tilings(_Tiling(64, 32, 8, 2), _Tiling(32, 32, 8, 2), _Tiling(64, 32, 8, 2), _Tiling(64, 64, 8, 1))
+    if padded_width <= 64:
+        return _Tilings(*[_Tiling(32, 32, 4, 2)] * 4)
+    if padded_width <= 128:
+        return _Tilings(_Tiling(32, 32, 4, 2), _Tiling(32, 32, 8, 2), _Tiling(32, 32, 4, 2), _Tiling(32, 32, 4, 2))
+    return _Tilings(*[_Tiling(16, 16, 4, 2)] * 4)
+
+
+class PointwiseAttention(torch.autograd.Function):
+    """`pointwise_attention`."""
+
+    @override
+    @staticmethod
+    def forward(
+        ctx: Any, query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, by_distance_LH: Tensor, rows: JaggedRows
+    ) -> Tensor:
+        """(T, H, W)."""
+        # by head, so that neighbouring distances are neighbours in memory
+        by_distance_HL = by_distance_LH.detach().float().t().contiguous()
+        call = _call((query_THW, key_THW, value_THW), by_distance_HL, rows)
+        ctx.save_for_backward(*call.tensors)
+        ctx.call, ctx.bias_dtype = call._replace(tensors=()), by_distance_LH.dtype
+        out_THW = torch.empty_like(query_THW, memory_format=torch.contiguous_format)
+        call.run(kernels.forward, call.tilings.forward, out_THW)
+        return out_THW
+
+    @override
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope_THW: Tensor) -> tuple[Tensor | None, ...]:
+        """By queries, keys, values and distances."""
+        call = ctx.call._replace(tensors=ctx.saved_tensors)
+        slope_THW = slope_THW.contiguous()
+        by_query, by_key, by_value = (torch.empty_like(slope_THW) for _ in range(3))
+        call.run(kernels.backward_keys, call.tilings.keys, slope_THW, by_key, by_value)
+        call.run(kernels.backward_queries, call.tilings.queries, slope_THW, by_query)
+        by_distance_LH = call.by_distance(slope_THW).t().to(ctx.bias_dtype) if ctx.needs_input_grad[3] else None
+        return by_query, by_key, by_value, by_distance_LH, None
+
+
+class _Call(NamedTuple):
+    """What the kernels of one attention share. tensors: queries, keys, values, distances by head, offsets of rows."""
+
+    tensors: tuple[Tensor, ...]
+    longest: int
+    precision: str
+    tilings: _Tilings
+
+    @property
+    def rows(self) -> int:
+        return len(self.tensors[4]) - 1
+
+    def run(self, kernel: Any, tiling: _Tiling, *more: Tensor) -> None:
+        """A program for each block of the longest row, head and row. more: tensors that this kernel alone is given."""
+        blocks = triton.cdiv(self.longest, tiling.keys if kernel is kernels.backward_keys else tiling.queries)
+        programs = blocks * self.tensors[0].shape[1] * self.rows
+        if programs and self.tensors[0].numel():
+            numbers = {"blocks": blocks, "M": tiling.queries, "N": tiling.keys}
+            kernel[(programs,)](*self.tensors, *more, **numbers, **self._numbers(tiling))
+
+    def by_distance(self, slope_THW: Tensor) -> Tensor:
+        """The gradient of the distances by head: (H, L)."""
+        tiling, (heads, distances) = self.tilings.distances, self.tensors[3].shape
+        by_distance_HL = torch.zeros_like(self.tensors[3])
+        diagonals = triton.cdiv(self.longest, tiling.keys)
+        groups = min(self.rows, max(1, _DISTANCE_PROGRAMS // (heads * max(1, diagonals))))
+        if not (groups * diagonals and slope_THW.numel()):
+            return by_distance_HL
+        partial_GHK2N = by_distance_HL.new_empty(groups, heads, diagonals, 2, tiling.keys)
+        numbers = {"rows": self.rows, "groups": groups, "diagonals": diagonals, "N": tiling.keys}
+        grid = (groups * heads * diagonals,)
+        kernels.backward_distances[grid](*self.tensors, slope_THW, partial_GHK2N, **numbers, **self._numbers(tiling))
+        summed_HK2N = partial_GHK2N.sum(0)
+        summed_HKN = summed_HK2N[:, :, 0]
+        summed_HKN[:, :-1] += summed_HK2N[:, 1:, 1]
+        reached = min(distances, diagonals * tiling.keys)
+        by_distance_HL[:, :reached] = summed_HKN.flatten(1)[:, :reached]
+        return by_distance_HL
+
+    def _numbers(self, tiling: _Tiling) -> dict[str, Any]:
+        _, heads, width = self.tensors[0].shape
+        sizes = {"H": heads, "W": width, "D": _padded(width), "scale": 1 / math.sqrt(width)}
+        steps = {"stride": self.tensors[0].stride(0), "distances": self.tensors[3].shape[1]}
+        how = {"PRECISION": self.precision, "num_warps": tiling.warps, "num_stages": tiling.stages}
+        return {**sizes, **steps, **how}
+
+
+def _call(parts_THW: tuple[Tensor, ...], by_distance_HL: Tensor, rows: JaggedRows) -> _Call:
+    """parts: queries, keys and values, which are copied unless all lie alike, as parts of one projection do."""
+    width = parts_THW[0].shape[2]
+    assert width <= _WIDEST, f"a head is {width} wide"
+    assert len({part.dtype for part in parts_THW}) == 1, [part.dtype for part in parts_THW]
+    assert rows.longest <= by_distance_HL.shape[1], f"{rows.longest} places, {by_distance_HL.shape[1]} distances"
+    steps = {part.stride() for part in parts_THW}
+    if len(steps) > 1 or steps.pop()[1:] != (width, 1):
+        parts_THW = tuple(part.contiguous() for part in parts_THW)
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    tilings = _tilings(_padded(width), parts_THW[0].dtype.itemsize * 8)
+    return _Call((*parts_THW, by_distance_HL, rows.offsets_B1), rows.longest, precision, tilings)
+
+
+def _padded(width: int) -> int:
+    return max(16, int(triton.next_power_of_2(width)))
