@@ -16,6 +16,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from sharded_emb.batch import Extent, Jagged
 from sharded_emb.layers.jagged import pad, place_of_event
+from sharded_emb.layers.pointwise_attention import JaggedRows
 
 _ALL, _CAUSAL = 0, 1  # masks of torch's memory-efficient kernel
 _MULTIPLE = 8  # of the numbers of a head that the kernels take
@@ -48,12 +49,12 @@ def lay_out(events: Jagged, causal: bool = True) -> Layout:
 class PaddedRows:
     """Tensors (B, L, ...)."""
 
-    def __init__(self, events: Jagged, causal: bool) -> None:
+    def __init__(self, events: Jagged, causal: bool = True) -> None:
         # at least one place, or a rank whose rows are all empty would give attention a sequence of length 0
         longest = max(events.extent.longest, 1)
         extent = Extent(longest, events.extent.nonempty)
-        self._padded = pad(Jagged(events.values_TD, events.ids_T, events.lengths_B, extent))
-        self.values, self._seen_B11L = self._padded.values_BLD, None
+        self.padded = pad(Jagged(events.values_TD, events.ids_T, events.lengths_B, extent))
+        self.values, self._seen_B11L = self.padded.values_BLD, None
         if not causal:
             place_L = torch.arange(longest, device=events.lengths_B.device)
             # the first place of an empty row is looked at too: a softmax over nothing is no number
@@ -69,14 +70,15 @@ class PaddedRows:
 
     def events(self, values: Tensor) -> Tensor:
         """(T, D)."""
-        return self._padded.unpad(values)
+        return self.padded.unpad(values)
 
 
 class Packed:
     """Tensors (T, ...) on a CUDA device."""
 
-    def __init__(self, events: Jagged, causal: bool) -> None:
+    def __init__(self, events: Jagged, causal: bool = True) -> None:
         self.values, self._events, self._causal = events.values_TD, events, causal
+        self.rows = JaggedRows(events.offsets_B1, events.extent.longest)
 
     def by_place(self, places_LD: Tensor) -> Tensor:
         """(T, D)."""
@@ -86,10 +88,9 @@ class Packed:
     def attend(self, projected: Tensor, heads: int) -> Tensor:
         """(T, D)."""
         query, key, value = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
-        longest = self._events.extent.longest
-        if not longest:
+        if not self.rows.longest:
             return value.flatten(1)
-        return packed_attention((query, key, value), self._begins_B1, longest, self._causal).flatten(1)
+        return packed_attention((query, key, value), self._begins_B1, self.rows.longest, self._causal).flatten(1)
 
     def events(self, values: Tensor) -> Tensor:
         """(T, D)."""
@@ -97,7 +98,7 @@ class Packed:
 
     @cached_property
     def _begins_B1(self) -> Tensor:
-        return self._events.offsets_B1.to(torch.int32)
+        return self.rows.offsets_B1.to(torch.int32)
 
 
 def padded_attention(projected_BL3D: Tensor, heads: int, seen_B1LL: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ Two departures: weights are divided by the number of events that are seen, where
 longest length of all, so that short rows do not vanish before the norm; and ages are between events that were read,
 where the published code counts from the time of the event that is to be predicted.
 
-    B  rows    L  longest row    H  heads    S  events with a successor    D  dim
+    B  rows    L  longest row    H  heads    S  events with a successor    D  dim    d  dim of a head
 """
 
 import math
@@ -22,7 +22,9 @@ from torch.nn import functional as F
 from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
 from sharded_emb.layers.dropout import Dropout
-from sharded_emb.layers.jagged import Padded, pad
+from sharded_emb.layers.jagged import Padded
+from sharded_emb.layers.layout import Layout, Packed, PaddedRows, lay_out
+from sharded_emb.layers.pointwise_attention import pointwise_attention
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Table
@@ -63,12 +65,16 @@ class HSTUModel(ComparedModel):
 
     def encode(self, events: Jagged) -> Tensor:
         """The state (S, D) after each event."""
-        padded = pad(events)
-        ages_BLL = self._ages(events, padded) if self.timed else None
-        x_BLD = self.dropout(padded.values_BLD + self.places_LD[: padded.values_BLD.shape[1]])
+        layout: Layout
+        if self.timed:  # the kernels for packed rows know nothing of ages
+            layout = PaddedRows(events)
+            ages_BLL = self._ages(events, layout.padded)
+        else:
+            layout, ages_BLL = lay_out(events), None
+        x = self.dropout(layout.values + layout.by_place(self.places_LD))
         for unit in self.units:
-            x_BLD = unit(x_BLD, ages_BLL)
-        return self.compared(self.norm(padded.unpad(x_BLD)))
+            x = unit(x, layout, ages_BLL)
+        return self.compared(self.norm(layout.events(x)))
 
     def _ages(self, events: Jagged, padded: Padded) -> Tensor:
         """The bucket of the age of each event, as seen from each one of its row."""
@@ -93,15 +99,24 @@ class Unit(nn.Module):
             nn.init.normal_(self.by_age.weight, std=0.02)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x_BLD: Tensor, ages_BLL: Tensor | None) -> Tensor:
-        """The same shape."""
-        gate, *parts = F.silu(self.project_in(self.norm(x_BLD))).chunk(4, -1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        scores_BHLL = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]) + self._bias(x_BLD.shape[1], ages_BLL)
+    def forward(self, x: Tensor, layout: Layout, ages_BLL: Tensor | None) -> Tensor:
+        """The same shape: vectors of events, that lie as the layout has it."""
+        gate, *parts = F.silu(self.project_in(self.norm(x))).chunk(4, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in parts)
+        if isinstance(layout, Packed):
+            mixed = pointwise_attention(query, key, value, self.by_distance_LH, layout.rows)
+        else:
+            mixed = self._padded(query, key, value, ages_BLL)
+        return x + self.project_out(self.dropout(self.mixed_norm(mixed.flatten(-2)) * gate))
+
+    def _padded(self, query: Tensor, key: Tensor, value: Tensor, ages_BLL: Tensor | None) -> Tensor:
+        """The same of queries, keys and values (B, L, H, d)."""
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        longest = query.shape[2]
+        scores_BHLL = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]) + self._bias(longest, ages_BLL)
         weights_BHLL = F.silu(scores_BHLL).tril()
-        seen_L1 = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device)[:, None]
-        mixed_BLD = (weights_BHLL @ value / seen_L1).transpose(1, 2).flatten(2)
-        return x_BLD + self.project_out(self.dropout(self.mixed_norm(mixed_BLD) * gate))
+        seen_L1 = torch.arange(1, longest + 1, device=query.device)[:, None]
+        return (weights_BHLL @ value / seen_L1).transpose(1, 2)
 
     def _bias(self, longest: int, ages_BLL: Tensor | None) -> Tensor:
         """(H, L, L), with ages (B, H, L, L); what later places get does not matter."""
