@@ -24,6 +24,9 @@ A slope is the gradient of the loss by the tensor that is named. PRECISION: of p
 import triton
 import triton.language as tl
 
+# the interpreter, which needs no GPU, knows no instructions
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 def _vectors(
@@ -56,14 +59,37 @@ def _row(offsets_B1: tl.tensor, row: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
 
 
 @triton.jit
-def _slopes(
-    scores: tl.tensor, weight_slopes: tl.tensor, seen: tl.tensor, shares: tl.tensor
-) -> tuple[tl.tensor, tl.tensor]:
-    """The weights and the slopes of the scores, from the slopes of the weights, which are of the output's shares."""
-    gates = tl.sigmoid(scores)
-    weights = scores * gates
-    score_slopes = weight_slopes * (gates + weights * (1.0 - gates))
-    return tl.where(seen, weights * shares, 0.0), tl.where(seen, score_slopes * shares, 0.0)
+def _reciprocal(x: tl.tensor) -> tl.tensor:
+    """To the last bit but one, and 0 below 1e-38: a division takes six instructions more for such."""
+    if _INTERPRETED:
+        return 1.0 / x
+    return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def _sigmoid(x: tl.tensor) -> tl.tensor:
+    """As `_reciprocal`."""
+    if _INTERPRETED:
+        return tl.sigmoid(x)
+    powers = x * -1.4426950408889634
+    powers = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [powers], tl.float32, is_pure=True, pack=1)
+    return _reciprocal(1.0 + powers)
+
+
+@triton.jit
+def _bias(
+    by_distance_L: tl.tensor, lag: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SIGN: tl.constexpr
+) -> tl.tensor:
+    """Of a tile whose first query is `lag` places after its first key. SIGN: 1 if queries are rows, -1 if keys are."""
+    # with 64 bits the compiler sees that the elements of a thread lie constants apart, which a load holds itself
+    rows, columns = tl.arange(0, ROWS).to(tl.int64), tl.arange(0, COLUMNS).to(tl.int64)
+    return tl.load(by_distance_L + lag + SIGN * (rows[:, None] - columns[None, :]))
+
+
+@triton.jit
+def _slope_of_silu(weights: tl.tensor, gates: tl.tensor) -> tl.tensor:
+    """From SiLU and sigmoid of the same numbers."""
+    return gates + weights * (1.0 - gates)
 
 
 @triton.jit(do_not_specialize=["blocks"])
@@ -75,7 +101,7 @@ def forward(
     offsets_B1: tl.tensor,
     out: tl.tensor,
     stride: int,
-    distances: int,
+    bias_stride: int,
     blocks: int,
     scale: float,
     H: tl.constexpr,
@@ -93,19 +119,22 @@ def forward(
     if first >= length:
         return
     at = begin * stride + head * W
+    bias = by_distance_HL + head * bias_stride
     places_M = first + tl.arange(0, M)
     query_MD = _vectors(query + at, places_M, length, stride, W, D)
     out_MD = tl.zeros((M, D), tl.float32)
-    for start in range(0, tl.minimum(first + M, length), N):
-        places_N = start + tl.arange(0, N)
-        key_ND = _vectors(key + at, places_N, length, stride, W, D)
-        value_ND = _vectors(value + at, places_N, length, stride, W, D)
-        distance_MN = places_M[:, None] - places_N[None, :]
-        seen_MN = (distance_MN >= 0) & (places_M < length)[:, None]
-        bias_MN = tl.load(by_distance_HL + head * distances + distance_MN, mask=seen_MN, other=0.0)
-        scores_MN = tl.dot(query_MD, tl.trans(key_ND), input_precision=PRECISION) * scale + bias_MN
-        weights_MN = tl.where(seen_MN, scores_MN * tl.sigmoid(scores_MN), 0.0)
-        out_MD = tl.dot(weights_MN.to(value_ND.dtype), value_ND, out_MD, input_precision=PRECISION)
+    for DIAGONAL in tl.static_range(2):
+        for start in range(first if DIAGONAL else 0, tl.minimum(first + M, length) if DIAGONAL else first, N):
+            places_N = start + tl.arange(0, N)
+            key_ND = _vectors(key + at, places_N, length, stride, W, D)
+            value_ND = _vectors(value + at, places_N, length, stride, W, D)
+            distance_MN = places_M[:, None] - places_N[None, :]
+            scores_MN = tl.dot(query_MD, tl.trans(key_ND), input_precision=PRECISION) * scale
+            scores_MN += _bias(bias, first - start, M, N, 1)
+            weights_MN = scores_MN * _sigmoid(scores_MN)
+            if DIAGONAL:
+                weights_MN = tl.where(distance_MN >= 0, weights_MN, 0.0)
+            out_MD = tl.dot(weights_MN.to(value_ND.dtype), value_ND, out_MD, input_precision=PRECISION)
     out_MD = out_MD / (places_M + 1).to(tl.float32)[:, None]
     _store(out + begin * (H * W) + head * W, out_MD, places_M, length, H * W, W)
 
@@ -121,7 +150,7 @@ def backward_keys(
     key_slope: tl.tensor,
     value_slope: tl.tensor,
     stride: int,
-    distances: int,
+    bias_stride: int,
     blocks: int,
     scale: float,
     H: tl.constexpr,
@@ -138,24 +167,30 @@ def backward_keys(
     if first >= length:
         return
     at, at_packed = begin * stride + head * W, begin * (H * W) + head * W
+    bias = by_distance_HL + head * bias_stride
     places_N = first + tl.arange(0, N)
     key_ND = _vectors(key + at, places_N, length, stride, W, D)
     value_ND = _vectors(value + at, places_N, length, stride, W, D)
     key_slope_ND = tl.zeros((N, D), tl.float32)
     value_slope_ND = tl.zeros((N, D), tl.float32)
-    for start in range(first // M * M, length, M):
-        places_M = start + tl.arange(0, M)
-        query_MD = _vectors(query + at, places_M, length, stride, W, D)
-        slope_MD = _vectors(slope + at_packed, places_M, length, H * W, W, D)
-        distance_NM = places_M[None, :] - places_N[:, None]
-        seen_NM = (distance_NM >= 0) & (places_M < length)[None, :]
-        bias_NM = tl.load(by_distance_HL + head * distances + distance_NM, mask=seen_NM, other=0.0)
-        scores_NM = tl.dot(key_ND, tl.trans(query_MD), input_precision=PRECISION) * scale + bias_NM
-        weight_slopes_NM = tl.dot(value_ND, tl.trans(slope_MD), input_precision=PRECISION)
-        shares_1M = 1.0 / (places_M + 1).to(tl.float32)[None, :]
-        weights_NM, score_slopes_NM = _slopes(scores_NM, weight_slopes_NM, seen_NM, shares_1M)
-        value_slope_ND = tl.dot(weights_NM.to(slope_MD.dtype), slope_MD, value_slope_ND, input_precision=PRECISION)
-        key_slope_ND = tl.dot(score_slopes_NM.to(query_MD.dtype), query_MD, key_slope_ND, input_precision=PRECISION)
+    for FULL in tl.static_range(2):
+        for start in range(first + N if FULL else first, length if FULL else tl.minimum(first + N, length), M):
+            places_M = start + tl.arange(0, M)
+            query_MD = _vectors(query + at, places_M, length, stride, W, D)
+            slope_MD = _vectors(slope + at_packed, places_M, length, H * W, W, D)
+            distance_NM = places_M[None, :] - places_N[:, None]
+            scores_NM = tl.dot(key_ND, tl.trans(query_MD), input_precision=PRECISION) * scale
+            scores_NM += _bias(bias, start - first, N, M, -1)
+            gates_NM = _sigmoid(scores_NM)
+            shares_1M = _reciprocal((places_M + 1).to(tl.float32))[None, :]
+            if not FULL:
+                shares_1M = tl.where(distance_NM >= 0, shares_1M, 0.0)
+            weights_NM = scores_NM * gates_NM
+            score_slopes_NM = _slope_of_silu(weights_NM, gates_NM) * shares_1M
+            score_slopes_NM *= tl.dot(value_ND, tl.trans(slope_MD), input_precision=PRECISION)
+            weights_NM = (weights_NM * shares_1M).to(slope_MD.dtype)
+            value_slope_ND = tl.dot(weights_NM, slope_MD, value_slope_ND, input_precision=PRECISION)
+            key_slope_ND = tl.dot(score_slopes_NM.to(query_MD.dtype), query_MD, key_slope_ND, input_precision=PRECISION)
     _store(key_slope + at_packed, key_slope_ND * scale, places_N, length, H * W, W)
     _store(value_slope + at_packed, value_slope_ND, places_N, length, H * W, W)
 
@@ -170,7 +205,7 @@ def backward_queries(
     slope: tl.tensor,
     query_slope: tl.tensor,
     stride: int,
-    distances: int,
+    bias_stride: int,
     blocks: int,
     scale: float,
     H: tl.constexpr,
@@ -187,23 +222,27 @@ def backward_queries(
     if first >= length:
         return
     at, at_packed = begin * stride + head * W, begin * (H * W) + head * W
+    bias = by_distance_HL + head * bias_stride
     places_M = first + tl.arange(0, M)
     query_MD = _vectors(query + at, places_M, length, stride, W, D)
     slope_MD = _vectors(slope + at_packed, places_M, length, H * W, W, D)
-    shares_M1 = 1.0 / (places_M + 1).to(tl.float32)[:, None]
     query_slope_MD = tl.zeros((M, D), tl.float32)
-    for start in range(0, tl.minimum(first + M, length), N):
-        places_N = start + tl.arange(0, N)
-        key_ND = _vectors(key + at, places_N, length, stride, W, D)
-        value_ND = _vectors(value + at, places_N, length, stride, W, D)
-        distance_MN = places_M[:, None] - places_N[None, :]
-        seen_MN = (distance_MN >= 0) & (places_M < length)[:, None]
-        bias_MN = tl.load(by_distance_HL + head * distances + distance_MN, mask=seen_MN, other=0.0)
-        scores_MN = tl.dot(query_MD, tl.trans(key_ND), input_precision=PRECISION) * scale + bias_MN
-        weight_slopes_MN = tl.dot(slope_MD, tl.trans(value_ND), input_precision=PRECISION)
-        _, score_slopes_MN = _slopes(scores_MN, weight_slopes_MN, seen_MN, shares_M1)
-        query_slope_MD = tl.dot(score_slopes_MN.to(key_ND.dtype), key_ND, query_slope_MD, input_precision=PRECISION)
-    _store(query_slope + at_packed, query_slope_MD * scale, places_M, length, H * W, W)
+    for DIAGONAL in tl.static_range(2):
+        for start in range(first if DIAGONAL else 0, tl.minimum(first + M, length) if DIAGONAL else first, N):
+            places_N = start + tl.arange(0, N)
+            key_ND = _vectors(key + at, places_N, length, stride, W, D)
+            value_ND = _vectors(value + at, places_N, length, stride, W, D)
+            distance_MN = places_M[:, None] - places_N[None, :]
+            scores_MN = tl.dot(query_MD, tl.trans(key_ND), input_precision=PRECISION) * scale
+            scores_MN += _bias(bias, first - start, M, N, 1)
+            gates_MN = _sigmoid(scores_MN)
+            score_slopes_MN = _slope_of_silu(scores_MN * gates_MN, gates_MN)
+            score_slopes_MN *= tl.dot(slope_MD, tl.trans(value_ND), input_precision=PRECISION)
+            if DIAGONAL:
+                score_slopes_MN = tl.where(distance_MN >= 0, score_slopes_MN, 0.0)
+            query_slope_MD = tl.dot(score_slopes_MN.to(key_ND.dtype), key_ND, query_slope_MD, input_precision=PRECISION)
+    query_slope_MD *= scale / (places_M + 1).to(tl.float32)[:, None]
+    _store(query_slope + at_packed, query_slope_MD, places_M, length, H * W, W)
 
 
 @triton.jit(do_not_specialize=["rows", "groups", "diagonals"])
@@ -216,7 +255,7 @@ def backward_distances(
     slope: tl.tensor,
     partial_GHK2N: tl.tensor,
     stride: int,
-    distances: int,
+    bias_stride: int,
     rows: int,
     groups: int,
     diagonals: int,
@@ -232,9 +271,7 @@ def backward_distances(
     lag = program % diagonals * N
     head = program // diagonals % H
     tile_N = tl.arange(0, N)
-    distance_NN = lag + tile_N[:, None] - tile_N[None, :]
-    seen_NN = (distance_NN >= 0) & (distance_NN < distances)
-    bias_NN = tl.load(by_distance_HL + head * distances + distance_NN, mask=seen_NN, other=0.0)
+    bias_NN = _bias(by_distance_HL + head * bias_stride, lag, N, N, 1)
     total_NN = tl.zeros((N, N), tl.float32)
     for row in range(program // diagonals // H, rows, groups):
         begin, length = _row(offsets_B1, row)
@@ -247,9 +284,10 @@ def backward_distances(
             # zeros behind the end of the row make the slopes there zeros
             slope_MD = _vectors(slope + at_packed, places_M, length, H * W, W, D)
             scores_NN = tl.dot(query_MD, tl.trans(key_ND), input_precision=PRECISION) * scale + bias_NN
-            weight_slopes_NN = tl.dot(slope_MD, tl.trans(value_ND), input_precision=PRECISION)
-            shares_M1 = 1.0 / (places_M + 1).to(tl.float32)[:, None]
-            _, score_slopes_NN = _slopes(scores_NN, weight_slopes_NN, seen_NN, shares_M1)
+            shares_M1 = _reciprocal((places_M + 1).to(tl.float32))[:, None]
+            gates_NN = _sigmoid(scores_NN)
+            score_slopes_NN = _slope_of_silu(scores_NN * gates_NN, gates_NN) * shares_M1
+            score_slopes_NN *= tl.dot(slope_MD, tl.trans(value_ND), input_precision=PRECISION)
             total_NN += score_slopes_NN
     # column c of the skewed tile holds i - j = c above row c's turn and c - N before it
     skewed_NN = tl.gather(total_NN, (tile_N[:, None] - tile_N[None, :] + N) % N, axis=1)

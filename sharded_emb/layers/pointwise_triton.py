@@ -11,12 +11,15 @@ import torch
 import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 from typing_extensions import override
 
 from sharded_emb.layers import pointwise_kernels as kernels
 from sharded_emb.layers.pointwise_attention import JaggedRows
 
 _WIDEST = 256
+# tiles have at most so many queries and keys, and read distances without looking whether there are such
+_MARGIN = 64
 # of the gradient of distances: some for each multiprocessor of a large GPU, at 128 numbers of buffer each
 _DISTANCE_PROGRAMS = 4096
 
@@ -64,7 +67,7 @@ class PointwiseAttention(torch.autograd.Function):
     ) -> Tensor:
         """(T, H, W)."""
         # by head, so that neighbouring distances are neighbours in memory
-        by_distance_HL = by_distance_LH.detach().float().t().contiguous()
+        by_distance_HL = F.pad(by_distance_LH.detach().float().t(), (_MARGIN, _MARGIN))[:, _MARGIN:-_MARGIN]
         call = _call((query_THW, key_THW, value_THW), by_distance_HL, rows)
         ctx.save_for_backward(*call.tensors)
         ctx.call, ctx.bias_dtype = call._replace(tensors=()), by_distance_LH.dtype
@@ -128,7 +131,7 @@ class _Call(NamedTuple):
     def _numbers(self, tiling: _Tiling) -> dict[str, Any]:
         _, heads, width = self.tensors[0].shape
         sizes = {"H": heads, "W": width, "D": _padded(width), "scale": 1 / math.sqrt(width)}
-        steps = {"stride": self.tensors[0].stride(0), "distances": self.tensors[3].shape[1]}
+        steps = {"stride": self.tensors[0].stride(0), "bias_stride": self.tensors[3].stride(0)}
         how = {"PRECISION": self.precision, "num_warps": tiling.warps, "num_stages": tiling.stages}
         return {**sizes, **steps, **how}
 
