@@ -180,9 +180,10 @@ class Weighed(nn.Module):
 
 
 def ours(case: Case, place: Place, **more: Any) -> Turn:
-    """What a run trains with, but for the model. more: keys of the table."""
+    """What a run trains with, but for the model. more: of the table, such as its kernel."""
     feature = make_feature("f", "t", pooling="sum" if case.pooled else "none")
-    table = make_table("t", case.rows, case.dim, feature, optimizer=RowWiseAdagrad(lr=LR, eps=EPS), **more)
+    table = make_table("t", case.rows, case.dim, feature, optimizer=RowWiseAdagrad(lr=LR, eps=EPS))
+    table = replace(table, **more)
     tables = with_updates([table], StepOfTable(case.device))
     plan = make_plan(tables, place, Workload(case.batch, {"f": float(case.bag)}))
     embeddings = Embeddings(tables, plan.replicated, place.device)

@@ -42,8 +42,8 @@ from sharded_emb.layers import layout
 from sharded_emb.training.feed import Fed, Feed
 from sharded_emb.training.step import Learner
 
-DIM, BLOCKS, HEADS, HIDDEN, TOKENS = 128, 2, 2, 512, 32_768
-STEPS, TURNS, BATCHES = 4, 5, 6
+DIM, BLOCKS, HEADS, HIDDEN, EVENTS = 128, 2, 2, 512, 131_072
+STEPS, TURNS, BATCHES, EPOCH = 4, 5, 6, 64
 FIRST_ITEM = 2
 COLUMNS = [
     *("model", "length", "dtype", "rows", "events a step", "ours ms", "plain ms", "plain / ours"),
@@ -62,7 +62,7 @@ class Case:
     @property
     def rows(self) -> int:
         """Of a batch: as many events on average, whatever the length."""
-        return max(1, round(TOKENS / (self.length * 9 / 16)))
+        return max(1, round(EVENTS / (self.length * 9 / 16)))
 
 
 def generate(folder: Path, length: int, items: int, rows: int) -> None:
@@ -198,7 +198,7 @@ def flops(built: Built, lengths: np.ndarray) -> float:
 def measured(case: Case, items: int, device: str) -> dict[str, Any]:
     """Milliseconds of a step of both, None where memory did not do, and what a step has to compute."""
     with tempfile.TemporaryDirectory() as folder:
-        generate(Path(folder, "data"), case.length, items, case.rows * BATCHES)
+        generate(Path(folder, "data"), case.length, items, case.rows * EPOCH)
         config = config_of(case, Path(folder, "data"), items, device)
         with joined(config) as place:
             built = Built(config, place)

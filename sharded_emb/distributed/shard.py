@@ -146,6 +146,9 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     replicas = make_replicas(place, plan.replicas)
     # DDP overlaps its exchange with the backward pass, but not every run of it adds up in the same order
     exact = place.device.type == "cpu" or torch.are_deterministic_algorithms_enabled() or place.world_size == 1
+    for name, child in model.named_children():  # DDP alone would do it
+        if name != "embeddings":
+            child.to(place.device)
     parallel = DistributedModelParallel(
         model,
         device=place.device,

@@ -79,7 +79,7 @@ def test_a_step_waits_for_the_device_once(model: str, data: Path) -> None:
                 learner.step(batches[3].pieces, batches[3].loss_weight, 4)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        return [f"{each.filename}:{each.lineno}" for each in said if "synchroniz" in str(each.message)]
+        return [f"{each.filename}:{each.lineno}" for each in said if "called a synchronizing" in str(each.message)]
 
     found = of("cuda", waits, data)
     assert len(found) == 1, found
