@@ -7,7 +7,6 @@ Zhai et al., "Actions speak louder than words", ICML 2024: a weight is SiLU(quer
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -18,8 +17,6 @@ class JaggedRows(NamedTuple):
     longest: int
 
 
-# torch.compile need not look into kernels that are compiled already
-@torch.compiler.disable
 def pointwise_attention(
     query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, by_distance_LH: Tensor, rows: JaggedRows
 ) -> Tensor:
@@ -32,7 +29,6 @@ def pointwise_attention(
     longer than there are distances. Products of float32 are exact unless `torch.backends.cuda.matmul.allow_tf32`.
     """
     # Triton is there only where torch is built for CUDA
-    from sharded_emb.layers.pointwise_triton import PointwiseAttention
+    from sharded_emb.layers.pointwise_triton import attend
 
-    out_THW: Tensor = PointwiseAttention.apply(query_THW, key_THW, value_THW, by_distance_LH, rows)
-    return out_THW
+    return attend(query_THW, key_THW, value_THW, by_distance_LH, rows)

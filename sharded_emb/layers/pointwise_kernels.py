@@ -13,7 +13,10 @@ registers and sums over distances once at its end: it repeats two products for t
 its buffer has the size of its grid, whatever the lengths of rows.
 
 A program finds its block, head and row in its number: blocks of one row and head are neighbours, since they read the
-same keys and values, and of those the longest loop goes first.
+same keys and values, and of those the longest loop goes first. Its loop has two parts: the tiles on the diagonal, which
+are masked, and those below it, where queries see all keys. What stands for places behind the end of a row comes to
+nothing: vectors are zeros there, and outputs are not written. SiLU and its slope issue more instructions than the
+products do, which is why masks, divisions and addresses are spared.
 
     T  events over all rows    B  rows    L  distances    H  heads    W  width of a head    D  W, padded to a power of 2
     M  queries of a tile    N  keys of a tile    G  groups of rows    K  lines of tiles
@@ -135,7 +138,7 @@ def forward(
             if DIAGONAL:
                 weights_MN = tl.where(distance_MN >= 0, weights_MN, 0.0)
             out_MD = tl.dot(weights_MN.to(value_ND.dtype), value_ND, out_MD, input_precision=PRECISION)
-    out_MD = out_MD / (places_M + 1).to(tl.float32)[:, None]
+    out_MD *= _reciprocal((places_M + 1).to(tl.float32))[:, None]
     _store(out + begin * (H * W) + head * W, out_MD, places_M, length, H * W, W)
 
 
@@ -173,8 +176,8 @@ def backward_keys(
     value_ND = _vectors(value + at, places_N, length, stride, W, D)
     key_slope_ND = tl.zeros((N, D), tl.float32)
     value_slope_ND = tl.zeros((N, D), tl.float32)
-    for FULL in tl.static_range(2):
-        for start in range(first + N if FULL else first, length if FULL else tl.minimum(first + N, length), M):
+    for BELOW in tl.static_range(2):
+        for start in range(first + N if BELOW else first, length if BELOW else tl.minimum(first + N, length), M):
             places_M = start + tl.arange(0, M)
             query_MD = _vectors(query + at, places_M, length, stride, W, D)
             slope_MD = _vectors(slope + at_packed, places_M, length, H * W, W, D)
@@ -183,7 +186,7 @@ def backward_keys(
             scores_NM += _bias(bias, start - first, N, M, -1)
             gates_NM = _sigmoid(scores_NM)
             shares_1M = _reciprocal((places_M + 1).to(tl.float32))[None, :]
-            if not FULL:
+            if not BELOW:
                 shares_1M = tl.where(distance_NM >= 0, shares_1M, 0.0)
             weights_NM = scores_NM * gates_NM
             score_slopes_NM = _slope_of_silu(weights_NM, gates_NM) * shares_1M
@@ -241,7 +244,7 @@ def backward_queries(
             if DIAGONAL:
                 score_slopes_MN = tl.where(distance_MN >= 0, score_slopes_MN, 0.0)
             query_slope_MD = tl.dot(score_slopes_MN.to(key_ND.dtype), key_ND, query_slope_MD, input_precision=PRECISION)
-    query_slope_MD *= scale / (places_M + 1).to(tl.float32)[:, None]
+    query_slope_MD *= scale * _reciprocal((places_M + 1).to(tl.float32))[:, None]
     _store(query_slope + at_packed, query_slope_MD, places_M, length, H * W, W)
 
 

@@ -19,7 +19,7 @@ from sharded_emb.layers.pointwise_attention import JaggedRows
 
 _WIDEST = 256
 # tiles have at most so many queries and keys, and read distances without looking whether there are such
-_MARGIN = 64
+_MARGIN = 128
 # of the gradient of distances: some for each multiprocessor of a large GPU, at 128 numbers of buffer each
 _DISTANCE_PROGRAMS = 4096
 
@@ -34,7 +34,9 @@ class _Tiling(NamedTuple):
 
 
 class _Tilings(NamedTuple):
-    """One for each kernel; the tiles of the distances are square."""
+    """One for each kernel. The blocks that a program owns are multiples of those that its loop reads, which begins at
+    the diagonal; tiles of the distances are square.
+    """
 
     forward: _Tiling
     keys: _Tiling
@@ -43,23 +45,31 @@ class _Tilings(NamedTuple):
 
 
 def _tilings(padded_width: int, bits: int) -> _Tilings:
-    """The largest tiles that spill no registers on sm_90 and leave room for two programs, or eight warps, at a time."""
+    """The largest tiles that spill no registers on sm_90, with two programs, or eight warps, at a time."""
+    square = _Tiling(64, 64, 4, 2) if bits == 16 else _Tiling(32, 32, 4, 2)
     if bits == 16 and padded_width <= 64:
-        return _Tilings(*[_Tiling(64, 64, 4, 2)] * 4)
+        return _Tilings(square, _Tiling(32, 64, 4, 2), square, square)
     if bits == 16 and padded_width <= 128:
-        return _Tilings(_Tiling(64, 64, 4, 2), _Tiling(32, 64, 8, 2), _Tiling(64, 64, 4, 2), _Tiling(64, 64, 8, 2))
+        return _Tilings(square, _Tiling(32, 128, 8, 2), square, _Tiling(64, 64, 4, 1))
     if bits == 16:
-        return _Tilings(_Tiling(64, 32, 8, 2), _Tiling(32, 32, 8, 2), _Tiling(64, 32, 8, 2), _Tiling(64, 64, 8, 1))
+        return _Tilings(_Tiling(128, 32, 8, 2), _Tiling(32, 32, 8, 2), _Tiling(64, 32, 8, 2), _Tiling(64, 64, 8, 1))
     if padded_width <= 64:
-        return _Tilings(*[_Tiling(32, 32, 4, 2)] * 4)
+        return _Tilings(square, square, square, square)
     if padded_width <= 128:
-        return _Tilings(_Tiling(32, 32, 4, 2), _Tiling(32, 32, 8, 2), _Tiling(32, 32, 4, 2), _Tiling(32, 32, 4, 2))
-    return _Tilings(*[_Tiling(16, 16, 4, 2)] * 4)
+        return _Tilings(_Tiling(32, 32, 8, 1), _Tiling(32, 32, 8, 2), _Tiling(32, 32, 8, 2), square)
+    small = _Tiling(16, 16, 4, 2)
+    return _Tilings(small, small, small, small)
 
 
-class PointwiseAttention(torch.autograd.Function):
+# torch.compile need not look into kernels that are compiled already
+@torch.compiler.disable
+def attend(query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, by_distance_LH: Tensor, rows: JaggedRows) -> Tensor:
     """`pointwise_attention`."""
+    out_THW: Tensor = _PointwiseAttention.apply(query_THW, key_THW, value_THW, by_distance_LH, rows)
+    return out_THW
 
+
+class _PointwiseAttention(torch.autograd.Function):
     @override
     @staticmethod
     def forward(
