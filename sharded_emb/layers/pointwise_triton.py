@@ -56,7 +56,7 @@ def _tilings(padded_width: int, bits: int) -> _Tilings:
     if padded_width <= 64:
         return _Tilings(square, square, square, square)
     if padded_width <= 128:
-        return _Tilings(_Tiling(32, 32, 8, 1), _Tiling(32, 32, 8, 2), _Tiling(32, 32, 8, 2), square)
+        return _Tilings(_Tiling(32, 32, 8, 1), _Tiling(16, 32, 8, 2), _Tiling(32, 16, 4, 2), square)
     small = _Tiling(16, 16, 4, 2)
     return _Tilings(small, small, small, small)
 
