@@ -7,12 +7,11 @@ B  rows    L  longest row    T  events over all rows    D  dim    H  heads    d 
 """
 
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 
 from sharded_emb.batch import Extent, Jagged
 from sharded_emb.layers.jagged import pad, place_of_event
@@ -118,18 +117,14 @@ def packed_attention(heads_THd: tuple[Tensor, Tensor, Tensor], begins_B1: Tensor
     int32. longest: of the rows, at least 1.
     """
     dim = heads_THd[0].shape[-1]
-    query, key, value = (F.pad(part, (0, -dim % _MULTIPLE)) if dim % _MULTIPLE else part for part in heads_THd)
-    if query.dtype != torch.float32:
-        window = (-1, 0) if causal else (-1, -1)
-        given = (query, key, value, begins_B1, begins_B1, longest, longest)
-        mixed: Any = varlen_attn(*given, scale=dim**-0.5, window_size=window)
+    parts = [F.pad(part, (0, -dim % _MULTIPLE)) if dim % _MULTIPLE else part for part in heads_THd]
+    rows, scale = (begins_B1, begins_B1, longest, longest), dim**-0.5
+    # what torch's nested tensors call as well, who would wait for the device to learn of rows that are empty
+    if parts[0].dtype == torch.float32:
+        mask, batch = _CAUSAL if causal else _ALL, [part[None] for part in parts]
+        kernel = torch.ops.aten._efficient_attention_forward
+        mixed = kernel(*batch, None, *rows, 0.0, mask, compute_log_sumexp=True, scale=scale)[0][0]
     else:
-        # what torch's nested tensors call as well, who would wait for the device to learn of rows that are empty
-        batch = [part[None] for part in (query, key, value)]
-        rows = (begins_B1, begins_B1, longest, longest)
-        mask, scale = _CAUSAL if causal else _ALL, dim**-0.5
-        mixed, *_ = torch.ops.aten._efficient_attention_forward(
-            *batch, None, *rows, 0.0, mask, compute_log_sumexp=True, scale=scale
-        )
-        mixed = mixed[0]
-    return mixed[..., :dim]
+        mixed = torch.ops.aten._flash_attention_forward(*parts, *rows, 0.0, causal, False, scale=scale)[0]
+    found: Tensor = mixed[..., :dim]
+    return found

@@ -1,0 +1,96 @@
+"""Samples a second of whole experiments on a GPU, from Parquet to moved weights, and how busy the device is.
+
+    python benchmarks/gpu_experiments.py dlrm_ml100k=data/ml din_ml100k=data/ml [--batches 1024 16384] [--report FILE]
+
+Each experiment trains on its prepared data as a run does, for some epochs after a first one; only the batch is another.
+Busy: the time of all kernels of some steps, as torch's profiler has it, of the time that those steps take.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import sharded_emb
+from benchmarks.machine import measured_at, tell
+from sharded_emb.config.build import Built
+from sharded_emb.config.session import joined
+from sharded_emb.data.source import Share
+from sharded_emb.training.feed import Fed, Feed
+from sharded_emb.training.step import Learner
+
+SECONDS, WATCHED = 3.0, 5
+
+
+def endless(built: Built) -> Iterator[Fed]:
+    """Batches of one epoch after the other."""
+    feed = Feed(built.source(), built.collate(), Share(0, 1), built.place.device, built.config.prefetch)
+    for epoch in range(1_000_000):
+        yield from feed.epoch(epoch, 0, 1)
+
+
+def measured(name: str, data: Path, batch: int, device: str, *more: str) -> dict[str, Any]:
+    """Samples a second, milliseconds of a step, and of them those of kernels."""
+    config = sharded_emb.compose(
+        f"experiment={name}", f"data={data}", f"global_batch={batch}", f"device={device}", *more
+    )
+    with joined(config) as place:
+        built = Built(config, place)
+        learner, batches, steps = Learner(built.sharded, built.dense, config.schedule), endless(built), 0
+
+        def train(until: float, most: int = 1_000_000) -> int:
+            nonlocal steps
+            samples, end = 0, steps + most
+            while time.perf_counter() < until and steps < end:
+                fed = next(batches)
+                steps += 1
+                learner.step(fed.pieces, fed.loss_weight or 1.0, steps)
+                samples += fed.samples
+            if place.device.type == "cuda":
+                torch.cuda.synchronize()
+            return samples
+
+        train(time.perf_counter() + SECONDS)
+        start, before = time.perf_counter(), steps
+        samples = train(start + SECONDS)
+        took, done = time.perf_counter() - start, steps - before
+        kinds = [ProfilerActivity.CUDA if place.device.type == "cuda" else ProfilerActivity.CPU]
+        with profile(activities=kinds) as watched:
+            train(time.perf_counter() + SECONDS, WATCHED)
+    kernels = sum(event.self_device_time_total for event in watched.key_averages()) * 1e-6 / WATCHED
+    return {"samples": samples / took, "ms": 1e3 * took / done, "busy": kernels * done / took}
+
+
+def main() -> None:
+    """Prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("experiments", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1024, 16384])
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    options = parser.parse_args()
+    lines = [
+        "# Experiments on a GPU",
+        "",
+        f"`python {' '.join(sys.argv)}`, {measured_at(options.device)}, torch {torch.__version__}.",
+        "",
+        "| experiment | batch | samples a second | ms a step | busy |",
+        "|---|---|---|---|---|",
+    ]
+    for each in options.experiments:
+        name, _, data = each.partition("=")
+        for batch in options.batches:
+            found = measured(name, Path(data), batch, options.device)
+            lines.append(f"| {name} | {batch:,} | {found['samples']:,.0f} | {found['ms']:.1f} | {found['busy']:.0%} |")
+    tell(lines, options.report)
+
+
+if __name__ == "__main__":
+    main()
