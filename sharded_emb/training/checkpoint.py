@@ -14,7 +14,6 @@ import torch
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
@@ -209,9 +208,9 @@ class Checkpoints:
 
 
 def _written(aside: Path, held: entries.Entries, place: Place) -> list[files.Piece]:
-    metadata = save(held, storage_writer=FileSystemWriter(aside), process_group=place.control)
-    assert isinstance(metadata, Metadata)
-    return files.pieces_of_rank(aside, metadata, place.rank)
+    save(held, storage_writer=FileSystemWriter(aside), process_group=place.control)
+    # what `save` returns does not say where everything was written with torch 2.11
+    return files.pieces_of_rank(aside, FileSystemReader(aside).read_metadata(), place.rank)
 
 
 def _finish(aside: Path, target: Path, said: dict[str, Any], pieces: list[files.Piece]) -> None:
