@@ -89,7 +89,7 @@ def main() -> None:
         for batch in options.batches:
             found = measured(name, Path(data), batch, options.device)
             lines.append(f"| {name} | {batch:,} | {found['samples']:,.0f} | {found['ms']:.1f} | {found['busy']:.0%} |")
-    tell(lines, options.report)
+            tell(lines, options.report)  # what is cut off has said what it had
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def works_of(case: Case, place: Place) -> dict[str, Callable[[int], None]]:
             kernel(ids[number % BATCHES], offsets)
 
     def step(number: int) -> None:
-        kernel(ids[number % BATCHES], offsets).backward(gradient)
+        (kernel(ids[number % BATCHES], offsets) * gradient).sum().backward()
 
     turn = ours(case, place)
     return {"lookup": forward, "step": step, "ours": turn}

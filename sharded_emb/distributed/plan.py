@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from torchrec.distributed.comm import get_topology_group_world_size
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharded_emb.distributed.communication import EXACT, Communication, block_width
-from sharded_emb.distributed.cuts import Cutter, assembled, cache_of, kernel_of, moved, problems
+from sharded_emb.distributed.cuts import ALONG_HOSTS, Cutter, assembled, cache_of, kernel_of, moved, problems
 from sharded_emb.distributed.process_group import Place, launched_ranks, launched_ranks_per_host
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.errors import InputError
@@ -183,6 +184,29 @@ def present(place: Place) -> Present:
     if not place.equal_hosts or place.world_size % place.local_world_size:  # as if each rank were alone
         return Present(device, place.world_size, 1, memory)
     return Present(device, place.world_size // place.local_world_size, place.local_world_size, memory)
+
+
+def require_same_hosts(plan: Plan, place: Place) -> None:
+    """Raises InputError if a table is cut along hosts, and these differ, or TorchRec, which finds them by itself, finds
+    others.
+    """
+    if not {*ALONG_HOSTS} & {*plan.types.values()}:
+        return
+    if plan.replicas > 1:
+        raise InputError(
+            f"sharding.replicas: want 1 with {', '.join(ALONG_HOSTS)}, whose groups TorchRec makes of all hosts, got "
+            f"{plan.replicas}; use table_wise, row_wise or column_wise"
+        )
+    if not place.equal_hosts:
+        raise InputError(
+            f"sharding: {', '.join(ALONG_HOSTS)} want as many ranks on every host, got {place.local_world_size} on one "
+            "and another number on others; start as many on each, or use table_wise, row_wise or column_wise"
+        )
+    if (found := get_topology_group_world_size(place.world_size)) != place.local_world_size:
+        raise InputError(
+            f"sharding: want hosts of {place.local_world_size} ranks, as torchrun has them, got {found} from TorchRec; "
+            "unset TORCHREC_RESOLVED_POD_SIZE"
+        )
 
 
 def present_machine(device: Literal["auto", "cpu", "cuda"]) -> Present:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torch.optim import Optimizer
-from torchrec.distributed.comm import get_topology_group_world_size
 from torchrec.distributed.model_parallel import (
     DefaultDataParallelWrapper,
     DistributedModelParallel,
@@ -27,7 +26,6 @@ from sharded_emb.batch import Batch, Embedded
 from sharded_emb.distributed.agree import all_values, together
 from sharded_emb.distributed.collisions import Collisions
 from sharded_emb.distributed.communication import EXACT
-from sharded_emb.distributed.cuts import ALONG_HOSTS
 from sharded_emb.distributed.dense import DenseAverage
 from sharded_emb.distributed.host_memory import empty_on_huge_pages, workers
 from sharded_emb.distributed.kernels import (
@@ -39,7 +37,7 @@ from sharded_emb.distributed.kernels import (
     unfused_rate,
 )
 from sharded_emb.distributed.local_shards import LocalShard, fused_parts, fused_states, sharded_weights
-from sharded_emb.distributed.plan import Plan
+from sharded_emb.distributed.plan import Plan, require_same_hosts
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.replicas import make_replicas
 from sharded_emb.distributed.sharders import sharders
@@ -47,7 +45,6 @@ from sharded_emb.distributed.sums import send_parts
 from sharded_emb.distributed.updates import TableUpdates
 from sharded_emb.embeddings.local_rows import DTYPES
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
-from sharded_emb.errors import InputError
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.pretrained import Vectors
 
@@ -200,29 +197,6 @@ def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
-
-
-def require_same_hosts(plan: Plan, place: Place) -> None:
-    """Raises InputError if a table is cut along hosts, and these differ, or TorchRec, which finds them by itself, finds
-    others.
-    """
-    if not {*ALONG_HOSTS} & {*plan.types.values()}:
-        return
-    if plan.replicas > 1:
-        raise InputError(
-            f"sharding.replicas: want 1 with {', '.join(ALONG_HOSTS)}, whose groups TorchRec makes of all hosts, got "
-            f"{plan.replicas}; use table_wise, row_wise or column_wise"
-        )
-    if not place.equal_hosts:
-        raise InputError(
-            f"sharding: {', '.join(ALONG_HOSTS)} want as many ranks on every host, got {place.local_world_size} on one "
-            "and another number on others; start as many on each, or use table_wise, row_wise or column_wise"
-        )
-    if (found := get_topology_group_world_size(place.world_size)) != place.local_world_size:
-        raise InputError(
-            f"sharding: want hosts of {place.local_world_size} ranks, as torchrun has them, got {found} from TorchRec; "
-            "unset TORCHREC_RESOLVED_POD_SIZE"
-        )
 
 
 def _weights(embeddings: Embeddings) -> Iterator[tuple[str, nn.Parameter]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 import yaml
 
 from sharded_emb.cli import compose_all, compose_tree
@@ -39,6 +40,13 @@ def test_a_label_is_a_column_of_labels(tiny_data: Path, tmp_path: Path, label: s
 
     assert said("label") == []
     assert said(label) == [f"loss.label: want a column of labels (float32), got {label!r}, which holds {kind}"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_tf32_wants_a_gpu(tiny_data: Path, device: str) -> None:
+    said = problems(f"data={tiny_data}", "dense.dtype=tf32", f"device={device}", files=True)
+    assert said == ["dense.dtype: want fp32 or bf16 on a CPU, got tf32; choose one"]
 
 
 def test_a_number_of_rows_is_that_of_the_vocabulary(tiny_data: Path) -> None:

@@ -10,9 +10,8 @@ import torch
 
 from sharded_emb.config.run import ShardingConfig
 from sharded_emb.distributed.cuts import problems
-from sharded_emb.distributed.plan import make_plan
+from sharded_emb.distributed.plan import make_plan, require_same_hosts
 from sharded_emb.distributed.process_group import Place, place_in_group
-from sharded_emb.distributed.shard import require_same_hosts
 from sharded_emb.embeddings.updates import Step, with_updates
 from sharded_emb.embeddings.updates import problems as update_problems
 from sharded_emb.errors import InputError

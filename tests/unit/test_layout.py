@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from sharded_emb.batch import CANDIDATES, Embedded, Extent, Jagged
 from sharded_emb.layers import layout
 from sharded_emb.layers.jagged import with_first
+from sharded_emb.layers.pointwise_attention import JaggedRows
+from sharded_emb.models import hstu
 from sharded_emb.models.bert4rec import BERT4Rec
 from sharded_emb.models.bst import BST
 from sharded_emb.models.esasrec import ESASRec
@@ -26,6 +28,7 @@ MODELS: dict[str, Any] = {
     "sasrec": SASRec(heads=2, hidden=8, dropout=0.0),
     "esasrec": ESASRec(heads=2, hidden=8, dropout=0.0),
     "bert4rec": BERT4Rec(heads=2, hidden=8, dropout=0.0),
+    "hstu": hstu.HSTU(heads=2, dropout=0.0),
     "bst": BST(histories=("history",), target="item", heads=2, attention_hidden=8, dropout=0.0, hidden=(8,)),
 }
 
@@ -37,6 +40,18 @@ def row_by_row(heads_THd: tuple[Tensor, ...], begins_B1: Tensor, longest: int, c
     rows = [[part[begin:end].transpose(0, 1) for part in heads_THd] for begin, end in ends if end > begin]
     mixed = [F.scaled_dot_product_attention(*row, is_causal=causal).transpose(0, 1) for row in rows]
     return torch.cat(mixed) if mixed else heads_THd[2]
+
+
+def pointwise_row_by_row(query: Tensor, key: Tensor, value: Tensor, by_distance_LH: Tensor, rows: JaggedRows) -> Tensor:
+    """What `pointwise_attention` gives."""
+    ends = zip(rows.offsets_B1.tolist(), rows.offsets_B1[1:].tolist(), strict=False)
+    mixed = []
+    for begin, place in ((first, place) for first, end in ends for place in range(end - first)):
+        seen = slice(begin, begin + place + 1)
+        scores_SH = (query[begin + place] * key[seen]).sum(-1) / query.shape[-1] ** 0.5
+        scores_SH = scores_SH + by_distance_LH[: place + 1].flip(0)
+        mixed.append((F.silu(scores_SH)[..., None] * value[seen]).sum(0) / (place + 1))
+    return torch.stack(mixed) if mixed else value
 
 
 def outputs(model: Any, lengths: list[int]) -> tuple[Tensor, ...]:
@@ -64,6 +79,7 @@ def test_packed_rows_give_what_padded_ones_do(name: str, lengths: list[int], mon
     model = MODELS[name].build([make_table("item", ROWS, DIM, *features[: 1 + (name == "bst")])])
     want = outputs(model, lengths)
     monkeypatch.setattr(layout, "packed_attention", row_by_row)
+    monkeypatch.setattr(hstu, "pointwise_attention", pointwise_row_by_row)
     monkeypatch.setattr(layout, "PaddedRows", layout.Packed)
     for got, padded in zip(outputs(model, lengths), want, strict=True):
         torch.testing.assert_close(got, padded, rtol=0, atol=1e-5)

@@ -60,6 +60,22 @@ def test_a_click_model_in_bf16(name: str) -> None:
     near(gradients, exact_gradients)
 
 
+def test_tf32_is_for_training_alone() -> None:
+    """Neither evaluation nor another run of the process has it."""
+    model = click.build("dcn")
+    trainee = Trainee(nn.Identity(), nn.Identity(), model, Kept(), DenseConfig(dtype="tf32"))  # type: ignore[arg-type]
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.backends.cudnn.allow_tf32
+    trainee.eval()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+    trainee.train()
+    assert torch.get_float32_matmul_precision() == "high"
+    Trainee(nn.Identity(), nn.Identity(), model, Kept())  # type: ignore[arg-type]
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_a_model_that_mixes_rows_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     with pytest.raises(InputError, match=r"^model: want each row computed from itself alone, got BatchNorm1d in 1, "):
