@@ -136,10 +136,11 @@ class BagsOfOne:
         # the kernel wants as many bags of every feature: those that are too many are empty
         bag_B = torch.arange(int(counts_F.max()))
         begins_FB = starts_F1[:-1, None] + torch.minimum(bag_B, counts_F[:, None])
-        sums_BFD = self.sums(indices, torch.cat([begins_FB.flatten(), starts_F1[-1:]])).unflatten(
-            1, (self.features, -1)
-        )
-        return sums_BFD.transpose(0, 1)[bag_B < counts_F[:, None]]
+        sums_BA = self.sums(indices, torch.cat([begins_FB.flatten(), starts_F1[-1:]]))
+        feature_N = torch.arange(self.features).repeat_interleave(counts_F)
+        place_N = torch.arange(len(indices)) - starts_F1[:-1][feature_N]
+        sums_ND = sums_BA.view(-1, sums_BA.shape[1] // self.features)
+        return sums_ND.index_select(0, place_N * self.features + feature_N)
 
 
 class Lookup:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sharded_emb.batch import Extent, Jagged
 
@@ -21,6 +22,12 @@ def place_of_event(jagged: Jagged) -> Tensor:
     """The place of each event in its row, counted from 0: int64 (T)."""
     places_T = torch.arange(jagged.ids_T.numel(), device=jagged.lengths_B.device)
     return places_T - jagged.offsets_B1[:-1][row_of_event(jagged)]
+
+
+def of_rows(values_BD: Tensor, row_T: Tensor) -> Tensor:
+    """The values of each event's row: (T, D). The backward pass adds up in an order of its own on every device."""
+    # an index would add up one by one on a GPU, and a lookup on a CPU
+    return F.embedding(row_T, values_BD) if values_BD.is_cuda else values_BD.index_select(0, row_T)
 
 
 def last_of_row(jagged: Jagged) -> Tensor:

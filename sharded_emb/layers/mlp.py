@@ -6,6 +6,7 @@ from itertools import pairwise
 from torch import nn
 
 from sharded_emb.layers.dropout import Dropout
+from sharded_emb.layers.prelu import PReLU
 
 
 def mlp(widths: Sequence[int], dropout: float) -> nn.Sequential:
@@ -17,5 +18,5 @@ def hidden_layers(widths: Sequence[int], dropout: float) -> nn.Sequential:
     """The same without the last one."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), nn.PReLU(), Dropout(dropout)]
+        layers += [nn.Linear(width_in, width_out), PReLU(), Dropout(dropout)]
     return nn.Sequential(*layers)

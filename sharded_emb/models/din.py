@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sharded_emb.batch import Jagged
 from sharded_emb.layers.jagged import pool, row_of_event
 from sharded_emb.layers.mlp import mlp
+from sharded_emb.layers.pairs import of_pairs
 from sharded_emb.models.click import HistoriesConfig, InterestModel
 from sharded_emb.tables import Table
 
@@ -37,13 +38,14 @@ class AttentionUnit(nn.Module):
         super().__init__()
         self.net = mlp((4 * dim, *hidden), 0.0)
 
-    def weights(self, seen: Tensor, target: Tensor) -> Tensor:
-        """One (..., 1) for each pair of vectors (..., D)."""
-        return torch.sigmoid(self.net(torch.cat([seen, target, seen - target, seen * target], -1)))
+    def weights(self, seen_TD: Tensor, target_BD: Tensor, row_T: Tensor) -> Tensor:
+        """One (T, 1) for each vector that was seen, beside the target of its row."""
+        first, *rest = self.net
+        return torch.sigmoid(nn.Sequential(*rest)(of_pairs(first, seen_TD, target_BD, row_T)))
 
     def forward(self, history: Jagged, target_BD: Tensor) -> Tensor:
         """The interest (B, D), normalized; zeros for a row without events."""
         seen_TD = history.values_TD
-        weight_T1 = self.weights(seen_TD, target_BD[row_of_event(history)])
+        weight_T1 = self.weights(seen_TD, target_BD, row_of_event(history))
         weighted = Jagged(seen_TD * weight_T1, history.ids_T, history.lengths_B, history.extent)
         return F.layer_norm(pool(weighted, mean=True), (seen_TD.shape[1],))

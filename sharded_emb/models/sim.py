@@ -58,6 +58,8 @@ class SearchedAttention(AttentionUnit):
     def forward(self, history: Jagged, target_BD: Tensor) -> Tensor:
         """The interest (B, D), normalized; zeros for a row without events."""
         seen_BKD, there_BK = search(history, target_BD, self.found)
-        weight_BK1 = self.weights(seen_BKD, target_BD[:, None].expand_as(seen_BKD)) * there_BK[:, :, None]
+        rows, found = there_BK.shape
+        row_N = torch.arange(rows, device=target_BD.device).repeat_interleave(found)
+        weight_BK1 = self.weights(seen_BKD.flatten(0, 1), target_BD, row_N).view(rows, found, 1) * there_BK[:, :, None]
         interest_BD = (weight_BK1 * seen_BKD).sum(1) / there_BK.sum(1, keepdim=True).clamp(min=1)
         return F.layer_norm(interest_BD, interest_BD.shape[1:])

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from sharded_emb.batch import Jagged
 from sharded_emb.errors import nearest
 from sharded_emb.layers.jagged import row_of_event, sums
+from sharded_emb.layers.pairs import of_pairs
+from sharded_emb.layers.prelu import PReLU
 from sharded_emb.pooling.base import Pool, Pooling
 
 
@@ -55,17 +57,16 @@ class AttentionPool(Pool):
         self.target = config.target
         self.net = None
         if config.score == "net":
-            self.net = nn.Sequential(nn.Linear(4 * dim, config.hidden), nn.PReLU(), nn.Linear(config.hidden, 1))
+            self.net = nn.Sequential(nn.Linear(4 * dim, config.hidden), PReLU(), nn.Linear(config.hidden, 1))
 
     def forward(self, events: Jagged, pooled: Mapping[str, Tensor]) -> Tensor:
         """See `Pool`."""
-        row_T, seen_TD = row_of_event(events), events.values_TD
-        target_TD = pooled[self.target][row_T]
+        row_T, seen_TD, target_BD = row_of_event(events), events.values_TD, pooled[self.target]
         if self.net is None:
-            score_T = (seen_TD * target_TD).sum(1) / math.sqrt(seen_TD.shape[1])
+            score_T = (seen_TD * target_BD[row_T]).sum(1) / math.sqrt(seen_TD.shape[1])
         else:
-            pair = torch.cat([seen_TD, target_TD, seen_TD - target_TD, seen_TD * target_TD], 1)
-            score_T = self.net(pair)[:, 0]
+            first, *rest = self.net
+            score_T = nn.Sequential(*rest)(of_pairs(first, seen_TD, target_BD, row_T))[:, 0]
         lowest_B = score_T.new_full(events.lengths_B.shape, -torch.inf)
         greatest_B = lowest_B.scatter_reduce(0, row_T, score_T.detach(), "amax")
         weight_T1 = (score_T - greatest_B[row_T]).exp()[:, None]

@@ -57,3 +57,14 @@ def test_bags_of_one_id_are_the_vectors_of_the_ids(tables: list[int], ids: list[
     for one, other in zip(found_rows, rows, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
     assert not torch.equal(rows[tables[0]], kernel(tables).split_embedding_weights()[tables[0]])
+
+
+def test_a_rank_without_ids_gets_no_vectors() -> None:
+    vectors, _ = step(kernel([0, 0]), [[[], []], [[], []]], BagsOfOne(_of_sums([0, 0]).forward, 2))
+    assert vectors.shape == (0, DIM)
+
+
+def _of_sums(tables: list[int]) -> Any:
+    made = kernel(tables)
+    made.pooling_mode = PoolingMode.SUM
+    return made
