@@ -120,4 +120,6 @@ def quiet_libraries() -> None:
     """Their warnings are about their own calls of themselves; ours say what a user can do."""
     for name in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # of FBGEMM 1.6, which does not know its own torch
+    logging.getLogger().addFilter(lambda record: "_fbgemm_torch_compat_table" not in record.getMessage())
     warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu|tensordict)\b")

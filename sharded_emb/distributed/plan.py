@@ -205,7 +205,7 @@ def require_same_hosts(plan: Plan, place: Place) -> None:
     if (found := get_topology_group_world_size(place.world_size)) != place.local_world_size:
         raise InputError(
             f"sharding: want hosts of {place.local_world_size} ranks, as torchrun has them, got {found} from TorchRec; "
-            "unset TORCHREC_RESOLVED_POD_SIZE"
+            "unset TORCHREC_RESOLVED_POD_SIZE and TOPOLOGY_DOMAIN_MULTIPLE"
         )
 
 

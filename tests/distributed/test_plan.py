@@ -258,7 +258,8 @@ def test_hosts_that_torchrec_finds_elsewhere_are_refused(monkeypatch: pytest.Mon
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     plans = {kind: make_plan(tables(100, 8, kind, pooling="sum"), place(4, 2), 8) for kind in ("grid", "row_wise")}
     require_same_hosts(plans["grid"], place(4, 2))
-    monkeypatch.setenv("TORCHREC_RESOLVED_POD_SIZE", "2")
+    for name in ("TORCHREC_RESOLVED_POD_SIZE", "TOPOLOGY_DOMAIN_MULTIPLE"):  # of TorchRec 1.8, and of 1.6
+        monkeypatch.setenv(name, "2")
     require_same_hosts(plans["row_wise"], place(4, 2))
     with pytest.raises(InputError, match=r"^sharding: want hosts of 2 ranks, .* got 4 from TorchRec; unset TORCHREC_"):
         require_same_hosts(plans["grid"], place(4, 2))
