@@ -25,7 +25,17 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """The same shape: vectors of events, that lie as the layout has it."""
         attended = layout.attend(self.project_in(self.attention_norm(x)), self.heads)
-        x = x + self.dropout(self.project_out(attended))
+        return self._fed(x + self.dropout(self.project_out(attended)))
+
+    def of_first(self, x: Tensor, layout: Layout) -> Tensor:
+        """The same of the first event of each row alone (B, D), at the cost of what it reads. No row may be empty."""
+        normed, weight, bias = self.attention_norm(x), self.project_in.weight, self.project_in.bias
+        dim = weight.shape[1]
+        query_BD = F.linear(layout.first(normed), weight[:dim], bias[:dim])
+        attended_BD = layout.attend_first(query_BD, F.linear(normed, weight[dim:], bias[dim:]), self.heads)
+        return self._fed(layout.first(x) + self.dropout(self.project_out(attended_BD)))
+
+    def _fed(self, x: Tensor) -> Tensor:
         hidden = self.dropout(F.gelu(self.expand(self.feed_forward_norm(x))))
         return x + self.dropout(self.contract(hidden))
 

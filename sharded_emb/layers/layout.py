@@ -6,8 +6,9 @@ after the other, and kernels that know where each begins attend within them: no 
 B  rows    L  longest row    T  events over all rows    D  dim    H  heads    d  dim of a head
 """
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,8 +37,14 @@ class Layout(Protocol):
         after the other in the last dimension.
         """
 
+    def attend_first(self, query_BD: Tensor, projected: Tensor, heads: int) -> Tensor:
+        """The same of one query a row, which sees all of the row: (B, D). projected: keys and values (..., 2D)."""
+
+    def first(self, values: Tensor) -> Tensor:
+        """The first event (B, D) of each row, which has to have one, of a tensor that is laid out as `values`."""
+
     def events(self, values: Tensor) -> Tensor:
-        """The events (T, D) of a tensor that is laid out as `values`."""
+        """All events (T, D) of such a tensor."""
 
 
 def lay_out(events: Jagged, causal: bool = True) -> Layout:
@@ -53,11 +60,7 @@ class PaddedRows:
         longest = max(events.extent.longest, 1)
         extent = Extent(longest, events.extent.nonempty)
         self.padded = pad(Jagged(events.values_TD, events.ids_T, events.lengths_B, extent))
-        self.values, self._seen_B11L = self.padded.values_BLD, None
-        if not causal:
-            place_L = torch.arange(longest, device=events.lengths_B.device)
-            # the first place of an empty row is looked at too: a softmax over nothing is no number
-            self._seen_B11L = (place_L < events.lengths_B.clamp(min=1)[:, None])[:, None, None]
+        self.values, self._lengths_B, self._causal = self.padded.values_BLD, events.lengths_B, causal
 
     def by_place(self, places_LD: Tensor) -> Tensor:
         """(L, D)."""
@@ -65,7 +68,21 @@ class PaddedRows:
 
     def attend(self, projected: Tensor, heads: int) -> Tensor:
         """(B, L, D)."""
-        return padded_attention(projected, heads, self._seen_B11L)
+        return padded_attention(projected.chunk(3, -1), heads, None if self._causal else self._inside_B11L)
+
+    def attend_first(self, query_BD: Tensor, projected: Tensor, heads: int) -> Tensor:
+        """(B, D)."""
+        return padded_attention((query_BD[:, None], *projected.chunk(2, -1)), heads, self._inside_B11L)[:, 0]
+
+    def first(self, values: Tensor) -> Tensor:
+        """(B, D)."""
+        return values[:, 0]
+
+    @cached_property
+    def _inside_B11L(self) -> Tensor:
+        place_L = torch.arange(self.values.shape[1], device=self._lengths_B.device)
+        # the first place of an empty row is looked at too: a softmax over nothing is no number
+        return (place_L < self._lengths_B.clamp(min=1)[:, None])[:, None, None]
 
     def events(self, values: Tensor) -> Tensor:
         """(T, D)."""
@@ -89,7 +106,19 @@ class Packed:
         query, key, value = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
         if not self.rows.longest:
             return value.flatten(1)
-        return packed_attention((query, key, value), self._begins_B1, self.rows.longest, self._causal).flatten(1)
+        extents = Begins(self._begins_B1, self.rows.longest)
+        return packed_attention((query, key, value), extents, extents, self._causal).flatten(1)
+
+    def attend_first(self, query_BD: Tensor, projected: Tensor, heads: int) -> Tensor:
+        """(B, D)."""
+        query, key, value = (part.unflatten(-1, (heads, -1)) for part in (query_BD, *projected.chunk(2, -1)))
+        one_each = torch.arange(len(query_BD) + 1, dtype=torch.int32, device=query_BD.device)
+        rows = Begins(self._begins_B1, self.rows.longest)
+        return packed_attention((query, key, value), Begins(one_each, 1), rows, causal=False).flatten(1)
+
+    def first(self, values: Tensor) -> Tensor:
+        """(B, D)."""
+        return values.index_select(0, self.rows.offsets_B1[:-1])
 
     def events(self, values: Tensor) -> Tensor:
         """(T, D)."""
@@ -100,25 +129,30 @@ class Packed:
         return self.rows.offsets_B1.to(torch.int32)
 
 
-def padded_attention(projected_BL3D: Tensor, heads: int, seen_B1LL: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention (B, L, D) of queries, keys and values that stand one after the other in the last
-    dimension. seen: which places a place looks at, bool and broadcast; None for itself and those before it, which needs
-    no mask for the padding behind the end of a row.
+class Begins(NamedTuple):
+    """Where each row begins and the last one ends, int32 (B + 1), and the longest of them, at least 1."""
+
+    at_B1: Tensor
+    longest: int
+
+
+def padded_attention(parts_BLD: Sequence[Tensor], heads: int, seen_B1LL: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention (B, L, D) of queries, keys and values. seen: which places a place looks at, bool and
+    broadcast; None for itself and those before it, which needs no mask for the padding behind the end of a row.
     """
-    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in projected_BL3D.chunk(3, -1))
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts_BLD)
     # no dropout on the weights: it would leave the fused kernels
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B1LL, is_causal=seen_B1LL is None)
     return mixed.transpose(1, 2).flatten(2)
 
 
-def packed_attention(heads_THd: tuple[Tensor, Tensor, Tensor], begins_B1: Tensor, longest: int, causal: bool) -> Tensor:
+def packed_attention(parts_THd: Sequence[Tensor], queries: Begins, keys: Begins, causal: bool) -> Tensor:
     """Scaled dot-product attention (T, H, d) of queries, keys and values of rows that lie one after the other: by the
-    flash kernel in half precision, by the memory-efficient one in float32. begins: where rows begin and the last ends,
-    int32. longest: of the rows, at least 1.
+    flash kernel in half precision, by the memory-efficient one in float32.
     """
-    dim = heads_THd[0].shape[-1]
-    parts = [F.pad(part, (0, -dim % _MULTIPLE)) if dim % _MULTIPLE else part for part in heads_THd]
-    rows, scale = (begins_B1, begins_B1, longest, longest), dim**-0.5
+    dim = parts_THd[0].shape[-1]
+    parts = [F.pad(part, (0, -dim % _MULTIPLE)) if dim % _MULTIPLE else part for part in parts_THd]
+    rows, scale = (queries.at_B1, keys.at_B1, queries.longest, keys.longest), dim**-0.5
     # what torch's nested tensors call as well, who would wait for the device to learn of rows that are empty
     if parts[0].dtype == torch.float32:
         mask, batch = _CAUSAL if causal else _ALL, [part[None] for part in parts]

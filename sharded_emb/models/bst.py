@@ -8,7 +8,7 @@ B  rows    T  events over all rows and a target a row    L  longest row    D  di
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from pydantic import PositiveInt
@@ -97,6 +97,7 @@ class _Reader(nn.Module):
             replace(events, values_TD=events.values_TD + F.embedding(back_T, self.places_LD)), causal=False
         )
         x = self.dropout(layout.values)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, layout)
-        return self.norm(layout.events(x)[events.offsets_B1[:-1]])
+        return self.norm(cast(TransformerBlock, last).of_first(x, layout))

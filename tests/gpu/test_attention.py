@@ -42,6 +42,25 @@ def test_packed_rows_attend_as_padded_ones_do(heads: int, dim: int, causal: bool
     torch.testing.assert_close(got_gradient, want_gradient, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("heads", "dim"), [(1, 64), (2, 40)])
+def test_one_query_a_row_sees_all_of_it(heads: int, dim: int, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    lengths = [length for length in LENGTHS if length]
+    projected_TD = torch.randn(sum(lengths), 2 * dim, generator=draw).cuda().requires_grad_()
+    query_BD = torch.randn(len(lengths), dim, generator=draw).cuda().requires_grad_()
+    ids_T = torch.zeros(sum(lengths), dtype=torch.int64).cuda()
+    jagged = Jagged(projected_TD, ids_T, torch.tensor(lengths).cuda(), Extent(max(lengths), len(lengths)))
+    padded, packed = PaddedRows(jagged, causal=False), Packed(jagged, causal=False)
+    want = padded.attend_first(query_BD, padded.values, heads)
+    got = packed.attend_first(query_BD.to(dtype), packed.values.to(dtype), heads)
+    tolerance = TOLERANCES[dtype]
+    torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=tolerance)
+    wanted, found = (torch.autograd.grad(each.float().sum(), (query_BD, projected_TD)) for each in (want, got))
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    assert torch.equal(packed.first(packed.values), padded.first(padded.values))
+
+
 def test_no_events_at_all_attend_to_nothing() -> None:
     projected_TD = torch.zeros(0, 24).cuda().requires_grad_()
     lengths_B, ids_T = torch.tensor([0, 0]).cuda(), torch.zeros(0, dtype=torch.int64).cuda()

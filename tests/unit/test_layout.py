@@ -4,6 +4,8 @@ place of that of a GPU, whose own tests are in tests/gpu.
 T  events over all rows    H  heads    d  dim of a head    D  dim
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,13 +35,19 @@ MODELS: dict[str, Any] = {
 }
 
 
-def row_by_row(heads_THd: tuple[Tensor, ...], begins_B1: Tensor, longest: int, causal: bool) -> Tensor:
+def row_by_row(parts: Sequence[Tensor], queries: layout.Begins, keys: layout.Begins, causal: bool) -> Tensor:
     """What `packed_attention` gives."""
-    assert longest == int(begins_B1.diff().max())
-    ends = zip(begins_B1.tolist(), begins_B1[1:].tolist(), strict=False)
-    rows = [[part[begin:end].transpose(0, 1) for part in heads_THd] for begin, end in ends if end > begin]
-    mixed = [F.scaled_dot_product_attention(*row, is_causal=causal).transpose(0, 1) for row in rows]
-    return torch.cat(mixed) if mixed else heads_THd[2]
+    rows = []
+    for extents in (queries, keys, keys):
+        assert extents.longest == int(extents.at_B1.diff().max())
+        rows.append([slice(*ends) for ends in pairwise(extents.at_B1.tolist())])
+    mixed = [
+        F.scaled_dot_product_attention(
+            *(part[row].transpose(0, 1) for part, row in zip(parts, of_parts, strict=True)), is_causal=causal
+        )
+        for of_parts in zip(*rows, strict=True)
+    ]
+    return torch.cat([each.transpose(0, 1) for each in mixed])
 
 
 def pointwise_row_by_row(query: Tensor, key: Tensor, value: Tensor, by_distance_LH: Tensor, rows: JaggedRows) -> Tensor:
