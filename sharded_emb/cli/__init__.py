@@ -116,10 +116,14 @@ def check_versions() -> None:
         raise InputError(wrong)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """FBGEMM 1.6 does not know its own torch, and says so."""
+    return "_fbgemm_torch_compat_table" not in str(record.msg)
+
+
 def quiet_libraries() -> None:
     """Their warnings are about their own calls of themselves; ours say what a user can do."""
     for name in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # of FBGEMM 1.6, which does not know its own torch
-    logging.getLogger().addFilter(lambda record: "_fbgemm_torch_compat_table" not in record.getMessage())
+    logging.getLogger().addFilter(_is_news)
     warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu|tensordict)\b")

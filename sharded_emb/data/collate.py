@@ -188,7 +188,7 @@ class Collate:
                 keys=list(lookups),
                 values=torch.from_numpy(joined([bag.ids for bag in lookups.values()])),
                 lengths=torch.from_numpy(np.concatenate([bag.lengths for bag in lookups.values()])),
-                length_per_key=[len(bag.ids) for bag in lookups.values()],  # or TorchRec asks the device
+                length_per_key=[len(bag.ids) for bag in lookups.values()],  # which TorchRec would ask the device for
             ),
             weight_B=part.filled(part.weight),
             label_B=part.part_of(part.read.per_row.label),

@@ -142,7 +142,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         _apply_optimizer_in_backward(kernel, [parameter], arguments)
     replicas = make_replicas(place, plan.replicas)
     # DDP overlaps its exchange with the backward pass, but not every run of it adds up in the same order
-    exact = place.device.type == "cpu" or torch.are_deterministic_algorithms_enabled() or place.world_size == 1
+    without_ddp = place.device.type == "cpu" or torch.are_deterministic_algorithms_enabled() or place.world_size == 1
     for name, child in model.named_children():  # DDP alone would do it
         if name != "embeddings":
             child.to(place.device)
@@ -151,7 +151,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         device=place.device,
         plan=plan.torchrec(embeddings, "embeddings", place, replicas.first_rank),
         sharders=sharders(plan.communication, plan.block_width, replicas.inside),
-        init_data_parallel=not exact,
+        init_data_parallel=not without_ddp,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
     )
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
@@ -177,7 +177,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
-    if exact:
+    if without_ddp:
         sharded.average = DenseAverage(sharded.dense_parameters(), place).average
     return sharded
 

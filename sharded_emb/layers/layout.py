@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharded_emb.batch import Extent, Jagged
-from sharded_emb.layers.jagged import pad, place_of_event
+from sharded_emb.layers.jagged import of_rows, pad, place_of_event
 from sharded_emb.layers.pointwise_attention import JaggedRows
 
 _ALL, _CAUSAL = 0, 1  # masks of torch's memory-efficient kernel
 _MULTIPLE = 8  # of the numbers of a head that the kernels take
+_WIDEST = 256  # head that they take
+_OLDEST = (8, 0)  # GPU that all of them run on
 
 
 class Layout(Protocol):
@@ -47,9 +49,12 @@ class Layout(Protocol):
         """All events (T, D) of such a tensor."""
 
 
-def lay_out(events: Jagged, causal: bool = True) -> Layout:
-    """causal: whether an event sees itself and those before it, else all of its row."""
-    return Packed(events, causal) if events.values_TD.is_cuda else PaddedRows(events, causal)
+def lay_out(events: Jagged, heads: int, causal: bool = True) -> Layout:
+    """heads: that will attend. causal: whether an event sees itself and those before it, else all of its row."""
+    values_TD = events.values_TD
+    known = values_TD.is_cuda and values_TD.shape[1] // heads <= _WIDEST
+    packs = known and torch.cuda.get_device_capability(values_TD.device) >= _OLDEST
+    return Packed(events, causal) if packs else PaddedRows(events, causal)
 
 
 class PaddedRows:
@@ -98,13 +103,12 @@ class Packed:
 
     def by_place(self, places_LD: Tensor) -> Tensor:
         """(T, D)."""
-        # a lookup adds up the many gradients of a place in parallel, where an index does it one after the other
-        return F.embedding(place_of_event(self._events), places_LD)
+        return of_rows(places_LD, place_of_event(self._events))
 
     def attend(self, projected: Tensor, heads: int) -> Tensor:
         """(T, D)."""
         query, key, value = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
-        if not self.rows.longest:
+        if not len(projected):  # whose longest row may all the same be said to have a place
             return value.flatten(1)
         extents = Begins(self._begins_B1, self.rows.longest)
         return packed_attention((query, key, value), extents, extents, self._causal).flatten(1)

@@ -11,10 +11,12 @@ Groups = npt.NDArray[np.int64]
 
 
 def auc(label_N: Floats, score_N: Floats) -> float:
-    """The probability that a positive scores above a negative, ties counted half; not-a-number without both classes."""
+    """The probability that a positive scores above a negative, ties counted half; not-a-number without both
+    classes, and where a score is none.
+    """
     positives = label_N.sum()
     negatives = len(label_N) - positives
-    if not positives or not negatives:
+    if not positives or not negatives or np.isnan(score_N).any():
         return float("nan")
     # equal scores share the mean of their ranks, as scipy's rankdata has it: to import that is half a second of a start
     _, tied_N, size_of_tie = np.unique(score_N, return_inverse=True, return_counts=True)

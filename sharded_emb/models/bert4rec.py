@@ -71,6 +71,7 @@ class BERT4RecModel(ComparedModel):
 
     def __init__(self, config: BERT4Rec, dim: int, max_length: int) -> None:
         super().__init__(config)
+        self.heads = config.heads
         # the event that is asked for comes after the longest history
         self.places_LD = nn.Parameter(torch.randn(max_length + 1, dim) * 0.02)
         self.hidden_D = nn.Parameter(torch.randn(dim) * 0.02)
@@ -107,7 +108,7 @@ class BERT4RecModel(ComparedModel):
     def _states(self, events: Jagged, hidden_T: Tensor) -> Tensor:
         """Of all events (T, D)."""
         values_TD = torch.where(hidden_T[:, None], self.hidden_D, events.values_TD)
-        layout = lay_out(replace(events, values_TD=values_TD), causal=False)
+        layout = lay_out(replace(events, values_TD=values_TD), self.heads, causal=False)
         x = self.dropout(layout.values + layout.by_place(self.places_LD))
         for block in self.blocks:
             x = block(x, layout)

@@ -13,13 +13,12 @@ from typing import ClassVar, cast
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sharded_emb.batch import Embedded, Jagged
 from sharded_emb.layers.attention import TransformerBlock
 from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.fields import dims_by_feature, with_numbers
-from sharded_emb.layers.jagged import place_of_event, row_of_event, with_first
+from sharded_emb.layers.jagged import of_rows, place_of_event, row_of_event, with_first
 from sharded_emb.layers.layout import lay_out
 from sharded_emb.layers.mlp import mlp
 from sharded_emb.models.click import HistoriesConfig, pooled_names
@@ -80,6 +79,7 @@ class BSTModel(nn.Module):
 class _Reader(nn.Module):
     def __init__(self, config: BST, dim: int, longest: int) -> None:
         super().__init__()
+        self.heads = config.heads
         self.places_LD = nn.Parameter(torch.randn(longest + 1, dim) * 0.02)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
@@ -93,9 +93,8 @@ class _Reader(nn.Module):
         place_T = place_of_event(events)
         # the newest event is one step back, whatever the length of the row
         back_T = torch.where(place_T > 0, events.lengths_B[row_of_event(events)] - place_T, 0)
-        layout = lay_out(
-            replace(events, values_TD=events.values_TD + F.embedding(back_T, self.places_LD)), causal=False
-        )
+        values_TD = events.values_TD + of_rows(self.places_LD, back_T)
+        layout = lay_out(replace(events, values_TD=values_TD), self.heads, causal=False)
         x = self.dropout(layout.values)
         *blocks, last = self.blocks
         for block in blocks:

@@ -145,6 +145,7 @@ class CausalModel(ComparedModel):
     def __init__(self, config: BlocksConfig, tables: Sequence[Table], make_block: Callable[[int], nn.Module]) -> None:
         super().__init__(config)
         dim, max_length = config.shape(tables)
+        self.heads = config.heads
         self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(make_block(dim) for _ in range(config.blocks))
@@ -153,7 +154,7 @@ class CausalModel(ComparedModel):
 
     def encode(self, events: Jagged) -> Tensor:
         """The state (S, D) after each event."""
-        layout = lay_out(events)
+        layout = lay_out(events, self.heads)
         x = self.dropout(layout.values + layout.by_place(self.places_LD))
         for block in self.blocks:
             x = block(x, layout)

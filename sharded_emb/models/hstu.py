@@ -54,7 +54,7 @@ class HSTUModel(ComparedModel):
 
     def __init__(self, config: HSTU, dim: int, max_length: int, timed: bool) -> None:
         super().__init__(config)
-        self.timed, self.buckets = timed, config.time_buckets
+        self.timed, self.buckets, self.heads = timed, config.time_buckets, config.heads
         self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
         self.dropout = Dropout(config.dropout)
         self.units = nn.ModuleList(
@@ -70,7 +70,7 @@ class HSTUModel(ComparedModel):
             layout = PaddedRows(events)
             ages_BLL = self._ages(events, layout.padded)
         else:
-            layout, ages_BLL = lay_out(events), None
+            layout, ages_BLL = lay_out(events, self.heads), None
         x = self.dropout(layout.values + layout.by_place(self.places_LD))
         for unit in self.units:
             x = unit(x, layout, ages_BLL)

@@ -210,7 +210,8 @@ class Checkpoints:
 def _written(aside: Path, held: entries.Entries, place: Place) -> list[files.Piece]:
     save(held, storage_writer=FileSystemWriter(aside), process_group=place.control)
     # what `save` returns does not say where everything was written with torch 2.11
-    return files.pieces_of_rank(aside, FileSystemReader(aside).read_metadata(), place.rank)
+    metadata = from_first_rank(lambda: FileSystemReader(aside).read_metadata(), place)
+    return files.pieces_of_rank(aside, metadata, place.rank)
 
 
 def _finish(aside: Path, target: Path, said: dict[str, Any], pieces: list[files.Piece]) -> None:

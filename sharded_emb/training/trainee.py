@@ -20,7 +20,8 @@ class DenseConfig(Frozen):
     """The key `dense`: how a training step computes its model. Weights, losses and evaluation are fp32.
 
     dtype: of matrix products and attention; tf32 rounds what they read to 10 bits, on a GPU. compile: by torch.compile,
-    which takes a minute or so at the first steps.
+    which takes a minute or so at the first steps. The precision of products is one of the process: whoever asks torch
+    for another one is overruled.
     """
 
     dtype: Literal["fp32", "tf32", "bf16"] = "fp32"

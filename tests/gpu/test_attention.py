@@ -64,5 +64,7 @@ def test_one_query_a_row_sees_all_of_it(heads: int, dim: int, dtype: torch.dtype
 def test_no_events_at_all_attend_to_nothing() -> None:
     projected_TD = torch.zeros(0, 24).cuda().requires_grad_()
     lengths_B, ids_T = torch.tensor([0, 0]).cuda(), torch.zeros(0, dtype=torch.int64).cuda()
-    packed = Packed(Jagged(projected_TD, ids_T, lengths_B, Extent(0, 0)), causal=True)
-    assert packed.attend(projected_TD, 2).shape == (0, 8)
+    packed = Packed(Jagged(projected_TD, ids_T, lengths_B, Extent(1, 0)), causal=True)
+    attended = packed.attend(projected_TD, 2)
+    assert attended.shape == (0, 8)
+    assert torch.autograd.grad(attended.sum(), projected_TD)[0].shape == (0, 24)

@@ -1,18 +1,23 @@
 """Models train on a GPU to the numbers of the CPU, the same ones each time, and wait for the device once a step."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from sharded_emb.batch import Embedded
 from sharded_emb.config.build import Built
 from sharded_emb.data.source import Share
 from sharded_emb.distributed.process_group import process_group
+from sharded_emb.models.din import DIN
 from sharded_emb.training.feed import Feed
 from sharded_emb.training.step import Learner
 from tests.distributed import next_item_cases
+from tests.unit import test_click_models as click
 
 pytestmark = pytest.mark.gpu
 
@@ -84,3 +89,43 @@ def test_a_step_waits_for_the_device_once(model: str, data: Path) -> None:
     found = of("cuda", waits, data)
     assert len(found) == 1, found
     assert found[0].split(":")[0].endswith("training/step.py"), found
+
+
+def test_hstu_of_packed_rows_gives_the_numbers_of_the_cpu(data: Path) -> None:
+    """Without times, which the kernels do not know."""
+
+    def train(place: Any, folder: Path) -> Any:
+        built = Built(next_item_cases.config(folder, model=next_item_cases.MODELS["hstu"]), place)
+        return next_item_cases.train_steps(built, 8), built.sharded.whole_table("item")
+
+    (losses, table), (got_losses, got_table) = of("cpu", train, data), of("cuda", train, data)
+    torch.testing.assert_close(got_losses, losses, rtol=0, atol=2e-5)
+    torch.testing.assert_close(got_table, table, rtol=0, atol=2e-4)
+
+
+def moved(whole: Embedded, device: str) -> Embedded:
+    """The same batch on a device."""
+    sequences = {
+        name: replace(
+            events,
+            values_TD=events.values_TD.to(device),
+            ids_T=events.ids_T.to(device),
+            lengths_B=events.lengths_B.to(device),
+        )
+        for name, events in whole.sequences.items()
+    }
+    return Embedded({name: vectors.to(device) for name, vectors in whole.pooled.items()}, sequences)
+
+
+@pytest.mark.parametrize("name", ["din", *click.MODELS])
+def test_click_models_give_the_numbers_of_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(click.MODELS, "din", DIN(histories=("liked", "disliked"), hidden=(16, 8)))
+
+    def work(device: str) -> tuple[Tensor, ...]:
+        model = click.build(name).to(device)
+        inputs = click.clicks(click.LIKED, click.DISLIKED)
+        vectors = [*inputs.pooled.values(), *(events.values_TD for events in inputs.sequences.values())]
+        logit_B = model(moved(inputs, device))
+        return logit_B.detach().cpu(), *torch.autograd.grad(logit_B.square().sum(), vectors)
+
+    torch.testing.assert_close(work("cuda"), work("cpu"), rtol=1e-4, atol=1e-5)

@@ -119,3 +119,7 @@ def test_squared_error_and_calibration_are_those_of_probabilities(rows: int, dec
     assert found["mean_squared_error"] == pytest.approx(brier_score_loss(label_N, probability_N), rel=1e-12)
     assert found["calibration"] == pytest.approx(probability_N.sum() / label_N.sum(), rel=1e-12)
     assert math.isnan(metrics(np.zeros(3), logit_N[:3] if rows > 2 else np.zeros(3))["calibration"])
+
+
+def test_a_score_that_is_no_number_has_no_auc() -> None:
+    assert math.isnan(auc(np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, np.nan, 2.0, 3.0])))

@@ -103,10 +103,11 @@ def test_a_vector_of_its_own_comes_before_the_events_of_each_row() -> None:
     assert found.extent == Extent(3, 3)
 
 
-def test_a_batch_without_an_event_attends_to_nothing() -> None:
-    nothing = Jagged(
-        torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), Extent(0, 0)
-    )
+@pytest.mark.parametrize("longest", [0, 1])
+def test_a_batch_without_an_event_attends_to_nothing(longest: int) -> None:
+    """Rows of one event have no inputs, and are said to have a place."""
+    lengths_B, ids_T = torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    nothing = Jagged(torch.zeros(0, 12), ids_T, lengths_B, Extent(longest, 0))
     for each in (layout.Packed(nothing, True), layout.PaddedRows(nothing, True), layout.PaddedRows(nothing, False)):
         attended = each.events(each.attend(each.values, 2))
         assert attended.shape == (0, 4)
