@@ -12,7 +12,6 @@ import argparse
 import gc
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import measured_at
+from benchmarks.machine import measured_at, seconds
 from sharded_emb.batch import Batch, Extent
 from sharded_emb.distributed.plan import make_plan
 from sharded_emb.distributed.process_group import Place, process_group
@@ -248,14 +247,6 @@ def contestants(case: Case, place: Place) -> dict[str, Callable[[], Turn]]:
         if left >= 0:
             fitting[name] = make
     return fitting
-
-
-def seconds(device: str) -> float:
-    """Of this process on a CPU, of the clock once a GPU has done all it was given."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def milliseconds(case: Case, place: Place, turns: int) -> dict[str, float]:

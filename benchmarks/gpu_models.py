@@ -15,13 +15,12 @@ import gc
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sharded_emb
-from benchmarks.machine import measured_at, tell
+from benchmarks.machine import measured_at, seconds, tell
 from sharded_emb.batch import Batch, Embedded, Jagged
 from sharded_emb.config.build import Built
 from sharded_emb.config.session import joined
@@ -113,7 +112,7 @@ class Plain(nn.Module):
 
     def __init__(self, built: Built) -> None:
         super().__init__()
-        self.half = built.config.dense.dtype == "bf16"  # type: ignore[attr-defined]
+        self.half = built.config.dense.dtype == "bf16"
         (table,) = built.held
         self.table = nn.Embedding(table.rows, table.dim, sparse=True, device=built.place.device)
         nn.init.normal_(self.table.weight, std=0.02)
@@ -134,17 +133,6 @@ class Plain(nn.Module):
         return found
 
 
-@contextmanager
-def padded() -> Iterator[None]:
-    """Rows are padded on a GPU, too."""
-    packed = layout.Packed
-    layout.Packed = layout.PaddedRows  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        layout.Packed = packed  # type: ignore[misc]
-
-
 def plain(built: Built, batches: list[Fed]) -> Callable[[int], None]:
     """A step of it."""
     module = Plain(built)
@@ -153,7 +141,7 @@ def plain(built: Built, batches: list[Fed]) -> Callable[[int], None]:
 
     def step(number: int) -> None:
         fed = batches[number % len(batches)]
-        with padded():
+        with mock.patch.object(layout, "Packed", layout.PaddedRows):  # on a GPU, too
             loss = module(fed.pieces[0]) / fed.loss_weight
             loss.backward()
         for optimizer in (tables, dense):
@@ -181,13 +169,6 @@ def endless(built: Built) -> Iterator[Fed]:
         yield from feed.epoch(epoch, 0, 1)
 
 
-def now(device: torch.device) -> float:
-    """Seconds, once the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def flops(built: Built, lengths: np.ndarray) -> float:
     """Of a step of these rows, forward and backward."""
     linear = sum(m.weight.numel() for m in built.sharded.plain.modules() if isinstance(m, nn.Linear))
@@ -212,10 +193,10 @@ def measured(case: Case, items: int, device: str) -> dict[str, Any]:
                     if place.device.type == "cuda":
                         torch.cuda.reset_peak_memory_stats()
                     try:
-                        start = now(place.device)
+                        start = seconds(device)
                         for step in range(STEPS):
                             works[name](STEPS * (turn + 1) + step)
-                        took = (now(place.device) - start) / STEPS
+                        took = (seconds(device) - start) / STEPS
                     except torch.OutOfMemoryError:
                         del works[name], times[name]
                         continue
@@ -244,10 +225,10 @@ def matmul_rate(device: str) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         a @ b
-    start = now(torch.device(device))
+    start = seconds(device)
     for _ in range(10):
         a @ b
-    return 10 * 2 * size**3 / (now(torch.device(device)) - start)
+    return 10 * 2 * size**3 / (seconds(device) - start)
 
 
 def main() -> None:

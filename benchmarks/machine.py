@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
@@ -21,6 +22,14 @@ def measured_at(device: str = "cpu") -> str:
     cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     card = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
     return f"{date.today()}, commit {commit}, {cores}{card}"
+
+
+def seconds(device: str) -> float:
+    """Of this process on a CPU, of the clock once a GPU has done all it was given."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def tell(lines: Iterable[str], report: Path | None) -> None:

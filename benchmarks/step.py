@@ -11,7 +11,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sharded_emb
-from benchmarks.machine import measured_at, tell
+from benchmarks.machine import measured_at, seconds, tell
 from sharded_emb.batch import Batch, Embedded, Jagged
 from sharded_emb.config.build import Built
 from sharded_emb.config.session import joined
@@ -115,14 +114,6 @@ def ours(built: Built, learner: Learner, batches: list[Fed] | None) -> Callable[
     return epoch
 
 
-def now(device: torch.device) -> float:
-    """Seconds of this process, or of the clock once a GPU has done all it was given."""
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def measured(raw: Path, folder: str, device: str, data: Path | None) -> dict[str, float]:
     """Seconds of an epoch."""
     config = sharded_emb.compose(
@@ -149,9 +140,9 @@ def measured(raw: Path, folder: str, device: str, data: Path | None) -> dict[str
         times: dict[str, list[float]] = {name: [] for name in works}
         for turn in range(TURNS):
             for name, work in works.items():
-                start = now(place.device)
+                start = seconds(device)
                 work(turn)
-                times[name].append(now(place.device) - start)
+                times[name].append(seconds(device) - start)
     return {name: statistics.median(each) for name, each in times.items()}
 
 

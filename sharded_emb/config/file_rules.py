@@ -91,14 +91,16 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
 
 def _dense(sound: Tree) -> Iterator[str]:
     """torch.compile writes C++, on CUDA too; a CPU has no TF32."""
-    from sharded_emb.distributed.plan import present_machine
     from sharded_emb.distributed.process_group import cpp_compiler
 
     dense, wanted = sound.get("dense"), cpp_compiler()
     if dense is not None and dense.compile and shutil.which(wanted) is None:
         yield f"dense.compile: want a C++ compiler, got no {wanted}; install it, name another in CXX, or leave it out"
-    if dense is not None and dense.dtype == "tf32" and present_machine(sound.get("device", "auto")).device == "cpu":
-        yield "dense.dtype: want fp32 or bf16 on a CPU, got tf32; choose one"
+    if dense is not None and dense.dtype == "tf32":
+        from sharded_emb.distributed.plan import present_machine
+
+        if present_machine(sound.get("device", "auto")).device == "cpu":
+            yield "dense.dtype: want fp32 or bf16 on a CPU, got tf32; choose one"
 
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:

@@ -43,7 +43,7 @@ class Padded(NamedTuple):
 
     def unpad(self, values_BLD: Tensor) -> Tensor:
         """The events (T, D) of another tensor of the same layout."""
-        return values_BLD.flatten(0, 1)[self.at_T]
+        return values_BLD.flatten(0, 1).index_select(0, self.at_T)
 
     def lay(self, values_T: Tensor) -> Tensor:
         """One value an event in the same layout (B, L), zeros behind the end of a row."""

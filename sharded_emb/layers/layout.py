@@ -110,15 +110,13 @@ class Packed:
         query, key, value = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
         if not len(projected):  # whose longest row may all the same be said to have a place
             return value.flatten(1)
-        extents = Begins(self._begins_B1, self.rows.longest)
-        return packed_attention((query, key, value), extents, extents, self._causal).flatten(1)
+        return packed_attention((query, key, value), self._begins, self._begins, self._causal).flatten(1)
 
     def attend_first(self, query_BD: Tensor, projected: Tensor, heads: int) -> Tensor:
         """(B, D)."""
         query, key, value = (part.unflatten(-1, (heads, -1)) for part in (query_BD, *projected.chunk(2, -1)))
         one_each = torch.arange(len(query_BD) + 1, dtype=torch.int32, device=query_BD.device)
-        rows = Begins(self._begins_B1, self.rows.longest)
-        return packed_attention((query, key, value), Begins(one_each, 1), rows, causal=False).flatten(1)
+        return packed_attention((query, key, value), Begins(one_each, 1), self._begins, causal=False).flatten(1)
 
     def first(self, values: Tensor) -> Tensor:
         """(B, D)."""
@@ -129,8 +127,8 @@ class Packed:
         return values
 
     @cached_property
-    def _begins_B1(self) -> Tensor:
-        return self.rows.offsets_B1.to(torch.int32)
+    def _begins(self) -> "Begins":
+        return Begins(self.rows.offsets_B1.to(torch.int32), self.rows.longest)
 
 
 class Begins(NamedTuple):

@@ -90,8 +90,8 @@ class BERT4RecModel(ComparedModel):
         hidden_T = history.numbers_T > 0
         at_S = hidden_T.nonzero()[:, 0]  # on a GPU one wait a step: how many are hidden differs by step and rank
         return NextItem(
-            states_SD=self._states(history, hidden_T)[at_S],
-            positives_SD=self.items(history.values_TD[at_S]),
+            states_SD=self._states(history, hidden_T).index_select(0, at_S),
+            positives_SD=self.items(history.values_TD.index_select(0, at_S)),
             positive_ids_S=history.ids_T[at_S],
             row_S=row_of_event(history)[at_S],
             candidates_KD=self.items(candidates.values_TD),

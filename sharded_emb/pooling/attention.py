@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sharded_emb.batch import Jagged
 from sharded_emb.errors import nearest
-from sharded_emb.layers.jagged import row_of_event, sums
+from sharded_emb.layers.jagged import of_rows, row_of_event, sums
 from sharded_emb.layers.pairs import of_pairs
 from sharded_emb.layers.prelu import PReLU
 from sharded_emb.pooling.base import Pool, Pooling
@@ -63,7 +63,7 @@ class AttentionPool(Pool):
         """See `Pool`."""
         row_T, seen_TD, target_BD = row_of_event(events), events.values_TD, pooled[self.target]
         if self.net is None:
-            score_T = (seen_TD * target_BD[row_T]).sum(1) / math.sqrt(seen_TD.shape[1])
+            score_T = (seen_TD * of_rows(target_BD, row_T)).sum(1) / math.sqrt(seen_TD.shape[1])
         else:
             first, *rest = self.net
             score_T = nn.Sequential(*rest)(of_pairs(first, seen_TD, target_BD, row_T))[:, 0]
