@@ -15,6 +15,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
 
+from sharded_emb.distributed.bare_kernel import BareKernel
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.direct import Direct, parts_of
 from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
@@ -49,6 +50,13 @@ def take_over(embeddings: Embeddings) -> list[LocalRows]:
         kernel.emb_module.forward = Lookup(local, len(part.feature_names) if bags else None)
         found.append(local)
     return found
+
+
+def ask_barely(embeddings: Embeddings) -> None:
+    """Lets the fused kernels of a CPU be asked without the module around them."""
+    for kernel in _kernels(embeddings):
+        if embeddings.tables[kernel.config.embedding_tables[0].name].update == "fused":
+            kernel.emb_module.forward = BareKernel(kernel.emb_module)
 
 
 def pool_single_ids(embeddings: Embeddings) -> None:

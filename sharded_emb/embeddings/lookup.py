@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
 from sharded_emb.embeddings.distinct import Distinct
@@ -22,6 +22,8 @@ from sharded_emb.embeddings.exchange import OnTheWay, Question
 from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Feature, Table, held, part_name
+
+_Read = tuple[Tensor, Tensor]  # of a feature: ids (N), and lengths (B)
 
 DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16}
 
@@ -103,13 +105,13 @@ class Embeddings(nn.Module):
                 continue
             found = dict(answer) if self.direct else {each: rows.values() for each, rows in answer.items()}
             vectors |= question.distinct[name].spread(found) if question.distinct else found
+        read = _by_feature(ids)
         for name in self.replicated:
-            (pooled if self.tables[name].pooled else vectors).update(self._of_replicated(name, ids))
-        read = {name: ids[name] for name in ids.keys()}  # noqa: SIM118 (no mapping)
+            (pooled if self.tables[name].pooled else vectors).update(self._of_replicated(name, read))
         for table in self.composed:
             _compose(table, pooled if table.pooled else vectors, read)
         pooled = {
-            name: self.features[name][0].pooling.finish(summed.float(), read[name].lengths())
+            name: self.features[name][0].pooling.finish(summed.float(), read[name][1])
             for name, summed in pooled.items()
         }
         sequences = {name: self._sequence(name, vectors[name], read[name], batch) for name in vectors}
@@ -155,40 +157,47 @@ class Embeddings(nn.Module):
         cut = {name: OnTheWay(each, read[name]) for name, each in collections.items() if name not in self.direct}
         return Question(batch, read, distinct, cut)
 
-    def _of_replicated(self, name: str, ids: KeyedJaggedTensor) -> dict[str, Tensor]:
+    def _of_replicated(self, name: str, read: dict[str, _Read]) -> dict[str, Tensor]:
         """Sums or vectors by feature. One lookup for all of them, so that each row counts as read, even where a model
         leaves a feature alone, as in the collections.
         """
         module, table = self.replicated[name], self.tables[name]
         assert isinstance(module, ReplicatedTable)
-        read = [ids[feature.name] for feature in table.features]
-        values_N = torch.cat([each.values() for each in read])
+        ids, lengths = zip(*(read[feature.name] for feature in table.features), strict=True)
         if table.pooled:
-            found = module.sums(values_N, torch.cat([each.lengths() for each in read])).chunk(len(read))
+            found = module.sums(torch.cat(ids), torch.cat(lengths)).chunk(len(ids))
         else:
-            found = module.rows(values_N).split([each.values().numel() for each in read])
+            found = module.rows(torch.cat(ids)).split([len(each) for each in ids])
         return {feature.name: part for feature, part in zip(table.features, found, strict=True)}
 
-    def _sequence(self, name: str, values_TD: Tensor, ids: JaggedTensor, batch: Batch) -> Jagged:
+    def _sequence(self, name: str, values_TD: Tensor, read: _Read, batch: Batch) -> Jagged:
+        ids_T, lengths_B = read
         padding_row = self.features[name][1].padding_row
         if padding_row is not None:
             # the row is zero from the start; the mask keeps gradients out of it. Asking a GPU would be to wait for it
-            real_T = ids.values() != padding_row
+            real_T = ids_T != padding_row
             if values_TD.device.type != "cpu" or not real_T.all():
                 values_TD = values_TD * real_T[:, None]
-        lengths_B = batch.per_item.get(name, ids.lengths()).to(torch.int64)
+        lengths_B = batch.per_item.get(name, lengths_B).to(torch.int64)
         numbers_T = batch.numbers.get(name)
-        return Jagged(values_TD.float(), ids.values(), lengths_B, batch.extents[name], numbers_T)
+        return Jagged(values_TD.float(), ids_T, lengths_B, batch.extents[name], numbers_T)
 
 
-def _compose(table: Table, vectors: dict[str, Tensor], ids: dict[str, JaggedTensor]) -> None:
+def _by_feature(ids: KeyedJaggedTensor) -> dict[str, _Read]:
+    """What `ids[name]` has, in a tenth of the time: all features have as many rows."""
+    names = ids.keys()
+    values, lengths_FB = ids.values().split(ids.length_per_key()), ids.lengths().view(len(names), -1)
+    return {name: (ids_N, lengths_B) for name, ids_N, lengths_B in zip(names, values, lengths_FB, strict=True)}
+
+
+def _compose(table: Table, vectors: dict[str, Tensor], read: dict[str, _Read]) -> None:
     """Puts the features of a composed table in the place of those of its parts, among vectors (or sums) and ids."""
     for feature in table.features:
         names = {part: part_name(feature.name, part) for part in table.ids.parts(table.rows, table.dim)}
-        parts = {part: ids[name] for part, name in names.items()}
-        first = next(iter(parts.values()))
-        whole = table.ids.join({part: each.values() for part, each in parts.items()}, table.rows)
-        ids[feature.name] = JaggedTensor(values=whole, lengths=first.lengths(), offsets=first.offsets())
+        parts = {part: read[name] for part, name in names.items()}
+        whole = table.ids.join({part: ids for part, (ids, _) in parts.items()}, table.rows)
+        _, lengths_B = next(iter(parts.values()))
+        read[feature.name] = whole, lengths_B
         vectors[feature.name] = table.ids.combine({part: vectors.pop(name).float() for part, name in names.items()})
 
 

@@ -1,0 +1,56 @@
+"""A fused kernel on a CPU, asked without FBGEMM's module around it.
+
+The module looks up and checks the same arguments before each call, most of which only a GPU has: 150 us, three times
+what the operator takes for a few ids. Here they are gathered once.
+
+N  ids    B  bags    D  dim, of all features side by side
+"""
+
+from typing import Any
+
+import fbgemm_gpu.split_embedding_codegen_lookup_invokers as invokers
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import Tensor
+
+_INVOKERS: dict[EmbOptimType, Any] = {  # of all optimizers that FBGEMM has on a CPU
+    EmbOptimType.EXACT_SGD: invokers.lookup_sgd,
+    EmbOptimType.EXACT_ADAGRAD: invokers.lookup_adagrad,
+    EmbOptimType.EXACT_ROWWISE_ADAGRAD: invokers.lookup_rowwise_adagrad,
+}
+_OTHER_NAMES = {"dev_weights": "weights_dev", "host_weights": "weights_host", "uvm_weights": "weights_uvm"}
+_ABSENT = ("indices", "offsets", "indice_weights", "feature_requires_grad", "uvm_cache_stats")
+
+
+class BareKernel:
+    """In place of the forward pass of FBGEMM's module."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self._invoke = module, _INVOKERS[module.optimizer].invoke
+        self._gathered: tuple[Any, ...] | None = None
+
+    def __call__(self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None) -> Tensor:
+        """The sums (B, D) of the rows of all bags."""
+        assert per_sample_weights is None  # kernels are only ever asked for plain sums
+        if self._gathered is None:  # not before tables have their place in memory
+            self._gathered = self._gather()
+        common, states, rows, mode, warnings = self._gathered
+        offsets = offsets.to(indices.dtype)
+        torch.ops.fbgemm.bounds_check_indices(rows, indices, offsets, mode, warnings)
+        return self._invoke(common._replace(indices=indices, offsets=offsets), self.module.optimizer_args, **states)
+
+    def _gather(self) -> tuple[Any, ...]:
+        module, types = self.module, invokers.lookup_args
+        found: dict[str, Any] = dict.fromkeys(_ABSENT)
+        found["vbe_metadata"] = types.VBEMetadata(None, None, None)
+        found["lxu_cache_locations"] = module.lxu_cache_locations_empty
+        for name in set(types.CommonArgs._fields) - found.keys():
+            found[name] = getattr(module, _OTHER_NAMES.get(name, name))
+        states: dict[str, Any] = {}
+        if module.optimizer is not EmbOptimType.EXACT_SGD:
+            parts = (getattr(module, f"momentum1_{name}") for name in types.Momentum._fields)
+            states["momentum1"] = types.Momentum(*parts)
+        if module.optimizer is EmbOptimType.EXACT_ROWWISE_ADAGRAD:
+            states["mixed_D"] = module.mixed_D
+        check = module.rows_per_table, module.bounds_check_mode_int, module.bounds_check_warning
+        return types.CommonArgs(**found), states, *check
