@@ -5,10 +5,11 @@
 Batches of like lengths, padded to their longest; 512 negatives shared in a batch; cosine over a temperature; AdamW for
 everything. Nothing of sharded_emb is in it: it is what `benchmarks/epoch.py` sets us beside.
 
-B  rows    L  longest row    S  events with a successor    N  negatives    D  dim
+B  rows    L  longest row    S  events with a successor    N  negatives, or items    D  dim
 """
 
 import argparse
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -108,6 +109,31 @@ def epoch(model: SASRec, optimizer: torch.optim.Optimizer, rows: list[list[int]]
         loss.backward()
         optimizer.step()
     return float(loss)
+
+
+@torch.no_grad()
+def ndcg(model: SASRec, file: Path, with_: Settings) -> float:
+    """NDCG@10 of each user's last item among all that they did not have before, ties counting half."""
+    model.eval()
+    items_ND = F.normalize(model.items.weight, dim=-1)
+    events = [[int(item) for item in line.split()[1:]] for line in file.read_text().splitlines()]
+    events.sort(key=len)
+    gain = 0.0
+    for start in range(0, len(events), with_.batch):
+        some = events[start : start + with_.batch]
+        histories = [torch.tensor(row[:-1][-with_.longest :]) for row in some]
+        last_B = torch.tensor([len(row) - 1 for row in histories])
+        states_BLD = model(nn.utils.rnn.pad_sequence(histories, batch_first=True))
+        score_BN = states_BLD[torch.arange(len(some)), last_B] @ items_ND.T
+        score_BN[:, 0] = -torch.inf  # padding
+        for row, scores_N in zip(some, score_BN, strict=True):
+            target = float(scores_N[row[-1]])
+            scores_N[row[:-1]] = -torch.inf
+            scores_N[row[-1]] = target
+            rank = int((scores_N > target).sum()) + (int((scores_N == target).sum()) - 1) / 2
+            gain += 1 / math.log2(rank + 2) if rank < 10 else 0.0
+    model.train()
+    return gain / len(events)
 
 
 def read(file: Path, longest: int) -> tuple[list[list[int]], int]:

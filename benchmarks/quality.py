@@ -3,11 +3,12 @@
     .venv/bin/python benchmarks/quality.py sasrec_beauty PATH/Beauty.txt --seeds 0 1 2 --ranks 1 2
     .venv/bin/python benchmarks/quality.py text_sms PATH/SMSSpamCollection --seeds 0 1 2 3 4
     .venv/bin/python benchmarks/quality.py din_ml100k PATH/ml-100k --seeds 0 1 2
+    .venv/bin/python benchmarks/quality.py sasrec_beauty PATH/ml-100k --data sasrec_ml100k --name beauty_on_ml100k
     .venv/bin/python benchmarks/quality.py sasrec_beauty_attributes PATH/Beauty.txt --beside \
         item_attributes=PATH/Beauty_item2attributes.json
 
 Prints a table of test metrics beside the baselines, and writes it with machine, commit and date to
-benchmarks/reports/EXPERIMENT.md. Every number comes from files that the commands wrote.
+benchmarks/reports/EXPERIMENT.md (or NAME.md). Every number comes from files that the commands wrote.
 """
 
 import argparse
@@ -59,9 +60,10 @@ def measure(arguments: argparse.Namespace, seed: int, ranks: int) -> Measured:
     with tempfile.TemporaryDirectory() as scratch:
         data, run = f"{scratch}/data", f"{scratch}/run"
         start = time.monotonic()
-        words = [f"experiment={experiment}", f"data={data}", f"seed={seed}"]
-        command("prepare", *words, f"dataset.raw={raw}", *beside)
-        command("train", *words, f"run={run}", *arguments.overrides, ranks=ranks)
+        words = [f"data={data}", f"seed={seed}"]
+        of_data = [f"experiment={arguments.data or experiment}", *words]
+        command("prepare", *of_data, f"dataset.raw={raw}", *beside)
+        command("train", f"experiment={experiment}", *words, f"run={run}", *arguments.overrides, ranks=ranks)
         seconds = time.monotonic() - start
         result = json.loads(Path(run, "result.json").read_text())
         baselines = evaluated(run, "baselines=true")["baselines"]
@@ -98,7 +100,8 @@ def report(arguments: argparse.Namespace, found: list[Measured]) -> str:
     words = [re.sub(r"(=|^)[^=]*/", r"\1", word) for word in sys.argv[1:]]  # files by their names
     line = "python benchmarks/quality.py " + " ".join(words)
     table = ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
-    lines = [f"# {arguments.experiment}", "", f"`{line}`", "", machine(), "", *table, "", *differences(found[0]), ""]
+    title = arguments.experiment + (f" on the data of {arguments.data}" if arguments.data else "")
+    lines = [f"# {title}", "", f"`{line}`", "", machine(), "", *table, "", *differences(found[0]), ""]
     return "\n".join(lines)
 
 
@@ -136,10 +139,12 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1])
     parser.add_argument("--overrides", nargs="*", default=[])
     parser.add_argument("--beside", nargs="*", default=[], help="other files of the raw data, KEY=PATH")
+    parser.add_argument("--data", help="the experiment that prepares, where it is another")
+    parser.add_argument("--name", help="of the report; by default that of the experiment")
     arguments = parser.parse_args()
     found = [measure(arguments, seed, ranks) for ranks in arguments.ranks for seed in arguments.seeds]
     text = report(arguments, found)
-    file = ROOT / "benchmarks" / "reports" / f"{arguments.experiment}.md"
+    file = ROOT / "benchmarks" / "reports" / f"{arguments.name or arguments.experiment}.md"
     file.parent.mkdir(exist_ok=True)
     file.write_text(text, encoding="utf-8")
     print(text)

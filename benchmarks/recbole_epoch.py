@@ -31,42 +31,16 @@ from sharded_emb.config.build import Built
 from sharded_emb.config.session import joined
 from sharded_emb.training.step import Learner
 
-THEIRS = """
-import json, sys, time
-import torch
-torch.set_num_threads(1)
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_seed
-settings = {
-    "data_path": sys.argv[1], "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "loss_type": "CE",
-    "train_neg_sample_args": None, "train_batch_size": 256, "MAX_ITEM_LIST_LENGTH": 50, "worker": 0, "device": "cpu",
-    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"},
-}
-config = Config(model="SASRec", dataset="beauty", config_dict=settings)
-init_seed(0, True)
-data, _, _ = data_preparation(config, create_dataset(config))
-model = get_model("SASRec")(config, data.dataset)
-trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
-start = time.process_time()
-trainer._train_epoch(data, 0)
-print(json.dumps(time.process_time() - start))
-"""
 EPOCHS = 4
 
 
 def theirs(python: str, raw: Path, folder: Path) -> float:
-    """Seconds of an epoch, of the log as RecBole's atomic file: places in the sequence stand for times."""
-    (folder / "beauty").mkdir()
-    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
-    for line in raw.read_text().splitlines():
-        user, *items = line.split()
-        lines += [f"{user}\t{item}\t{place}" for place, item in enumerate(items)]
-    (folder / "beauty" / "beauty.inter").write_text("\n".join(lines) + "\n")
-    command = [python, "-c", THEIRS, str(folder)]
+    """Seconds of an epoch."""
+    program = Path(__file__).with_name("recbole_sasrec.py").resolve()
+    command = [python, program, raw.resolve(), folder, "--batch", "256"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
 
 
 def of_ours(raw: Path, folder: Path, *words: str) -> float:
