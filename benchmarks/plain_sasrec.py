@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+WINDOW = 32  # batches whose rows are sorted by length together
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -81,13 +83,16 @@ class SASRec(nn.Module):
 
 
 def batches(rows: list[list[int]], size: int) -> Iterator[Tensor]:
-    """Of like lengths in random order, padded with 0."""
-    order = sorted(range(len(rows)), key=lambda row: (len(rows[row]), random.random()))
-    starts = [*range(0, len(order), size)]
-    random.shuffle(starts)
-    for start in starts:
-        some = [torch.tensor(rows[row]) for row in order[start : start + size]]
-        yield nn.utils.rnn.pad_sequence(some, batch_first=True)
+    """Of like lengths in random order, padded with 0. Sorted all at once, the model would learn less from an epoch."""
+    order = random.sample(range(len(rows)), len(rows))
+    together = [order[start : start + WINDOW * size] for start in range(0, len(order), WINDOW * size)]
+    parts = []
+    for window in together:
+        window.sort(key=lambda row: len(rows[row]))
+        parts += [window[start : start + size] for start in range(0, len(window), size)]
+    random.shuffle(parts)
+    for part in parts:
+        yield nn.utils.rnn.pad_sequence([torch.tensor(rows[row]) for row in part], batch_first=True)
 
 
 def epoch(model: SASRec, optimizer: torch.optim.Optimizer, rows: list[list[int]], with_: Settings) -> float:
@@ -108,7 +113,7 @@ def epoch(model: SASRec, optimizer: torch.optim.Optimizer, rows: list[list[int]]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 @torch.no_grad()
