@@ -52,7 +52,9 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: model, longest history, and dtype of the dense part."""
+    """What is trained: model (`timed_hstu` is HSTU that is told when events were), longest history, and dtype of the
+    dense part.
+    """
 
     model: str
     length: int
@@ -70,15 +72,17 @@ def generate(folder: Path, length: int, items: int, rows: int) -> None:
     lengths = draw.integers(length // 8, length + 1, rows)
     ids = (items ** draw.random(lengths.sum())).astype(np.int64).clip(FIRST_ITEM, items - 1)
     offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
-    column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
+    gaps = np.exp(16 * draw.random(lengths.sum())).astype(np.int64)  # from a second to a hundred days
+    columns = {"items": ids, "times": gaps.cumsum()}
+    table = pa.table({name: pa.ListArray.from_arrays(pa.array(offsets), pa.array(c)) for name, c in columns.items()})
     for split in ("train", "valid", "test"):
         (folder / split).mkdir(parents=True)
-        pq.write_table(pa.table({"items": column}), folder / split / "part-00000.parquet")
+        pq.write_table(table, folder / split / "part-00000.parquet")
     manifest = Manifest(
         schema_version=1,
         layout="NextItem",
         split="none",
-        columns={"items": Column(type="list<int64>")},
+        columns={name: Column(type="list<int64>") for name in columns},
         splits={split: SplitInfo(rows=rows, parts=1) for split in ("train", "valid", "test")},
         counts={"events": int(lengths.sum())},
         vocabularies={},
@@ -92,11 +96,13 @@ def generate(folder: Path, length: int, items: int, rows: int) -> None:
 
 def config_of(case: Case, folder: Path, items: int, device: str) -> Any:
     """Of a run."""
+    timed, model = case.model.startswith("timed"), case.model.removeprefix("timed_")
     return sharded_emb.compose(
-        f"model={case.model}",
+        f"model={model}",
+        *(["features.history.pooling={_target_: none, times: times}"] if timed else []),
         f"model.blocks={BLOCKS}",
         f"model.heads={HEADS}",
-        *([] if case.model == "hstu" else [f"model.hidden={HIDDEN}"]),
+        *([] if model == "hstu" else [f"model.hidden={HIDDEN}"]),
         f"features.history.max_length={case.length}",
         f"tables.item.rows={items}",
         f"tables.item.dim={DIM}",
@@ -123,7 +129,13 @@ class Plain(nn.Module):
         """The sum of the losses."""
         read = {name: batch.ids[name] for name in batch.ids.keys()}  # noqa: SIM118 (no mapping)
         sequences = {
-            name: Jagged(self.table(ids.values()), ids.values(), ids.lengths().long(), batch.extents[name])
+            name: Jagged(
+                self.table(ids.values()),
+                ids.values(),
+                ids.lengths().long(),
+                batch.extents[name],
+                batch.numbers.get(name),
+            )
             for name, ids in read.items()
         }
         with torch.autocast(self.table.weight.device.type, dtype=torch.bfloat16, enabled=self.half):
@@ -237,7 +249,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--lengths", type=int, nargs="*", default=[1024, 4096])
-    parser.add_argument("--models", nargs="*", default=["sasrec", "hstu"])
+    parser.add_argument("--models", nargs="*", default=["sasrec", "hstu", "timed_hstu"])
     parser.add_argument("--dtypes", nargs="*", default=["bf16", "fp32"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """`pointwise_attention` as a function of autograd: how the kernels are launched.
 
 T  events over all rows    B  rows    L  distances    H  heads    W  width of a head    N  distances of a tile
-G  groups of rows    K  lines of tiles
+G  groups of rows    K  lines of tiles    A  buckets of ages
 """
 
 import math
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from sharded_emb.layers import pointwise_kernels as kernels
-from sharded_emb.layers.pointwise_attention import JaggedRows
+from sharded_emb.layers.pointwise_attention import Bias, JaggedRows
 
 _WIDEST = 256
 # tiles have at most so many queries and keys, and read distances without looking whether there are such
@@ -61,27 +61,37 @@ def _tilings(padded_width: int, bits: int) -> _Tilings:
     return _Tilings(small, small, small, small)
 
 
+def _timed_tilings(padded_width: int, bits: int) -> _Tilings:
+    """The same of kernels that know ages, which need more registers. Compiled for sm_90, not timed on a GPU yet."""
+    found = _tilings(padded_width, bits)
+    if bits == 32:
+        return found._replace(distances=_Tiling(16, 16, 4, 1) if padded_width > 128 else _Tiling(32, 32, 8, 1))
+    if padded_width > 128:
+        return found._replace(queries=_Tiling(32, 32, 8, 2))
+    queries = _Tiling(64 if padded_width <= 64 else 32, 32, 4, 2)
+    return _Tilings(_Tiling(64, 32, 8, 2), _Tiling(32, 64, 8, 2), queries, _Tiling(64, 64, 8, 1))
+
+
 # torch.compile need not look into kernels that are compiled already
 @torch.compiler.disable
-def attend(query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, by_distance_LH: Tensor, rows: JaggedRows) -> Tensor:
+def attend(query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, bias: Bias, rows: JaggedRows) -> Tensor:
     """`pointwise_attention`."""
-    out_THW: Tensor = _PointwiseAttention.apply(query_THW, key_THW, value_THW, by_distance_LH, rows)
+    by_age_AH = None if bias.ages is None else bias.ages.bias_AH
+    parts = query_THW, key_THW, value_THW, bias.by_distance_LH, by_age_AH
+    out_THW: Tensor = _PointwiseAttention.apply(*parts, bias, rows)
     return out_THW
 
 
 class _PointwiseAttention(torch.autograd.Function):
     @override
     @staticmethod
-    def forward(
-        ctx: Any, query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, by_distance_LH: Tensor, rows: JaggedRows
-    ) -> Tensor:
-        """(T, H, W)."""
-        # by head, so that neighbouring distances are neighbours in memory
-        by_distance_HL = F.pad(by_distance_LH.detach().float().t(), (_MARGIN, _MARGIN))[:, _MARGIN:-_MARGIN]
-        call = _call((query_THW, key_THW, value_THW), by_distance_HL, rows)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """(T, H, W). Of queries, keys, values, biases by distance and age, all of the bias, and rows."""
+        parts_THW, biases, (bias, rows) = inputs[:3], inputs[3:5], inputs[5:]
+        call = _call(parts_THW, bias, rows)
         ctx.save_for_backward(*call.tensors)
-        ctx.call, ctx.bias_dtype = call._replace(tensors=()), by_distance_LH.dtype
-        out_THW = torch.empty_like(query_THW, memory_format=torch.contiguous_format)
+        ctx.call, ctx.dtypes = call._replace(tensors=()), [getattr(each, "dtype", None) for each in biases]
+        out_THW = torch.empty_like(parts_THW[0], memory_format=torch.contiguous_format)
         call.run(kernels.forward, call.tilings.forward, out_THW)
         return out_THW
 
@@ -89,21 +99,28 @@ class _PointwiseAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope_THW: Tensor) -> tuple[Tensor | None, ...]:
-        """By queries, keys, values and distances."""
+        """By queries, keys, values, distances and ages."""
         call = ctx.call._replace(tensors=ctx.saved_tensors)
         slope_THW = slope_THW.contiguous()
         by_query, by_key, by_value = (torch.empty_like(slope_THW) for _ in range(3))
         call.run(kernels.backward_keys, call.tilings.keys, slope_THW, by_key, by_value)
-        call.run(kernels.backward_queries, call.tilings.queries, slope_THW, by_query)
-        by_distance_LH = call.by_distance(slope_THW).t().to(ctx.bias_dtype) if ctx.needs_input_grad[3] else None
-        return by_query, by_key, by_value, by_distance_LH, None
+        by_age_HA = call.by_query_and_age(slope_THW, by_query)
+        by_distance_HL = call.by_distance(slope_THW) if ctx.needs_input_grad[3] else None
+        by_bias = (
+            None if found is None else found.t().to(dtype)
+            for found, dtype in zip((by_distance_HL, by_age_HA), ctx.dtypes, strict=True)
+        )
+        return by_query, by_key, by_value, *by_bias, None, None
 
 
 class _Call(NamedTuple):
-    """What the kernels of one attention share. tensors: queries, keys, values, distances by head, offsets of rows."""
+    """What the kernels of one attention share. tensors: queries, keys, values, distances by head, offsets of rows, and
+    of ages the bias by head, when events were, and edges. buckets: of ages, 0 where none are known.
+    """
 
     tensors: tuple[Tensor, ...]
     longest: int
+    buckets: int
     precision: str
     tilings: _Tilings
 
@@ -111,13 +128,21 @@ class _Call(NamedTuple):
     def rows(self) -> int:
         return len(self.tensors[4]) - 1
 
-    def run(self, kernel: Any, tiling: _Tiling, *more: Tensor) -> None:
-        """A program for each block of the longest row, head and row. more: tensors that this kernel alone is given."""
+    def run(self, kernel: Any, tiling: _Tiling, *more: Tensor, **numbers: int) -> None:
+        """A program for each block of the longest row, head and row. more, numbers: what this kernel alone is given."""
         blocks = triton.cdiv(self.longest, tiling.keys if kernel is kernels.backward_keys else tiling.queries)
         programs = blocks * self.tensors[0].shape[1] * self.rows
         if programs and self.tensors[0].numel():
-            numbers = {"blocks": blocks, "M": tiling.queries, "N": tiling.keys}
+            numbers = {**numbers, "blocks": blocks, "M": tiling.queries, "N": tiling.keys}
             kernel[(programs,)](*self.tensors, *more, **numbers, **self._numbers(tiling))
+
+    def by_query_and_age(self, slope_THW: Tensor, by_query_THW: Tensor) -> Tensor | None:
+        """Writes the gradient of the queries; that of the ages by head: (H, A)."""
+        heads, tiling, padded = slope_THW.shape[1], self.tilings.queries, max(1, _power_of_2(self.buckets))
+        blocks = triton.cdiv(self.longest, tiling.queries) if self.buckets else 0
+        partial_BHKA = self.tensors[3].new_zeros(self.rows, heads, blocks, padded)
+        self.run(kernels.backward_queries, tiling, slope_THW, by_query_THW, partial_BHKA, BUCKETS=padded)
+        return partial_BHKA.sum((0, 2))[:, : self.buckets] if self.buckets else None
 
     def by_distance(self, slope_THW: Tensor) -> Tensor:
         """The gradient of the distances by head: (H, L)."""
@@ -140,25 +165,41 @@ class _Call(NamedTuple):
 
     def _numbers(self, tiling: _Tiling) -> dict[str, Any]:
         _, heads, width = self.tensors[0].shape
-        sizes = {"H": heads, "W": width, "D": _padded(width), "scale": 1 / math.sqrt(width)}
+        sizes = {"H": heads, "W": width, "D": _padded(width), "A": self.buckets}
         steps = {"stride": self.tensors[0].stride(0), "bias_stride": self.tensors[3].stride(0)}
-        how = {"PRECISION": self.precision, "num_warps": tiling.warps, "num_stages": tiling.stages}
+        how = {
+            "scale": 1 / math.sqrt(width),
+            "PRECISION": self.precision,
+            "num_warps": tiling.warps,
+            "num_stages": tiling.stages,
+        }
         return {**sizes, **steps, **how}
 
 
-def _call(parts_THW: tuple[Tensor, ...], by_distance_HL: Tensor, rows: JaggedRows) -> _Call:
+def _call(parts_THW: tuple[Tensor, ...], bias: Bias, rows: JaggedRows) -> _Call:
     """parts: queries, keys and values, which are copied unless all lie alike, as parts of one projection do."""
     width = parts_THW[0].shape[2]
     assert width <= _WIDEST, f"a head is {width} wide"
     assert len({part.dtype for part in parts_THW}) == 1, [part.dtype for part in parts_THW]
-    assert rows.longest <= by_distance_HL.shape[1], f"{rows.longest} places, {by_distance_HL.shape[1]} distances"
     steps = {part.stride() for part in parts_THW}
     if len(steps) > 1 or steps.pop()[1:] != (width, 1):
         parts_THW = tuple(part.contiguous() for part in parts_THW)
+    # by head, so that neighbouring distances are neighbours in memory
+    by_distance_HL = F.pad(bias.by_distance_LH.detach().float().t(), (_MARGIN, _MARGIN))[:, _MARGIN:-_MARGIN]
+    assert rows.longest <= by_distance_HL.shape[1], f"{rows.longest} places, {by_distance_HL.shape[1]} distances"
+    of_ages, buckets = (by_distance_HL, rows.offsets_B1, rows.offsets_B1), 0  # none reads them
+    if bias.ages is not None:
+        when_T, bias_AH, edges_A = bias.ages
+        of_ages, buckets = (bias_AH.detach().float().t().contiguous(), when_T, edges_A), len(edges_A)
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-    tilings = _tilings(_padded(width), parts_THW[0].dtype.itemsize * 8)
-    return _Call((*parts_THW, by_distance_HL, rows.offsets_B1), rows.longest, precision, tilings)
+    tilings = (_timed_tilings if buckets else _tilings)(_padded(width), parts_THW[0].dtype.itemsize * 8)
+    tensors = (*parts_THW, by_distance_HL, rows.offsets_B1, *of_ages)
+    return _Call(tensors, rows.longest, buckets, precision, tilings)
 
 
 def _padded(width: int) -> int:
-    return max(16, int(triton.next_power_of_2(width)))
+    return max(16, _power_of_2(width))
+
+
+def _power_of_2(least: int) -> int:
+    return int(triton.next_power_of_2(least))

@@ -13,6 +13,7 @@ where the published code counts from the time of the event that is to be predict
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -22,14 +23,11 @@ from torch.nn import functional as F
 from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
 from sharded_emb.layers.dropout import Dropout
-from sharded_emb.layers.jagged import Padded
 from sharded_emb.layers.layout import Layout, Packed, PaddedRows, lay_out
-from sharded_emb.layers.pointwise_attention import pointwise_attention
+from sharded_emb.layers.pointwise_attention import Ages, Bias, age_buckets, age_edges, pointwise_attention
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Table
-
-_AGE_GROWTH = 1.35  # from one bucket of ages to the next, as in the published code
 
 
 class HSTU(PlacedConfig):
@@ -52,9 +50,12 @@ class HSTU(PlacedConfig):
 class HSTUModel(ComparedModel):
     """Item vectors plus a vector of the place, units, a last norm."""
 
+    edges_A: Tensor
+
     def __init__(self, config: HSTU, dim: int, max_length: int, timed: bool) -> None:
         super().__init__(config)
-        self.timed, self.buckets, self.heads = timed, config.time_buckets, config.heads
+        self.timed, self.heads = timed, config.heads
+        self.register_buffer("edges_A", age_edges(config.time_buckets), persistent=False)
         self.places_LD = nn.Parameter(torch.randn(max_length, dim) * 0.02)
         self.dropout = Dropout(config.dropout)
         self.units = nn.ModuleList(
@@ -65,24 +66,29 @@ class HSTUModel(ComparedModel):
 
     def encode(self, events: Jagged) -> Tensor:
         """The state (S, D) after each event."""
-        layout: Layout
-        if self.timed:  # the kernels for packed rows know nothing of ages
-            layout = PaddedRows(events)
-            ages_BLL = self._ages(events, layout.padded)
-        else:
-            layout, ages_BLL = lay_out(events, self.heads), None
+        layout = lay_out(events, self.heads)
+        when = self._when(events, layout) if self.timed else None
         x = self.dropout(layout.values + layout.by_place(self.places_LD))
         for unit in self.units:
-            x = unit(x, layout, ages_BLL)
+            x = unit(x, layout, when)
         return self.compared(self.norm(layout.events(x)))
 
-    def _ages(self, events: Jagged, padded: Padded) -> Tensor:
-        """The bucket of the age of each event, as seen from each one of its row."""
+    def _when(self, events: Jagged, layout: Layout) -> "When":
+        """When events were: packed whole seconds (T), padded the bucket (B, L, L) of each event, as seen from each."""
         assert events.numbers_T is not None
         # whole seconds: sums of float32 gaps would round, and differences within a row need no beginning
-        seconds_BL = padded.lay(events.numbers_T.round().long().cumsum(0))
-        ages_BLL = (seconds_BL[:, :, None] - seconds_BL[:, None, :]).clamp(min=0)
-        return (torch.log1p(ages_BLL.float()) / math.log(_AGE_GROWTH)).long().clamp(max=self.buckets - 1)
+        seconds_T = events.numbers_T.round().long().cumsum(0)
+        if not isinstance(layout, PaddedRows):
+            return When(seconds_T, self.edges_A)
+        seconds_BL = layout.padded.lay(seconds_T)
+        return When(age_buckets(seconds_BL[:, :, None] - seconds_BL[:, None, :], self.edges_A), self.edges_A)
+
+
+class When(NamedTuple):
+    """What `Unit` makes of times. at: seconds or buckets, see `HSTUModel`."""
+
+    at: Tensor
+    edges_A: Tensor
 
 
 class Unit(nn.Module):
@@ -99,14 +105,15 @@ class Unit(nn.Module):
             nn.init.normal_(self.by_age.weight, std=0.02)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, layout: Layout, ages_BLL: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, when: When | None) -> Tensor:
         """The same shape: vectors of events, that lie as the layout has it."""
         gate, *parts = F.silu(self.project_in(self.norm(x))).chunk(4, -1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in parts)
         if isinstance(layout, Packed):
-            mixed = pointwise_attention(query, key, value, self.by_distance_LH, layout.rows)
+            ages = Ages(when.at, self.by_age.weight, when.edges_A) if when and self.by_age else None
+            mixed = pointwise_attention(query, key, value, Bias(self.by_distance_LH, ages), layout.rows)
         else:
-            mixed = self._padded(query, key, value, ages_BLL)
+            mixed = self._padded(query, key, value, when and when.at)
         return x + self.project_out(self.dropout(self.mixed_norm(mixed.flatten(-2)) * gate))
 
     def _padded(self, query: Tensor, key: Tensor, value: Tensor, ages_BLL: Tensor | None) -> Tensor:

@@ -19,6 +19,8 @@ from sharded_emb.training.step import Learner
 from tests.distributed import next_item_cases
 from tests.unit import test_click_models as click
 
+TIMED = {"pooling": {"_target_": "none", "times": "times"}}
+
 pytestmark = pytest.mark.gpu
 
 
@@ -91,16 +93,30 @@ def test_a_step_waits_for_the_device_once(model: str, data: Path) -> None:
     assert found[0].split(":")[0].endswith("training/step.py"), found
 
 
-def test_hstu_of_packed_rows_gives_the_numbers_of_the_cpu(data: Path) -> None:
-    """Without times, which the kernels do not know."""
+@pytest.mark.parametrize("times", [False, True], ids=["without times", "with times"])
+def test_hstu_of_packed_rows_gives_the_numbers_of_the_cpu(times: bool, data: Path) -> None:
+    features = {"history": {"table": "item", "column": "items", "max_length": 6, **(TIMED if times else {})}}
 
     def train(place: Any, folder: Path) -> Any:
-        built = Built(next_item_cases.config(folder, model=next_item_cases.MODELS["hstu"]), place)
+        built = Built(next_item_cases.config(folder, model=next_item_cases.MODELS["hstu"], features=features), place)
         return next_item_cases.train_steps(built, 8), built.sharded.whole_table("item")
 
     (losses, table), (got_losses, got_table) = of("cpu", train, data), of("cuda", train, data)
     torch.testing.assert_close(got_losses, losses, rtol=0, atol=2e-5)
     torch.testing.assert_close(got_table, table, rtol=0, atol=2e-4)
+
+
+def test_hstu_with_times_trains_in_half_precision(data: Path) -> None:
+    """Near the CPU's: parameters and tables are float32, and only what the products read is rounded."""
+    features = {"history": {"table": "item", "column": "items", "max_length": 6, **TIMED}}
+    model = next_item_cases.MODELS["hstu"]
+
+    def train(place: Any, folder: Path) -> Any:
+        dense = {"dtype": "bf16" if place.device.type == "cuda" else "fp32"}
+        built = Built(next_item_cases.config(folder, model=model, features=features, dense=dense), place)
+        return next_item_cases.train_steps(built, 8)
+
+    torch.testing.assert_close(of("cuda", train, data), of("cpu", train, data), rtol=0, atol=2e-2)
 
 
 def moved(whole: Embedded, device: str) -> Embedded:

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from sharded_emb.batch import CANDIDATES, Embedded, Extent, Jagged
 from sharded_emb.layers import layout
 from sharded_emb.layers.jagged import with_first
-from sharded_emb.layers.pointwise_attention import JaggedRows
+from sharded_emb.layers.pointwise_attention import Bias, JaggedRows, age_buckets
 from sharded_emb.models import hstu
 from sharded_emb.models.bert4rec import BERT4Rec
 from sharded_emb.models.bst import BST
 from sharded_emb.models.esasrec import ESASRec
 from sharded_emb.models.sasrec import SASRec
+from sharded_emb.pooling.none import NoPooling
 from tests.tables import make_feature, make_table
 
 DIM, ROWS, LONGEST = 8, 30, 6
@@ -31,6 +32,7 @@ MODELS: dict[str, Any] = {
     "esasrec": ESASRec(heads=2, hidden=8, dropout=0.0),
     "bert4rec": BERT4Rec(heads=2, hidden=8, dropout=0.0),
     "hstu": hstu.HSTU(heads=2, dropout=0.0),
+    "timed hstu": hstu.HSTU(heads=2, dropout=0.0),
     "bst": BST(histories=("history",), target="item", heads=2, attention_hidden=8, dropout=0.0, hidden=(8,)),
 }
 
@@ -50,27 +52,33 @@ def row_by_row(parts: Sequence[Tensor], queries: layout.Begins, keys: layout.Beg
     return torch.cat([each.transpose(0, 1) for each in mixed])
 
 
-def pointwise_row_by_row(query: Tensor, key: Tensor, value: Tensor, by_distance_LH: Tensor, rows: JaggedRows) -> Tensor:
+def pointwise_row_by_row(query: Tensor, key: Tensor, value: Tensor, bias: Bias, rows: JaggedRows) -> Tensor:
     """What `pointwise_attention` gives."""
     ends = zip(rows.offsets_B1.tolist(), rows.offsets_B1[1:].tolist(), strict=False)
     mixed = []
     for begin, place in ((first, place) for first, end in ends for place in range(end - first)):
         seen = slice(begin, begin + place + 1)
         scores_SH = (query[begin + place] * key[seen]).sum(-1) / query.shape[-1] ** 0.5
-        scores_SH = scores_SH + by_distance_LH[: place + 1].flip(0)
+        scores_SH = scores_SH + bias.by_distance_LH[: place + 1].flip(0)
+        if bias.ages is not None:
+            when_T, by_age_AH, edges_A = bias.ages
+            scores_SH = scores_SH + by_age_AH[age_buckets(when_T[begin + place] - when_T[seen], edges_A)]
         mixed.append((F.silu(scores_SH)[..., None] * value[seen]).sum(0) / (place + 1))
     return torch.stack(mixed) if mixed else value
 
 
 def outputs(model: Any, lengths: list[int]) -> tuple[Tensor, ...]:
-    """What it gives, and the gradient of the vectors that it read."""
+    """What it gives, and the gradient of the vectors that it read. Its numbers are which events are hidden, or seconds
+    since the event before.
+    """
     draw = torch.Generator().manual_seed(0)
     count, rows = sum(lengths), len(lengths)
     values_TD = torch.randn(count, DIM, generator=draw).requires_grad_()
     ids_T = torch.randint(2, ROWS, (count,), generator=draw)
-    hidden_T = (torch.rand(count, generator=draw) < 0.5).float()
+    numbers_T = torch.rand(count, generator=draw)
+    numbers_T = (numbers_T * 14).exp() if isinstance(model, hstu.HSTUModel) else (numbers_T < 0.5).float()
     extent = Extent(max(lengths), sum(map(bool, lengths)))
-    history = Jagged(values_TD, ids_T, torch.tensor(lengths), extent, hidden_T)
+    history = Jagged(values_TD, ids_T, torch.tensor(lengths), extent, numbers_T)
     target_BD = torch.randn(rows, DIM, generator=draw)
     none = Jagged(torch.zeros(0, DIM), ids_T[:0], torch.zeros(rows, dtype=torch.int64), Extent(0, 0))
     found = model(Embedded({"item": target_BD}, {"history": history, CANDIDATES: none}))
@@ -83,7 +91,11 @@ def outputs(model: Any, lengths: list[int]) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_rows_give_what_padded_ones_do(name: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
-    features = [make_feature("history", "item", max_length=LONGEST), make_feature("item", "item", pooling="sum")]
+    pooling: dict[str, Any] = {"pooling": NoPooling(times="times")} if name.startswith("timed") else {}
+    features = [
+        make_feature("history", "item", max_length=LONGEST, **pooling),
+        make_feature("item", "item", pooling="sum"),
+    ]
     model = MODELS[name].build([make_table("item", ROWS, DIM, *features[: 1 + (name == "bst")])])
     want = outputs(model, lengths)
     monkeypatch.setattr(layout, "packed_attention", row_by_row)

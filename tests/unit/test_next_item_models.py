@@ -3,6 +3,7 @@
 B  rows    S  events that have a successor    L  events of one row    D  dim    N  rows of the item table
 """
 
+import bisect
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from sharded_emb.batch import CANDIDATES, Embedded, Jagged
 from sharded_emb.embeddings.lookup import candidate_feature
+from sharded_emb.layers.pointwise_attention import age_buckets, age_edges
 from sharded_emb.models.base import NextItem, NextItemModel
 from sharded_emb.models.compared import ComparedConfig
 from sharded_emb.models.esasrec import ESASRec
@@ -171,6 +173,15 @@ def test_hstu_is_pointwise_attention_with_a_bias_of_distance_and_age(name: str, 
     vectors_LD, found_LD = one_row(model, row, padding)
     times_L = seconds([[*row, 2]])[:-1] if name == "timed hstu" else None
     torch.testing.assert_close(found_LD, slow_hstu(model, vectors_LD, times_L), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 64, 120])
+def test_the_bucket_of_an_age_is_the_last_one_that_it_has_reached(buckets: int) -> None:
+    edges_A = age_edges(buckets)
+    ages = torch.cat([torch.arange(-3, 100_000), *(edges_A + around for around in (-1, 0, 1))])
+    want = [bisect.bisect_right(edges_A.tolist(), max(age, 0)) - 1 for age in ages.tolist()]
+    assert age_buckets(ages, edges_A).tolist() == want
+    assert edges_A.tolist()[:5] == [0, 1, 1, 2, 3][:buckets]
 
 
 def test_hstu_reads_times_where_the_history_has_them_and_only_differences() -> None:
