@@ -73,6 +73,10 @@ class SASRec(nn.Module):
         nn.init.normal_(self.places.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(with_) for _ in range(with_.blocks))
         self.norm, self.dropout = nn.LayerNorm(with_.dim), nn.Dropout(with_.dropout)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, ids_BL: Tensor) -> Tensor:
         """(B, L, D)."""

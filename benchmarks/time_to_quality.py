@@ -31,9 +31,9 @@ from sharded_emb.config.session import joined
 from sharded_emb.training.step import Learner
 
 GOAL = 0.048
-EPOCHS = 30
-# of the same model; Adam, which plain PyTorch has for tables, too, wants a lower rate than `sasrec_beauty`'s for nets
-PLAIN = plain_sasrec.Settings(dim=128, blocks=1, hidden=128, batch=128, lr=1e-3)
+MOST_EPOCHS = 80
+# of the same model, with Adam for its table, too
+PLAIN, WARMUP_STEPS = plain_sasrec.Settings(dim=128, blocks=1, hidden=128, batch=128, lr=2e-3), 100
 
 
 @dataclass
@@ -53,16 +53,21 @@ class Side:
         self.seconds.append(took + (self.seconds[-1] if self.seconds else 0.0))
         self.reached.append(self.ndcg())
 
-    def until(self) -> int | None:
-        """Epochs until the goal."""
-        return next((number for number, ndcg in enumerate(self.reached, 1) if ndcg >= GOAL), None)
+    @property
+    def best(self) -> float:
+        """After any epoch."""
+        return max(self.reached, default=0.0)
+
+    def done(self) -> bool:
+        """Whether the goal is reached."""
+        return self.best >= GOAL
 
     def row(self, name: str) -> str:
         """Of the report."""
-        until, best = self.until(), max(self.reached)
-        took = "not" if until is None else f"{self.seconds[until - 1]:.0f}"
-        after = f"{len(self.reached)}, not" if until is None else str(until)
-        return f"| {name} | {self.seconds[-1] / len(self.seconds):.1f} | {after} | {took} | {best:.4f} |"
+        took = f"{self.seconds[-1]:.0f}" + ("" if self.done() else ", and not yet")
+        return (
+            f"| {name} | {self.seconds[-1] / len(self.seconds):.1f} | {len(self.seconds)} | {took} | {self.best:.4f} |"
+        )
 
 
 def plain(raw: Path, seed: int) -> Side:
@@ -72,6 +77,8 @@ def plain(raw: Path, seed: int) -> Side:
     rows, items = plain_sasrec.read(raw, PLAIN.longest)
     model = plain_sasrec.SASRec(items, PLAIN)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PLAIN.lr, fused=True)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP_STEPS, total_iters=WARMUP_STEPS)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
     return Side(
         lambda _: plain_sasrec.epoch(model, optimizer, rows, PLAIN), lambda: plain_sasrec.ndcg(model, raw, PLAIN)
     )
@@ -89,7 +96,7 @@ def main() -> None:
         f"# Time until SASRec on Beauty comes to a filtered NDCG@10 of {GOAL} on test",
         "",
         f"`python {' '.join(sys.argv)}`, {measured_at()}, one thread, torch",
-        f"{torch.__version__}; CPU seconds of training. *Best* is of {EPOCHS} epochs, chosen by test: no result.",
+        f"{torch.__version__}; CPU seconds of training. *Best* is the highest NDCG@10 of any epoch.",
         "",
         "| | seconds an epoch | epochs | seconds | best |",
         "|---|---|---|---|---|",
@@ -127,8 +134,10 @@ def both(raw: Path, seed: int) -> Iterator[tuple[str, Side]]:
                 "plain PyTorch": plain(raw, seed),
                 "sharded_emb": Side(ours(built, learner), lambda: evaluate("test")["test"]["ndcg@10"]),
             }
-            for number in range(EPOCHS):
+            for number in range(MOST_EPOCHS):
                 for name, side in sides.items():
+                    if side.done():
+                        continue
                     side.turn(number)
                     print(f"{name}, epoch {number + 1}: {side.reached[-1]:.4f}", file=sys.stderr, flush=True)
     yield from sides.items()
