@@ -38,10 +38,13 @@ from sharded_emb.layers.pointwise_tiles import (
     buckets,
     by_bucket,
     extent,
+    products,
     reciprocal,
+    scores,
     seconds,
     sigmoid,
     slope_of_silu,
+    slope_of_silu_at,
     store,
     vectors,
 )
@@ -61,7 +64,6 @@ def forward(
     stride: int,
     bias_stride: int,
     blocks: int,
-    scale: float,
     H: tl.constexpr,
     W: tl.constexpr,
     D: tl.constexpr,
@@ -89,16 +91,14 @@ def forward(
             places_N = start + tl.arange(0, N)
             key_ND = vectors(key + at, places_N, length, stride, W, D)
             value_ND = vectors(value + at, places_N, length, stride, W, D)
-            distance_MN = places_M[:, None] - places_N[None, :]
-            scores_MN = tl.dot(query_MD, tl.trans(key_ND), input_precision=PRECISION) * scale
-            scores_MN += bias_of_distances(bias, first - start, M, N, 1)
+            scores_MN = scores(query_MD, key_ND, W, PRECISION) + bias_of_distances(bias, first - start, M, N, 1)
             if A:
                 when_N = seconds(when_T + begin, places_N, length, FAR_AHEAD)
                 buckets_MN = buckets(when_M[:, None] - when_N[None, :], edges_A, A)
                 scores_MN += tl.load(by_age_HA + head * A + buckets_MN)
             weights_MN = scores_MN * sigmoid(scores_MN)
             if DIAGONAL:
-                weights_MN = tl.where(distance_MN >= 0, weights_MN, 0.0)
+                weights_MN = tl.where(places_M[:, None] >= places_N[None, :], weights_MN, 0.0)
             out_MD = tl.dot(weights_MN.to(value_ND.dtype), value_ND, out_MD, input_precision=PRECISION)
     out_MD *= reciprocal((places_M + 1).to(tl.float32))[:, None]
     store(out + begin * (H * W) + head * W, out_MD, places_M, length, H * W, W)
@@ -120,7 +120,6 @@ def backward_keys(
     stride: int,
     bias_stride: int,
     blocks: int,
-    scale: float,
     H: tl.constexpr,
     W: tl.constexpr,
     D: tl.constexpr,
@@ -149,24 +148,21 @@ def backward_keys(
             places_M = start + tl.arange(0, M)
             query_MD = vectors(query + at, places_M, length, stride, W, D)
             slope_MD = vectors(slope + at_packed, places_M, length, H * W, W, D)
-            distance_NM = places_M[None, :] - places_N[:, None]
-            scores_NM = tl.dot(key_ND, tl.trans(query_MD), input_precision=PRECISION) * scale
-            scores_NM += bias_of_distances(bias, start - first, N, M, -1)
+            scores_NM = scores(key_ND, query_MD, W, PRECISION) + bias_of_distances(bias, start - first, N, M, -1)
             if A:
                 when_M = seconds(when_T + begin, places_M, length, LONG_AGO)
-                buckets_NM = buckets(when_M[None, :] - when_N[:, None], edges_A, A)
-                scores_NM += tl.load(by_age_HA + head * A + buckets_NM)
+                scores_NM += tl.load(by_age_HA + head * A + buckets(when_M[None, :] - when_N[:, None], edges_A, A))
             gates_NM = sigmoid(scores_NM)
             shares_1M = reciprocal((places_M + 1).to(tl.float32))[None, :]
             if not BELOW:
-                shares_1M = tl.where(distance_NM >= 0, shares_1M, 0.0)
+                shares_1M = tl.where(places_M[None, :] >= places_N[:, None], shares_1M, 0.0)
             weights_NM = scores_NM * gates_NM
             score_slopes_NM = slope_of_silu(weights_NM, gates_NM) * shares_1M
-            score_slopes_NM *= tl.dot(value_ND, tl.trans(slope_MD), input_precision=PRECISION)
+            score_slopes_NM *= products(value_ND, slope_MD, PRECISION)
             weights_NM = (weights_NM * shares_1M).to(slope_MD.dtype)
             value_slope_ND = tl.dot(weights_NM, slope_MD, value_slope_ND, input_precision=PRECISION)
             key_slope_ND = tl.dot(score_slopes_NM.to(query_MD.dtype), query_MD, key_slope_ND, input_precision=PRECISION)
-    store(key_slope + at_packed, key_slope_ND * scale, places_N, length, H * W, W)
+    store(key_slope + at_packed, key_slope_ND * W**-0.5, places_N, length, H * W, W)
     store(value_slope + at_packed, value_slope_ND, places_N, length, H * W, W)
 
 
@@ -186,7 +182,6 @@ def backward_queries(
     stride: int,
     bias_stride: int,
     blocks: int,
-    scale: float,
     H: tl.constexpr,
     W: tl.constexpr,
     D: tl.constexpr,
@@ -217,24 +212,19 @@ def backward_queries(
             places_N = start + tl.arange(0, N)
             key_ND = vectors(key + at, places_N, length, stride, W, D)
             value_ND = vectors(value + at, places_N, length, stride, W, D)
-            distance_MN = places_M[:, None] - places_N[None, :]
-            scores_MN = tl.dot(query_MD, tl.trans(key_ND), input_precision=PRECISION) * scale
-            scores_MN += bias_of_distances(bias, first - start, M, N, 1)
+            scores_MN = scores(query_MD, key_ND, W, PRECISION) + bias_of_distances(bias, first - start, M, N, 1)
             if A:
                 when_N = seconds(when_T + begin, places_N, length, FAR_AHEAD)
                 buckets_MN = buckets(when_M[:, None] - when_N[None, :], edges_A, A)
                 scores_MN += tl.load(by_age_HA + head * A + buckets_MN)
-            gates_MN = sigmoid(scores_MN)
-            score_slopes_MN = slope_of_silu(scores_MN * gates_MN, gates_MN)
-            score_slopes_MN *= tl.dot(slope_MD, tl.trans(value_ND), input_precision=PRECISION)
+            score_slopes_MN = slope_of_silu_at(scores_MN) * products(slope_MD, value_ND, PRECISION)
             if DIAGONAL:
-                score_slopes_MN = tl.where(distance_MN >= 0, score_slopes_MN, 0.0)
+                score_slopes_MN = tl.where(places_M[:, None] >= places_N[None, :], score_slopes_MN, 0.0)
             query_slope_MD = tl.dot(score_slopes_MN.to(key_ND.dtype), key_ND, query_slope_MD, input_precision=PRECISION)
             if A:
                 age_slope_A += by_bucket(score_slopes_MN * shares_M1, buckets_MN, BUCKETS)
-    store(query_slope + at_packed, query_slope_MD * (shares_M1 * scale), places_M, length, H * W, W)
-    if A:
-        tl.store(age_slope_PA + program.to(tl.int64) * BUCKETS + tl.arange(0, BUCKETS), age_slope_A)
+    store(query_slope + at_packed, query_slope_MD * (shares_M1 * W**-0.5), places_M, length, H * W, W)
+    tl.store(age_slope_PA + program.to(tl.int64) * BUCKETS + tl.arange(0, BUCKETS), age_slope_A)
 
 
 @triton.jit(do_not_specialize=["rows", "groups", "diagonals"])
@@ -254,7 +244,6 @@ def backward_distances(
     rows: int,
     groups: int,
     diagonals: int,
-    scale: float,
     H: tl.constexpr,
     W: tl.constexpr,
     D: tl.constexpr,
@@ -279,17 +268,14 @@ def backward_distances(
             value_ND = vectors(value + at, places_N, length, stride, W, D)
             # zeros behind the end of the row make the slopes there zeros
             slope_MD = vectors(slope + at_packed, places_M, length, H * W, W, D)
-            scores_NN = tl.dot(query_MD, tl.trans(key_ND), input_precision=PRECISION) * scale + bias_NN
+            scores_NN = scores(query_MD, key_ND, W, PRECISION) + bias_NN
             if A:
                 when_M = seconds(when_T + begin, places_M, length, LONG_AGO)
                 when_N = seconds(when_T + begin, places_N, length, FAR_AHEAD)
-                buckets_NN = buckets(when_M[:, None] - when_N[None, :], edges_A, A)
-                scores_NN += tl.load(by_age_HA + head * A + buckets_NN)
+                scores_NN += tl.load(by_age_HA + head * A + buckets(when_M[:, None] - when_N[None, :], edges_A, A))
             shares_M1 = reciprocal((places_M + 1).to(tl.float32))[:, None]
-            gates_NN = sigmoid(scores_NN)
-            score_slopes_NN = slope_of_silu(scores_NN * gates_NN, gates_NN) * shares_M1
-            score_slopes_NN *= tl.dot(slope_MD, tl.trans(value_ND), input_precision=PRECISION)
-            total_NN += score_slopes_NN
+            score_slopes_NN = slope_of_silu_at(scores_NN) * shares_M1
+            total_NN += score_slopes_NN * products(slope_MD, value_ND, PRECISION)
     # column c of the skewed tile holds i - j = c above row c's turn and c - N before it
     skewed_NN = tl.gather(total_NN, (tile_N[:, None] - tile_N[None, :] + N) % N, axis=1)
     here_NN = tile_N[:, None] >= tile_N[None, :]

@@ -77,9 +77,28 @@ def bias_of_distances(
 
 
 @triton.jit
+def products(left_MD: tl.tensor, right_ND: tl.tensor, PRECISION: tl.constexpr) -> tl.tensor:
+    """Of all pairs of vectors: (M, N)."""
+    return tl.dot(left_MD, tl.trans(right_ND), input_precision=PRECISION)
+
+
+@triton.jit
+def scores(left_MD: tl.tensor, right_ND: tl.tensor, W: tl.constexpr, PRECISION: tl.constexpr) -> tl.tensor:
+    """Of all pairs of queries and keys, without their biases."""
+    return products(left_MD, right_ND, PRECISION) * W**-0.5
+
+
+@triton.jit
 def slope_of_silu(weights: tl.tensor, gates: tl.tensor) -> tl.tensor:
     """From SiLU and sigmoid of the same numbers."""
     return gates + weights * (1.0 - gates)
+
+
+@triton.jit
+def slope_of_silu_at(scores: tl.tensor) -> tl.tensor:
+    """From the numbers."""
+    gates = sigmoid(scores)
+    return slope_of_silu(scores * gates, gates)
 
 
 @triton.jit
