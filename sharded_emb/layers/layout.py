@@ -3,7 +3,7 @@
 On a CPU rows are padded to the longest one of the batch, and batches are of rows of like lengths. On a GPU they lie one
 after the other, and kernels that know where each begins attend within them: no padding is computed or kept.
 
-B  rows    L  longest row    T  events over all rows    D  dim    H  heads    d  dim of a head
+B  rows    L  longest row    T  events over all rows    F  T, filled up    D  dim    H  heads    d  dim of a head
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ _ALL, _CAUSAL = 0, 1  # masks of torch's memory-efficient kernel
 _MULTIPLE = 8  # of the numbers of a head that the kernels take
 _WIDEST = 256  # head that they take
 _OLDEST = (8, 0)  # GPU that all of them run on
+_SIZE_BITS = 5  # of the number of packed events that are not zeros at its end
 
 
 class Layout(Protocol):
@@ -95,36 +96,54 @@ class PaddedRows:
 
 
 class Packed:
-    """Tensors (T, ...) on a CUDA device."""
+    """Tensors (F, ...) on a CUDA device: the events, and zeros behind them, so that F is one of 16 sizes an octave.
+
+    cuBLAS remembers how it multiplies matrices of the sizes that it has met, and takes its host long for others. The
+    zeros are rows of their own, which nothing reads.
+    """
 
     def __init__(self, events: Jagged, causal: bool = True) -> None:
-        self.values, self._events, self._causal = events.values_TD, events, causal
-        self.rows = JaggedRows(events.offsets_B1, events.extent.longest)
+        self._events, self._causal = events, causal
+        count, longest = len(events.values_TD), events.extent.longest
+        self._behind = -count % (1 << max(0, count.bit_length() - _SIZE_BITS))
+        self.values = self.fill(events.values_TD)
+        offsets_B1 = events.offsets_B1
+        if self._behind:
+            ends = torch.arange(longest, self._behind + longest, longest, device=offsets_B1.device)
+            offsets_B1 = torch.cat([offsets_B1, count + ends.clamp(max=self._behind)])
+        self.rows = JaggedRows(offsets_B1, longest)
+
+    def fill(self, values: Tensor) -> Tensor:
+        """A tensor (F, ...) of one (T, ...) of events."""
+        return F.pad(values, (*[0] * (2 * values.dim() - 1), self._behind)) if self._behind else values
 
     def by_place(self, places_LD: Tensor) -> Tensor:
-        """(T, D)."""
-        return of_rows(places_LD, place_of_event(self._events))
+        """(F, D)."""
+        return self.fill(of_rows(places_LD, place_of_event(self._events)))
 
     def attend(self, projected: Tensor, heads: int) -> Tensor:
-        """(T, D)."""
+        """(F, D)."""
         query, key, value = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
         if not len(projected):  # whose longest row may all the same be said to have a place
             return value.flatten(1)
-        return packed_attention((query, key, value), self._begins, self._begins, self._causal).flatten(1)
+        begins = self._begins
+        return packed_attention((query, key, value), begins, begins, self._causal).flatten(1)
 
     def attend_first(self, query_BD: Tensor, projected: Tensor, heads: int) -> Tensor:
         """(B, D)."""
-        query, key, value = (part.unflatten(-1, (heads, -1)) for part in (query_BD, *projected.chunk(2, -1)))
+        parts = query_BD, *self.events(projected).chunk(2, -1)
+        query, key, value = (part.unflatten(-1, (heads, -1)) for part in parts)
         one_each = torch.arange(len(query_BD) + 1, dtype=torch.int32, device=query_BD.device)
-        return packed_attention((query, key, value), Begins(one_each, 1), self._begins, causal=False).flatten(1)
+        of_events = Begins(self._begins.at_B1[: len(one_each)], self.rows.longest)
+        return packed_attention((query, key, value), Begins(one_each, 1), of_events, causal=False).flatten(1)
 
     def first(self, values: Tensor) -> Tensor:
         """(B, D)."""
-        return values.index_select(0, self.rows.offsets_B1[:-1])
+        return values.index_select(0, self._events.offsets_B1[:-1])
 
     def events(self, values: Tensor) -> Tensor:
         """(T, D)."""
-        return values
+        return values[: len(self._events.values_TD)] if self._behind else values
 
     @cached_property
     def _begins(self) -> "Begins":

@@ -78,8 +78,9 @@ class HSTUModel(ComparedModel):
         assert events.numbers_T is not None
         # whole seconds: sums of float32 gaps would round, and differences within a row need no beginning
         seconds_T = events.numbers_T.round().long().cumsum(0)
-        if not isinstance(layout, PaddedRows):
-            return When(seconds_T, self.edges_A)
+        if isinstance(layout, Packed):
+            return When(layout.fill(seconds_T), self.edges_A)
+        assert isinstance(layout, PaddedRows)
         seconds_BL = layout.padded.lay(seconds_T)
         return When(age_buckets(seconds_BL[:, :, None] - seconds_BL[:, None, :], self.edges_A), self.edges_A)
 

@@ -35,7 +35,7 @@ def test_packed_rows_attend_as_padded_ones_do(heads: int, dim: int, causal: bool
     rows = PaddedRows(Jagged(projected_TD, ids_T, lengths_B, extent), causal)
     want, want_gradient = found(rows, projected_TD, rows.values, heads)
     packed = Packed(Jagged(projected_TD, ids_T, lengths_B, extent), causal)
-    got, got_gradient = found(packed, projected_TD, projected_TD.to(dtype), heads)
+    got, got_gradient = found(packed, projected_TD, packed.values.to(dtype), heads)
     assert got.dtype == dtype
     tolerance = TOLERANCES[dtype]
     torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=tolerance)

@@ -25,8 +25,9 @@ from sharded_emb.models.sasrec import SASRec
 from sharded_emb.pooling.none import NoPooling
 from tests.tables import make_feature, make_table
 
-DIM, ROWS, LONGEST = 8, 30, 6
+DIM, ROWS, LONGEST = 8, 30, 40
 LENGTHS = [0, 3, 1, 6, 0, 2]
+FILLED = [1, 2, 2, 0, *[2] * 30]  # 65 events, filled up to 68 by rows of 2 and 1
 MODELS: dict[str, Any] = {
     "sasrec": SASRec(heads=2, hidden=8, dropout=0.0),
     "esasrec": ESASRec(heads=2, hidden=8, dropout=0.0),
@@ -87,7 +88,7 @@ def outputs(model: Any, lengths: list[int]) -> tuple[Tensor, ...]:
     return states, gradient
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, [4], [0, 2, 0]], ids=str)
+@pytest.mark.parametrize("lengths", [LENGTHS, [4], [0, 2, 0], FILLED], ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_rows_give_what_padded_ones_do(name: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
