@@ -41,7 +41,7 @@ from sharded_emb.layers import layout
 from sharded_emb.training.feed import Fed, Feed
 from sharded_emb.training.step import Learner
 
-DIM, BLOCKS, HEADS, HIDDEN, EVENTS = 128, 2, 2, 512, 131_072
+DIM, BLOCKS, HEADS, HIDDEN = 128, 2, 2, 512
 STEPS, TURNS, BATCHES, EPOCH = 4, 5, 6, 64
 FIRST_ITEM = 2
 COLUMNS = [
@@ -53,17 +53,18 @@ COLUMNS = [
 @dataclass(frozen=True)
 class Case:
     """What is trained: model (`timed_hstu` is HSTU that is told when events were), longest history, and dtype of the
-    dense part.
+    dense part; events of a batch.
     """
 
     model: str
     length: int
     dtype: str
+    events: int
 
     @property
     def rows(self) -> int:
         """Of a batch: as many events on average, whatever the length."""
-        return max(1, round(EVENTS / (self.length * 9 / 16)))
+        return max(1, round(self.events / (self.length * 9 / 16)))
 
 
 def generate(folder: Path, length: int, items: int, rows: int) -> None:
@@ -248,6 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--report", type=Path)
     parser.add_argument("--items", type=int, default=10_000_000)
+    parser.add_argument("--events", type=int, default=131_072, help="of a batch")
     parser.add_argument("--lengths", type=int, nargs="*", default=[1024, 4096])
     parser.add_argument("--models", nargs="*", default=["sasrec", "hstu", "timed_hstu"])
     parser.add_argument("--dtypes", nargs="*", default=["bf16", "fp32"])
@@ -269,7 +271,7 @@ def main() -> None:
     for length in options.lengths:
         for name in options.models:
             for dtype in options.dtypes:
-                case = Case(name, length, dtype)
+                case = Case(name, length, dtype, options.events)
                 found = measured(case, options.items, options.device)
                 ms, plain_ms = found["ms"]["ours"], found["ms"].get("plain")
                 speed = found["flops"] / ms * 1e3
