@@ -11,6 +11,7 @@ B  rows    N  items    L  events of a history
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ NO_SCORE = float("-inf")
 
 def atomic(raw: Path, folder: Path) -> None:
     """Writes the log as RecBole reads it."""
-    (folder / "beauty").mkdir(exist_ok=True)
+    (folder / "beauty").mkdir(parents=True, exist_ok=True)
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     for line in raw.read_text().splitlines():
         user, *items = line.split()
@@ -35,7 +36,9 @@ def atomic(raw: Path, folder: Path) -> None:
 
 @torch.no_grad()
 def ranked(model: Any, test: Any) -> tuple[float, float]:
-    """NDCG@10 and HR@10 of the test item among all items, without those in a user's history, ties counting half."""
+    """NDCG@10 and HR@10 of the test item among all items, without those in the history that the model is given (144 of
+    Beauty's users have more events), ties counting half.
+    """
     model.eval()
     gain, hits, rows = 0.0, 0, 0
     for interaction, *_ in test:
@@ -65,8 +68,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     atomic(options.raw, options.folder)
+    os.chdir(options.folder)  # where RecBole writes logs
     settings = {
-        "data_path": str(options.folder),
+        "data_path": ".",
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
         "loss_type": "CE",
         "train_neg_sample_args": None,

@@ -23,9 +23,11 @@ _ABSENT = ("indices", "offsets", "indice_weights", "feature_requires_grad", "uvm
 
 
 class BareKernel:
-    """In place of the forward pass of FBGEMM's module."""
+    """In place of the forward pass of FBGEMM's module, whose attributes are final from the first call on."""
 
     def __init__(self, module: Any) -> None:
+        assert not module._used_rowwise_adagrad_with_counter
+        assert not module._used_rowwise_adagrad_with_global_weight_decay
         self.module, self._invoke = module, _INVOKERS[module.optimizer].invoke
         self._gathered: tuple[Any, ...] | None = None
 

@@ -52,7 +52,7 @@ def take_over(embeddings: Embeddings) -> list[LocalRows]:
     return found
 
 
-def ask_barely(embeddings: Embeddings) -> None:
+def ask_bare_kernels(embeddings: Embeddings) -> None:
     """Lets the fused kernels of a CPU be asked without the module around them."""
     for kernel in _kernels(embeddings):
         if embeddings.tables[kernel.config.embedding_tables[0].name].update == "fused":

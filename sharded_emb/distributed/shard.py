@@ -30,7 +30,7 @@ from sharded_emb.distributed.dense import DenseAverage
 from sharded_emb.distributed.host_memory import empty_on_huge_pages, workers
 from sharded_emb.distributed.kernels import (
     agree_on_dtypes,
-    ask_barely,
+    ask_bare_kernels,
     ask_directly,
     pool_single_ids,
     take_over,
@@ -159,7 +159,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     assert all(module.local.weight_RD is module.weight for module in replicated)
     taken = take_over(embeddings)
     if place.device.type == "cpu":
-        ask_barely(embeddings)
+        ask_bare_kernels(embeddings)
         pool_single_ids(embeddings)
     if replicas.inside.ranks == 1:
         ask_directly(embeddings)

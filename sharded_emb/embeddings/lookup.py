@@ -185,8 +185,9 @@ class Embeddings(nn.Module):
 
 def _by_feature(ids: KeyedJaggedTensor) -> dict[str, _Read]:
     """What `ids[name]` has, in a tenth of the time: all features have as many rows."""
+    assert not ids.variable_stride_per_key()
     names = ids.keys()
-    values, lengths_FB = ids.values().split(ids.length_per_key()), ids.lengths().view(len(names), -1)
+    values, lengths_FB = ids.values().split(ids.length_per_key()), ids.lengths().view(len(names), ids.stride())
     return {name: (ids_N, lengths_B) for name, ids_N, lengths_B in zip(names, values, lengths_FB, strict=True)}
 
 

@@ -3,7 +3,7 @@
 On a CPU rows are padded to the longest one of the batch, and batches are of rows of like lengths. On a GPU they lie one
 after the other, and kernels that know where each begins attend within them: no padding is computed or kept.
 
-B  rows    L  longest row    T  events over all rows    F  T, filled up    D  dim    H  heads    d  dim of a head
+B  rows    L  longest row    T  events over all rows    P  T, filled up    D  dim    H  heads    d  dim of a head
 """
 
 from collections.abc import Sequence
@@ -96,7 +96,7 @@ class PaddedRows:
 
 
 class Packed:
-    """Tensors (F, ...) on a CUDA device: the events, and zeros behind them, so that F is one of 16 sizes an octave.
+    """Tensors (P, ...) on a CUDA device: the events, and zeros behind them, so that P is one of 16 sizes an octave.
 
     cuBLAS remembers how it multiplies matrices of the sizes that it has met, and takes its host long for others. The
     zeros are rows of their own, which nothing reads.
@@ -114,15 +114,15 @@ class Packed:
         self.rows = JaggedRows(offsets_B1, longest)
 
     def fill(self, values: Tensor) -> Tensor:
-        """A tensor (F, ...) of one (T, ...) of events."""
+        """A tensor (P, ...) of one (T, ...) of events."""
         return F.pad(values, (*[0] * (2 * values.dim() - 1), self._behind)) if self._behind else values
 
     def by_place(self, places_LD: Tensor) -> Tensor:
-        """(F, D)."""
+        """(P, D)."""
         return self.fill(of_rows(places_LD, place_of_event(self._events)))
 
     def attend(self, projected: Tensor, heads: int) -> Tensor:
-        """(F, D)."""
+        """(P, D)."""
         query, key, value = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
         if not len(projected):  # whose longest row may all the same be said to have a place
             return value.flatten(1)

@@ -6,11 +6,15 @@ Zhai et al., "Actions speak louder than words", ICML 2024: a weight is SiLU(quer
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+_NARROW = 64  # heads, of which all cards hold the tiles
+_SHARED_MEMORY = (
+    160 << 10
+)  # bytes of a block that tiles of wider ones take: A100 and H100 have it, smaller cards do not
 AGE_GROWTH = 1.35  # from one bucket of ages to the next, as in the published code
 
 
@@ -38,6 +42,14 @@ class Bias(NamedTuple):
     ages: Ages | None = None
 
 
+def has_room(device: torch.device, width: int) -> bool:
+    """Whether the shared memory of a card holds the tiles of heads of this width."""
+    if width <= _NARROW:
+        return True
+    card: Any = torch.cuda.get_device_properties(device)
+    return bool(card.shared_memory_per_block_optin >= _SHARED_MEMORY)
+
+
 def age_edges(buckets: int) -> Tensor:
     """The least age, int64 (A) in whole seconds, from which on an event is in each bucket, or one after it: that of age
     a is the whole part of log(1 + a) / log(AGE_GROWTH), as far as there are buckets.
@@ -51,7 +63,8 @@ def age_buckets(ages: Tensor, edges_A: Tensor) -> Tensor:
     ages = ages.clamp(min=0)
     # a bit more than the logarithm, which is one bucket too many now and then, and never one too few
     found = (torch.log1p(ages.float()) / math.log(AGE_GROWTH) + 1e-3).to(torch.int32).clamp(max=len(edges_A) - 1)
-    return found - (ages < edges_A[found]).to(torch.int32)
+    reached = edges_A.index_select(0, found.flatten()).view_as(found)
+    return found - (ages < reached).to(torch.int32)
 
 
 def pointwise_attention(query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, bias: Bias, rows: JaggedRows) -> Tensor:

@@ -46,6 +46,7 @@ from sharded_emb.layers.pointwise_tiles import (
     slope_of_silu,
     slope_of_silu_at,
     store,
+    store_sums,
     vectors,
 )
 
@@ -224,7 +225,7 @@ def backward_queries(
             if A:
                 age_slope_A += by_bucket(score_slopes_MN * shares_M1, buckets_MN, BUCKETS)
     store(query_slope + at_packed, query_slope_MD * (shares_M1 * W**-0.5), places_M, length, H * W, W)
-    tl.store(age_slope_PA + program.to(tl.int64) * BUCKETS + tl.arange(0, BUCKETS), age_slope_A)
+    store_sums(age_slope_PA, age_slope_A, A, BUCKETS)
 
 
 @triton.jit(do_not_specialize=["rows", "groups", "diagonals"])

@@ -13,8 +13,8 @@ from sharded_emb.layers.pointwise_attention import AGE_GROWTH
 
 # the interpreter, which needs no GPU, knows no instructions
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-BUCKETS_AN_OCTAVE = tl.constexpr(1 / math.log2(AGE_GROWTH))
-# when queries and keys were that are none: no such pair is a moment apart
+_BUCKETS_AN_OCTAVE = tl.constexpr(1 / math.log2(AGE_GROWTH))
+# when queries and keys were that are none: such pairs have an age of 0 or less
 LONG_AGO, FAR_AHEAD = tl.constexpr(0), tl.constexpr(1 << 62)
 
 
@@ -112,7 +112,7 @@ def buckets(ages: tl.tensor, edges_A: tl.tensor, A: tl.constexpr) -> tl.tensor:
     """The last bucket of those whose edge an age has reached; the first one's of negative ages."""
     ages = tl.maximum(ages, 0)
     # a bit more than the logarithm, which is one bucket too many now and then, and never one too few
-    found = (tl.log2(1.0 + ages.to(tl.float32)) * BUCKETS_AN_OCTAVE + 1e-3).to(tl.int32)
+    found = (tl.log2(1.0 + ages.to(tl.float32)) * _BUCKETS_AN_OCTAVE + 1e-3).to(tl.int32)
     found = tl.minimum(found, A - 1)
     return found - (ages < tl.load(edges_A + found)).to(tl.int32)
 
@@ -122,8 +122,17 @@ def by_bucket(values_MN: tl.tensor, buckets_MN: tl.tensor, BUCKETS: tl.constexpr
     """The sum of the values of each bucket. A tile has few: its ages are alike, and buckets grow with them."""
     bucket_A = tl.arange(0, BUCKETS)
     found_A = tl.zeros((BUCKETS,), tl.float32)
-    first, last = tl.min(tl.min(buckets_MN, 1), 0), tl.max(tl.max(buckets_MN, 1), 0)
+    # zeros, of pairs that are none and of others, add nothing
+    first = tl.min(tl.min(tl.where(values_MN != 0.0, buckets_MN, BUCKETS), 1), 0)
+    last = tl.max(tl.max(tl.where(values_MN != 0.0, buckets_MN, -1), 1), 0)
     for bucket in range(first, last + 1):
         total = tl.sum(tl.sum(tl.where(buckets_MN == bucket, values_MN, 0.0), 1), 0)
         found_A += tl.where(bucket_A == bucket, total, 0.0)
     return found_A
+
+
+@triton.jit
+def store_sums(base: tl.tensor, sums_A: tl.tensor, A: tl.constexpr, BUCKETS: tl.constexpr) -> None:
+    """Those of a program, where there are ages."""
+    if A:
+        tl.store(base + tl.program_id(0).to(tl.int64) * BUCKETS + tl.arange(0, BUCKETS), sums_A)

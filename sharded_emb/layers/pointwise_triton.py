@@ -138,7 +138,7 @@ class _Call(NamedTuple):
     def by_query_and_age(self, slope_THW: Tensor, by_query_THW: Tensor) -> Tensor | None:
         """Writes the gradient of the queries; that of the ages by head: (H, A)."""
         heads, tiling, padded = slope_THW.shape[1], self.tilings.queries, max(1, _power_of_2(self.buckets))
-        blocks = triton.cdiv(self.longest, tiling.queries)
+        blocks = triton.cdiv(self.longest, tiling.queries) if self.buckets else 0
         partial_BHKA = self.tensors[3].new_zeros(self.rows, heads, blocks, padded)
         self.run(kernels.backward_queries, tiling, slope_THW, by_query_THW, partial_BHKA, BUCKETS=padded)
         return partial_BHKA.sum((0, 2))[:, : self.buckets] if self.buckets else None

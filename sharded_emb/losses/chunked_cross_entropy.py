@@ -2,7 +2,7 @@
 
 The gradients are made in the forward pass, while a chunk's scores are at hand, and scaled in the backward pass: one
 exponential and three products of matrices an entry, as without chunks. All chunks share the memory of the first one's
-scores, which become probabilities and slopes in place.
+scores, which in float32 become probabilities and slopes in place.
 
 S  events    K  classes    D  dim    C  events of a chunk
 """

@@ -24,7 +24,14 @@ from sharded_emb.batch import Jagged
 from sharded_emb.layers.attention import init_linear
 from sharded_emb.layers.dropout import Dropout
 from sharded_emb.layers.layout import Layout, Packed, PaddedRows, lay_out
-from sharded_emb.layers.pointwise_attention import Ages, Bias, age_buckets, age_edges, pointwise_attention
+from sharded_emb.layers.pointwise_attention import (
+    Ages,
+    Bias,
+    age_buckets,
+    age_edges,
+    has_room,
+    pointwise_attention,
+)
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Table
@@ -66,12 +73,19 @@ class HSTUModel(ComparedModel):
 
     def encode(self, events: Jagged) -> Tensor:
         """The state (S, D) after each event."""
-        layout = lay_out(events, self.heads)
+        layout = self._lay_out(events)
         when = self._when(events, layout) if self.timed else None
         x = self.dropout(layout.values + layout.by_place(self.places_LD))
         for unit in self.units:
             x = unit(x, layout, when)
         return self.compared(self.norm(layout.events(x)))
+
+    def _lay_out(self, events: Jagged) -> Layout:
+        layout = lay_out(events, self.heads)
+        values_TD = events.values_TD
+        if values_TD.is_cuda and not has_room(values_TD.device, values_TD.shape[1] // self.heads):
+            return PaddedRows(events)
+        return layout
 
     def _when(self, events: Jagged, layout: Layout) -> "When":
         """When events were: packed whole seconds (T), padded the bucket (B, L, L) of each event, as seen from each."""

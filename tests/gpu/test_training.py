@@ -32,6 +32,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def config_of(model: str) -> dict[str, Any]:
+    """What a config says of a model; `timed_` ones read times."""
+    if model == "sasrec":
+        return {}
+    features = {"history": {"table": "item", "column": "items", "max_length": 6}}
+    timed = {"features": {"history": {**features["history"], **TIMED}}} if model.startswith("timed_") else {}
+    return {"model": next_item_cases.MODELS[model.removeprefix("timed_")], **timed}
+
+
 def of(device: Any, work: Any, data: Path) -> Any:
     """What a case gives on a device."""
     with process_group(device, wait_seconds=60) as place:
@@ -53,10 +62,10 @@ def test_models_and_losses_give_the_numbers_of_the_cpu(work: Any, data: Path) ->
             assert ours == pytest.approx(metrics["valid"], abs=0.03), name
 
 
-@pytest.mark.parametrize("model", [*next_item_cases.MODELS, "sasrec"])
+@pytest.mark.parametrize("model", [*next_item_cases.MODELS, "timed_hstu", "sasrec"])
 def test_deterministic_runs_are_bitwise_the_same(model: str, data: Path) -> None:
     def train(place: Any, folder: Path) -> Any:
-        more = {"model": next_item_cases.MODELS[model]} if model != "sasrec" else {}
+        more = config_of(model)
         built = Built(next_item_cases.config(folder, deterministic=True, **more), place)
         try:
             return next_item_cases.train_steps(built, 8), built.sharded.whole_table("item")
@@ -68,10 +77,10 @@ def test_deterministic_runs_are_bitwise_the_same(model: str, data: Path) -> None
     assert torch.equal(table, same)
 
 
-@pytest.mark.parametrize("model", ["sasrec", "hstu", "esasrec"])
+@pytest.mark.parametrize("model", ["sasrec", "hstu", "timed_hstu", "esasrec"])
 def test_a_step_waits_for_the_device_once(model: str, data: Path) -> None:
     def waits(place: Any, folder: Path) -> list[str]:
-        more = {"model": next_item_cases.MODELS[model]} if model != "sasrec" else {}
+        more = config_of(model)
         optimizer = {"_target_": "sharded_emb.optim.rowwise_adagrad.RowWiseAdagrad", "lr": 0.1}
         built = Built(next_item_cases.config(folder, "table_wise", embedding_optimizer=optimizer, **more), place)
         learner = Learner(built.sharded, built.dense, built.config.schedule)
