@@ -97,7 +97,7 @@ def make_reading(config: RunConfig, tables: list[Table], seen: Seen, hard: HardN
     def candidates_of(step: int, predicted: Int64s) -> Tensor:
         return loss.candidates(rows, config.seed, step, Seen(seen.counts_N, torch.from_numpy(predicted)))
 
-    def predicted(samples: Int64s, lengths: Int64s, step: int) -> npt.NDArray[np.bool_]:
+    def predicted(samples: Int64s, lengths: Int64s, step: int) -> npt.NDArray[np.bool_ | np.float64]:
         return model.predicted(Drawn(samples, lengths, config.seed, step))
 
     def own_candidates(events: Events, step: int) -> Int64s:

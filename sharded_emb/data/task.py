@@ -74,7 +74,7 @@ class Reading:
     labels: Sequence[Label] = ()
     candidates: Callable[[int], Tensor] | None = None
     candidates_of: Callable[[int, Int64s], Tensor] | None = None
-    predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_]] | None = None
+    predicted: Callable[[Int64s, Int64s, int], npt.NDArray[np.bool_ | np.float64]] | None = None
     own_candidates: Callable[[Events, int], Int64s] | None = None
     of_items: Mapping[str, RaggedColumn] = field(default_factory=dict)
     numbers: Sequence[str] = ()

@@ -85,9 +85,9 @@ class NextItemConfig(ModelConfig):
             )
         return found
 
-    def predicted(self, drawn: Drawn) -> npt.NDArray[np.bool_]:
-        """Where `draws_events`: the events (T) that a step predicts. They come to the model as `numbers_T` of the
-        history, 1 or 0.
+    def predicted(self, drawn: Drawn) -> npt.NDArray[np.bool_ | np.float64]:
+        """Where `draws_events`: the events (T) that a step predicts, those above 0. They come to the model as
+        `numbers_T` of the history.
         """
         raise NotImplementedError
 

@@ -46,13 +46,14 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 MODELS: dict[str, dict[str, Any]] = {
-    name: {"_target_": f"sharded_emb.models.{name}.{kind}", "dropout": 0.0, **more}
+    name: {"_target_": f"sharded_emb.models.{name}.{kind}", **more, **({} if name == "item2vec" else {"dropout": 0.0})}
     for name, kind, more in (
         ("hstu", "HSTU", {"blocks": 1}),
         ("esasrec", "ESASRec", {"hidden": 8}),
         ("gru4rec", "GRU4Rec", {"hidden": 8}),
         ("bert4rec", "BERT4Rec", {"blocks": 1, "hidden": 8, "hidden_share": 0.4}),
         ("two_tower", "TwoTower", {"hidden": 8}),
+        ("item2vec", "Item2Vec", {"window": 2}),
     )
 }
 
