@@ -61,9 +61,9 @@ def test_the_kernels_are_told_how_many_steps_there_were(found, world_size) -> No
     for of_rank in found[world_size]:
         for plan in cases.PLANS:
             for step, counts in enumerate(of_rank[plan]["counts"], start=1):
-                # on a CPU not every kernel counts: then it still says what it was told before the step
-                assert counts <= {step - 1, step}, (plan, step)
-        assert of_rank["row_wise"]["counts"][-1] == {cases.STEPS - 1, cases.STEPS}
+                # on a CPU its module, which would count, is not asked: it still says what it was told before the step
+                assert counts <= {step - 1}, (plan, step)  # none where a plan leaves nothing to kernels
+        assert of_rank["row_wise"]["counts"][-1] == {cases.STEPS - 1}
 
 
 def test_initial_tables_are_bitwise_the_same_under_every_plan(found) -> None:  # type: ignore[no-untyped-def]
