@@ -159,6 +159,18 @@ class NextItemModel(nn.Module):
             candidate_ids_K=candidates.ids_T,
         )
 
+    def drawn(self, embedded: Embedded, at_S: Tensor, states_SD: Tensor) -> NextItem:
+        """Where a model draws the events that it predicts: those at these places of the history, from these states."""
+        history, candidates = embedded.sequences[self.history], embedded.sequences[CANDIDATES]
+        return NextItem(
+            states_SD=states_SD,
+            positives_SD=self.items(history.values_TD.index_select(0, at_S)),
+            positive_ids_S=history.ids_T[at_S],
+            row_S=row_of_event(history)[at_S],
+            candidates_KD=self.items(candidates.values_TD),
+            candidate_ids_K=candidates.ids_T,
+        )
+
     def queries(self, embedded: Embedded) -> Tensor:
         """The states (B, D) before the last event of each row, which is what evaluation asks for."""
         inputs, _ = inputs_and_successors(self.told(embedded))

@@ -17,11 +17,11 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from sharded_emb.batch import CANDIDATES, Embedded, Jagged
+from sharded_emb.batch import Embedded, Jagged
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.layers.attention import TransformerBlock, init_linear
 from sharded_emb.layers.dropout import Dropout
-from sharded_emb.layers.jagged import last_of_row, row_of_event
+from sharded_emb.layers.jagged import last_of_row
 from sharded_emb.layers.layout import lay_out
 from sharded_emb.models.base import Drawn, NextItem
 from sharded_emb.models.compared import ComparedModel, PlacedConfig
@@ -85,18 +85,11 @@ class BERT4RecModel(ComparedModel):
 
     def forward(self, embedded: Embedded) -> NextItem:
         """States of the hidden events, what they are, and candidates."""
-        history, candidates = embedded.sequences[self.history], embedded.sequences[CANDIDATES]
+        history = embedded.sequences[self.history]
         assert history.numbers_T is not None
         hidden_T = history.numbers_T > 0
         at_S = hidden_T.nonzero()[:, 0]  # on a GPU one wait a step: how many are hidden differs by step and rank
-        return NextItem(
-            states_SD=self._states(history, hidden_T).index_select(0, at_S),
-            positives_SD=self.items(history.values_TD.index_select(0, at_S)),
-            positive_ids_S=history.ids_T[at_S],
-            row_S=row_of_event(history)[at_S],
-            candidates_KD=self.items(candidates.values_TD),
-            candidate_ids_K=candidates.ids_T,
-        )
+        return self.drawn(embedded, at_S, self._states(history, hidden_T).index_select(0, at_S))
 
     def queries(self, embedded: Embedded) -> Tensor:
         """The states (B, D) of the last event of each row, hidden."""

@@ -23,7 +23,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from sharded_emb.batch import CANDIDATES, Embedded
+from sharded_emb.batch import Embedded
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.layers.jagged import inputs_and_successors, place_of_event, row_of_event, sums
 from sharded_emb.models.base import Drawn, NextItem
@@ -67,19 +67,13 @@ class Item2VecModel(ComparedModel):
 
     def forward(self, embedded: Embedded) -> NextItem:
         """Vectors of drawn neighbours, the events that they predict, and candidates."""
-        history, candidates = embedded.sequences[self.history], embedded.sequences[CANDIDATES]
+        history = embedded.sequences[self.history]
         assert history.numbers_T is not None
         at_S = history.numbers_T.nonzero()[:, 0]
         way_S = history.numbers_T[at_S].long()
         neighbour_S = at_S + torch.where(way_S > self.window, way_S - self.window, -way_S)
-        return NextItem(
-            states_SD=self.compared(self.told(embedded).values_TD.index_select(0, neighbour_S)),
-            positives_SD=self.items(history.values_TD.index_select(0, at_S)),
-            positive_ids_S=history.ids_T[at_S],
-            row_S=row_of_event(history)[at_S],
-            candidates_KD=self.items(candidates.values_TD),
-            candidate_ids_K=candidates.ids_T,
-        )
+        states_SD = self.compared(self.told(embedded).values_TD.index_select(0, neighbour_S))
+        return self.drawn(embedded, at_S, states_SD)
 
     def queries(self, embedded: Embedded) -> Tensor:
         """The mean (B, D) of the newest events before the last one of each row."""
