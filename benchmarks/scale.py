@@ -248,9 +248,7 @@ def main() -> None:
         "",
         f"`python {' '.join(sys.argv)}`, {measured_at()}, one thread a rank, gloo, torch {torch.__version__}.",
         "",
-        f"Eight tables of 100,000 x 64 on Adagrad, bags of {BAG} ids; medians of {STEPS} steps. Row-wise sums "
-        "go through a reduce-scatter, which gloo does as an all-reduce: twice the plan's bytes on the way there "
-        "(NCCL's are not), and so half as many again there and back.",
+        f"Eight tables of 100,000 x 64 on Adagrad, bags of {BAG} ids; medians of {STEPS} steps.",
         "",
         *on_ranks(),
         "",

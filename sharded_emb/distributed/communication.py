@@ -26,10 +26,10 @@ class Communication(Frozen):
     of gradients on their way back, those of data-parallel tables included.
 
     What a rank sends is rounded, clamped to the largest number of the dtype, and float32 is made of what it receives.
-    Partial sums of a table that is cut by rows are added up in fp16 or bf16 on the way, where fp8 or int8 is used for
-    either direction in float32 after it; see `Blocks` for these two. In a world of one nothing travels: nothing is
-    rounded. The gradient of a mean is about as small as a batch is large, and fp16 loses digits below 6e-5 and
-    everything below 3e-8; the others do not.
+    Partial sums of a table that is cut by rows are added up in float32 once they have come; on a GPU, where nothing is
+    fp8 or int8, on the way, in the dtype that travels. See `Blocks` for these two. In a world of one nothing travels:
+    nothing is rounded. The gradient of a mean is about as small as a batch is large, and fp16 loses digits below 6e-5
+    and everything below 3e-8; the others do not.
     """
 
     forward: WireDType = "fp32"
@@ -79,7 +79,15 @@ class Communication(Frozen):
 def _codec(dtype: WireDType, width: int) -> Any:
     if dtype == "fp8" or dtype == "int8":
         return Blocks(dtype, width)
-    return QuantizedCommCodec(SparseType(dtype))
+    return _AsGiven(SparseType.FP32) if dtype == "fp32" else QuantizedCommCodec(SparseType(dtype))
+
+
+class _AsGiven(QuantizedCommCodec):
+    """Rounds nothing, nor makes float32 of what tables give in another dtype."""
+
+    def decode(self, input_grad: Tensor, ctx: Any = None) -> Tensor:  # noqa: ARG002
+        """What was received."""
+        return input_grad
 
 
 EXACT = Communication()

@@ -29,7 +29,7 @@ _NAMES = {
         rf"|_(Vectors|Sums)(Backward)?$|{re.escape(UPDATE)}"
     ),
     "vector_exchange": re.compile(
-        r"\[output_dist|(All2All|ReduceScatter|AllGather|Embedding(Bag)?CollectionAwaitable)"
+        r"\[output_dist|(All2All|ReduceScatter|AllGather|Embedding(Bag)?CollectionAwaitable)|_SummedBackward$"
         rf"|{re.escape(EXCHANGE)}"
     ),
     "optimizer": re.compile(r"Optimizer\.(step|zero_grad)"),

@@ -166,7 +166,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     for name, weight in sharded_weights(embeddings):
         assert all(s.tensor.dtype == DTYPES[embeddings.tables[name].dtype] for s in weight.local_shards()), name
     agree_on_dtypes(embeddings, plan.communication)
-    if plan.communication.in_blocks:
+    if plan.communication.in_blocks or place.device.type == "cpu":
         send_parts(embeddings, plan.communication.codecs(plan.block_width))
     held = Counter(name for name, weight in sharded_weights(embeddings) for _ in weight.local_shards())
     waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}

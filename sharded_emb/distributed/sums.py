@@ -1,7 +1,8 @@
-"""Partial sums of tables that are cut by rows, sent in blocks.
+"""Partial sums of tables that are cut by rows, sent to the ranks whose sums they are parts of.
 
-TorchRec adds them up on their way, in the dtype that travels; bytes that share a scale cannot be added up. Here each
-rank is sent the parts of its own sums, as many numbers as a ring would pass on, and adds them up in float32.
+TorchRec adds them up on their way, in the dtype that travels. Bytes that share a scale cannot be added up, and gloo
+makes a reduce-scatter of an all-reduce, with twice the bytes. Here each rank is sent the parts of its own sums, as many
+numbers as a ring would pass on, and adds them up in float32.
 
 W  ranks of the group    B  sums of a rank    D  columns
 """
@@ -76,5 +77,5 @@ class _Summed(Function):
         sent = exchange.codecs.backward.encode(gradient_BD.contiguous()).view(-1)
         received = sent.new_empty(exchange.group.size() * len(sent))
         dist.all_gather([*received.chunk(exchange.group.size())], sent, group=exchange.group)
-        decoded = exchange.codecs.backward.decode(received).view(ctx.shape)
-        return decoded / exchange.group.size(), None, None, None
+        decoded: Tensor = exchange.codecs.backward.decode(received).view(ctx.shape)
+        return decoded.div_(exchange.group.size()), None, None, None
