@@ -14,12 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def measured_at(device: str = "cpu") -> str:
-    """`2026-11-25, commit 1a2b3c4, 2 CPU cores (x86_64)`; a commit with changes that are not in it ends with -dirty. Of
-    "cuda" the name of the card comes last.
+    """`2026-11-25, commit 1a2b3c4, 2 CPU cores (x86_64, AVX512)`; a commit with changes that are not in it ends with
+    -dirty. Of "cuda" the name of the card comes last.
     """
     git = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--match="]
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    cores = f"{os.cpu_count()} CPU cores ({platform.machine()}, {vectors})"
     card = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
     return f"{date.today()}, commit {commit}, {cores}{card}"
 

@@ -20,7 +20,7 @@ def verify(config: RunConfig) -> list[Difference]:
     with joined(config) as place:
         built = Built(config, place)
         stepping = Stepping(config.accumulation, config.clip_norm)
-        ids_ahead = config.prefetch.ids is not False and built.sharded.embeddings.knows_ids
+        ids_ahead = config.prefetch.sends_ids(built.sharded.embeddings.knows_ids)
         sharded = Learner(built.sharded, built.dense, config.schedule, stepping, ids_ahead=ids_ahead)
         without_dropout(built.sharded.plain)
         reference = None

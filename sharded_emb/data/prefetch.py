@@ -22,6 +22,10 @@ class PrefetchConfig(Frozen):
     workers: PositiveInt = 1
     ids: Literal["auto"] | bool = "auto"
 
+    def sends_ids(self, known: bool) -> bool:
+        """Whether ids of the next batch travel. known: whether their rows are, by then."""
+        return self.ids is not False and known
+
 
 DEFAULT = PrefetchConfig()
 NONE = PrefetchConfig(batches=0, ids=False)

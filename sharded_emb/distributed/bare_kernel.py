@@ -1,7 +1,8 @@
 """A fused kernel on a CPU, asked without FBGEMM's module around it.
 
 The module looks up and checks the same arguments before each call, most of which only a GPU has: 150 us, three times
-what the operator takes for a few ids. Here they are gathered once.
+what the operator takes for a few ids. Here they are gathered once. The module also puts row 0 in the place of ids that
+are out of range, with a warning; the operator alone refuses them.
 
 N  ids    B  bags    D  dim, of all features side by side
 """
@@ -9,7 +10,6 @@ N  ids    B  bags    D  dim, of all features side by side
 from typing import Any
 
 import fbgemm_gpu.split_embedding_codegen_lookup_invokers as invokers
-import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor
 
@@ -29,19 +29,18 @@ class BareKernel:
         assert not module._used_rowwise_adagrad_with_counter
         assert not module._used_rowwise_adagrad_with_global_weight_decay
         self.module, self._invoke = module, _INVOKERS[module.optimizer].invoke
-        self._gathered: tuple[Any, ...] | None = None
+        self._gathered: tuple[Any, dict[str, Any]] | None = None
 
     def __call__(self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None) -> Tensor:
-        """The sums (B, D) of the rows of all bags."""
+        """The sums (B, D) of the rows of all bags. Raises RuntimeError for an id that is no row."""
         assert per_sample_weights is None  # kernels are only ever asked for plain sums
         if self._gathered is None:  # not before tables have their place in memory
             self._gathered = self._gather()
-        common, states, rows, mode, warnings = self._gathered
+        common, states = self._gathered
         offsets = offsets.to(indices.dtype)
-        torch.ops.fbgemm.bounds_check_indices(rows, indices, offsets, mode, warnings)
         return self._invoke(common._replace(indices=indices, offsets=offsets), self.module.optimizer_args, **states)
 
-    def _gather(self) -> tuple[Any, ...]:
+    def _gather(self) -> tuple[Any, dict[str, Any]]:
         module, types = self.module, invokers.lookup_args
         found: dict[str, Any] = dict.fromkeys(_ABSENT)
         found["vbe_metadata"] = types.VBEMetadata(None, None, None)
@@ -54,5 +53,4 @@ class BareKernel:
             states["momentum1"] = types.Momentum(*parts)
         if module.optimizer is EmbOptimType.EXACT_ROWWISE_ADAGRAD:
             states["mixed_D"] = module.mixed_D
-        check = module.rows_per_table, module.bounds_check_mode_int, module.bounds_check_warning
-        return types.CommonArgs(**found), states, *check
+        return types.CommonArgs(**found), states

@@ -73,7 +73,7 @@ def pool_single_ids(embeddings: Embeddings) -> None:
 def ask_directly(embeddings: Embeddings) -> None:
     """Lets lookups ask the kernels of this rank, which has all of every table and needs no exchange."""
     for name, collection in embeddings.collections().items():
-        kernels = [(kernel.emb_module, parts_of(kernel)) for kernel in _of(collection)]
+        kernels = [(kernel.emb_module.forward, parts_of(kernel)) for kernel in _of(collection)]
         embeddings.direct[name] = Direct(kernels, pooled=collection is embeddings.pooled)
 
 

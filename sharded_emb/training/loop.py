@@ -73,7 +73,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
         sharded, dense, schedule = self.parts.sharded, self.parts.dense, self.parts.schedule
-        self.ids_ahead = self.prefetch.ids is not False and sharded.embeddings.knows_ids
+        self.ids_ahead = self.prefetch.sends_ids(sharded.embeddings.knows_ids)
         self.learner = Learner(sharded, dense, schedule, self.stepping, self._tell, self.ids_ahead)
         self.display = Display(self.limits.total_steps(self.course.batches_per_epoch), self.place)
         self.saved = time.monotonic()

@@ -1,4 +1,8 @@
-"""Runs a function on N ranks: one process each, a rendezvous through a file, short time-outs, one thread a rank."""
+"""Runs a function on N ranks: one process each, a rendezvous through a file, short time-outs, one thread a rank.
+
+The processes are forks of one that has imported everything, which takes a rank four seconds. Nothing there has started
+a thread or drawn a number.
+"""
 
 import io
 import multiprocessing
@@ -16,6 +20,7 @@ import torch.distributed as dist
 from sharded_emb.distributed.process_group import Place, place_in_group
 
 WAIT_SECONDS = 30
+_IMPORTED_ONCE = ["sharded_emb.training.loop", "sharded_emb.training.evaluation"]  # duckdb has threads
 
 
 def run_ranks(
@@ -30,7 +35,8 @@ def run_ranks(
     The function has to be importable. per_host: ranks on each of what the ranks take for hosts; all on one if it is
     None. Raises AssertionError with the traceback of the first rank that failed.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED_ONCE)
     answers = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = str(Path(folder) / "rendezvous")

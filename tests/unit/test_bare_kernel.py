@@ -61,7 +61,13 @@ def test_training_is_bitwise_that_of_the_module(optimizer: EmbOptimType, dtype: 
     assert not torch.equal(asked.weights_host, made(optimizer, dtype).weights_host)
 
 
-def test_an_id_that_is_no_row_does_not_read_other_memory() -> None:
-    bare = BareKernel(made(EmbOptimType.EXACT_SGD))
-    found = bare(torch.tensor([10**9, 0, 0]), torch.arange(4))
-    assert torch.equal(found[:, :8], made(EmbOptimType.EXACT_SGD).split_embedding_weights()[0][:1])  # as FBGEMM has it
+@pytest.mark.parametrize("wrong", [50, -1, 2**31, 2**63 - 1])
+@pytest.mark.parametrize("dtype", [SparseType.FP32, SparseType.FP16], ids=str)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_an_id_that_is_no_row_is_refused(optimizer: EmbOptimType, dtype: SparseType, wrong: int) -> None:
+    bare = BareKernel(made(optimizer, dtype))
+    for place in range(3):
+        ids = torch.tensor([1, 2, 3])
+        ids[place] = wrong
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            bare(ids, torch.tensor([0, 2, 3, 3]))
