@@ -3,11 +3,12 @@
     python benchmarks/scale.py [--report FILE]
 
 Tables on Adagrad (row-wise Adagrad reads whole rows, which column-wise sharding has not), bags of ids as uneven as
-those of items, one thread a rank, ranks of one machine over gloo. A step is the loss sum(output * g), its backward pass
-and the update. Its time is the wall clock's, the median of the steps; with more ranks than cores it says little, and
-the CPU seconds of all ranks together say what a step costs. Bytes on the wire are what the loopback device counted;
-memory is what the peak of a rank grew by. The plan's bytes are its formulas' at one byte a second. The projection is
-the planner's model with the constants of conf/cluster, which are no measurements of such machines: simulated.
+those of items, one thread a rank, ranks of one machine over gloo. A step is the loss sum(output * g), its backward
+pass and the update. Its time is the wall clock's, the median of the steps; with more ranks than cores it says little,
+and the CPU seconds of all ranks together say what a step costs. Bytes on the wire are what the loopback device
+counted; memory is what the peak of a rank grew by since a step of small tables. The plan's bytes are its formulas' at
+one byte a second. The projection is the planner's model with the constants of conf/cluster, which are no measurements
+of such machines: simulated.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,10 +131,8 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def work(place: Place, case: Case) -> dict[str, float]:
-    """Of one rank: seconds and CPU seconds of a step, bytes that its memory grew by, bytes on the wire in a step."""
-    dist.barrier()
-    before = peak()
+def stepping(place: Place, case: Case) -> Callable[[int], None]:
+    """A step of a rank, by number."""
     tables = case.make_tables()
     plan = make_plan(tables, place, case.workload())
     embeddings = Embeddings(tables, plan.replicated, place.device)
@@ -147,6 +146,15 @@ def work(place: Place, case: Case) -> dict[str, float]:
         sharded.average()
         sharded.updates.step([], None)
 
+    return step
+
+
+def work(place: Place, case: Case) -> dict[str, float]:
+    """Of one rank: seconds and CPU seconds of a step, bytes that its memory grew by, bytes on the wire in a step."""
+    stepping(place, replace(case, rows=64, batch=64))(0)  # libraries are in memory from here on
+    dist.barrier()
+    before = peak()
+    step = stepping(place, case)
     for number in range(WARM):
         step(number)
     dist.barrier()

@@ -23,7 +23,7 @@ class PrefetchConfig(Frozen):
     ids: Literal["auto"] | bool = "auto"
 
     def sends_ids(self, known: bool) -> bool:
-        """Whether ids of the next batch travel. known: whether their rows are, by then."""
+        """Whether ids of the next batch travel. known: that it is known already which rows they are."""
         return self.ids is not False and known
 
 

@@ -2,7 +2,7 @@
 
 The module looks up and checks the same arguments before each call, most of which only a GPU has: 150 us, three times
 what the operator takes for a few ids. Here they are gathered once. The module also puts row 0 in the place of ids that
-are out of range, with a warning; the operator alone refuses them.
+are out of range, with a warning, and mends offsets; the operator alone refuses such ids, and trusts offsets.
 
 N  ids    B  bags    D  dim, of all features side by side
 """
@@ -23,12 +23,14 @@ _ABSENT = ("indices", "offsets", "indice_weights", "feature_requires_grad", "uvm
 
 
 class BareKernel:
-    """In place of the forward pass of FBGEMM's module, whose attributes are final from the first call on."""
+    """In place of the forward pass of FBGEMM's module, whose attributes are final from the first call on. feature: by
+    number; if there is one, bags are those of its table alone, whatever features they are of.
+    """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, feature: int | None = None) -> None:
         assert not module._used_rowwise_adagrad_with_counter
         assert not module._used_rowwise_adagrad_with_global_weight_decay
-        self.module, self._invoke = module, _INVOKERS[module.optimizer].invoke
+        self.module, self._invoke, self._feature = module, _INVOKERS[module.optimizer].invoke, feature
         self._gathered: tuple[Any, dict[str, Any]] | None = None
 
     def __call__(self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None) -> Tensor:
@@ -53,4 +55,18 @@ class BareKernel:
             states["momentum1"] = types.Momentum(*parts)
         if module.optimizer is EmbOptimType.EXACT_ROWWISE_ADAGRAD:
             states["mixed_D"] = module.mixed_D
+        if self._feature is not None:
+            self._leave_one(found, states, self._feature)
         return types.CommonArgs(**found), states
+
+    def _leave_one(self, found: dict[str, Any], states: dict[str, Any], feature: int) -> None:
+        """Leaves of the arguments those of the table of one feature."""
+        one, D_offsets = slice(feature, feature + 1), found["D_offsets"]
+        dim = int(D_offsets[feature + 1] - D_offsets[feature])
+        found["total_D"], found["D_offsets"] = dim, D_offsets.new_tensor([0, dim])
+        rows = int(self.module.rows_per_table[feature])
+        found["hash_size_cumsum"] = found["hash_size_cumsum"].new_tensor([0, rows])
+        for name in ("weights_offsets", "weights_placements"):
+            found[name] = found[name][one]
+        if (momentum := states.get("momentum1")) is not None:
+            states["momentum1"] = momentum._replace(offsets=momentum.offsets[one], placements=momentum.placements[one])

@@ -26,10 +26,10 @@ class Communication(Frozen):
     of gradients on their way back, those of data-parallel tables included.
 
     What a rank sends is rounded, clamped to the largest number of the dtype, and float32 is made of what it receives.
-    Partial sums of a table that is cut by rows are added up in float32 once they have come; on a GPU, where nothing is
-    fp8 or int8, on the way, in the dtype that travels. See `Blocks` for these two. In a world of one nothing travels:
-    nothing is rounded. The gradient of a mean is about as small as a batch is large, and fp16 loses digits below 6e-5
-    and everything below 3e-8; the others do not.
+    Partial sums of a table that is cut by rows are added up in float32 once they have come; on a GPU they are on the
+    way, in the dtype that travels, unless either is fp8 or int8. See `Blocks` for these two. In a world of one nothing
+    travels: nothing is rounded. The gradient of a mean is about as small as a batch is large, and fp16 loses digits
+    below 6e-5 and everything below 3e-8; the others do not.
     """
 
     forward: WireDType = "fp32"
@@ -85,9 +85,9 @@ def _codec(dtype: WireDType, width: int) -> Any:
 class _AsGiven(QuantizedCommCodec):
     """Rounds nothing, nor makes float32 of what tables give in another dtype."""
 
-    def decode(self, input_grad: Tensor, ctx: Any = None) -> Tensor:  # noqa: ARG002
+    def decode(self, input_tensor: Tensor, ctx: Any = None) -> Tensor:  # noqa: ARG002
         """What was received."""
-        return input_grad
+        return input_tensor
 
 
 EXACT = Communication()

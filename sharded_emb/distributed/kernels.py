@@ -6,8 +6,9 @@ For a table whose update is not "fused" the kernel's memory stays what it is (fo
 where its forward pass was.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -53,25 +54,24 @@ def take_over(embeddings: Embeddings) -> list[LocalRows]:
 
 
 def ask_bare_kernels(embeddings: Embeddings) -> None:
-    """Lets the fused kernels of a CPU be asked without the module around them."""
-    for kernel in _kernels(embeddings):
-        if embeddings.tables[kernel.config.embedding_tables[0].name].update == "fused":
-            kernel.emb_module.forward = BareKernel(kernel.emb_module)
-
-
-def pool_single_ids(embeddings: Embeddings) -> None:
-    """Lets the fused kernels that do not pool sum bags of one id each: for CPUs, where FBGEMM's own backward pass for
-    such kernels takes up to 25 times as long.
+    """Lets the fused kernels of a CPU be asked without the module around them, and those that do not pool sum bags of
+    one id each: FBGEMM's own backward pass for such kernels takes up to 25 times as long there.
     """
     for kernel in _kernels(embeddings):
-        parts = kernel.config.embedding_tables
-        if isinstance(kernel, BatchedFusedEmbedding) and embeddings.tables[parts[0].name].update == "fused":
-            kernel.emb_module.pooling_mode = PoolingMode.SUM
-            kernel.emb_module.forward = BagsOfOne(kernel.emb_module.forward, kernel.config.num_features())
+        parts, module = kernel.config.embedding_tables, kernel.emb_module
+        if embeddings.tables[parts[0].name].update != "fused":
+            continue
+        if isinstance(kernel, BatchedFusedEmbedding):
+            module.pooling_mode = PoolingMode.SUM
+            module.forward = BagsOfOne(module, [len(part.feature_names) for part in parts])
+        else:
+            module.forward = BareKernel(module)
 
 
 def ask_directly(embeddings: Embeddings) -> None:
-    """Lets lookups ask the kernels of this rank, which has all of every table and needs no exchange."""
+    """Lets lookups ask the kernels of this rank, which has all of every table and needs no exchange. Comes last: what
+    takes the place of a kernel's forward pass later is not asked.
+    """
     for name, collection in embeddings.collections().items():
         kernels = [(kernel.emb_module.forward, parts_of(kernel)) for kernel in _of(collection)]
         embeddings.direct[name] = Direct(kernels, pooled=collection is embeddings.pooled)
@@ -129,26 +129,25 @@ class Converted:
 
 
 class BagsOfOne:
-    """In place of the forward pass of a kernel that does not pool. sums: that of one that does, of as many features."""
+    """In place of the forward pass of a kernel that does not pool. module: of one that does. features: by table; they
+    differ in how many ids they have, and a kernel wants as many bags of each, so each table is asked by itself.
+    """
 
-    def __init__(self, sums: Callable[..., Tensor], features: int) -> None:
-        self.sums = sums
-        self.features = features
+    def __init__(self, module: Any, features: Sequence[int]) -> None:
+        self.ends = [*accumulate(features)]
+        self.sums = [BareKernel(module, end - 1) for end in self.ends]
 
     def __call__(self, indices: Tensor, offsets: Tensor) -> Tensor:
         """Vectors (N, D) of all ids, feature by feature."""
-        if self.features == 1:
-            return self.sums(indices, torch.arange(len(indices) + 1))
-        starts_F1 = offsets[:: (len(offsets) - 1) // self.features]
-        counts_F = starts_F1.diff()
-        # the kernel wants as many bags of every feature: those that are too many are empty
-        bag_B = torch.arange(int(counts_F.max()))
-        begins_FB = starts_F1[:-1, None] + torch.minimum(bag_B, counts_F[:, None])
-        sums_BA = self.sums(indices, torch.cat([begins_FB.flatten(), starts_F1[-1:]]))
-        feature_N = torch.arange(self.features).repeat_interleave(counts_F)
-        place_N = torch.arange(len(indices)) - starts_F1[:-1][feature_N]
-        sums_ND = sums_BA.view(-1, sums_BA.shape[1] // self.features)
-        return sums_ND.index_select(0, place_N * self.features + feature_N)
+        if len(self.sums) == 1:
+            return _each(self.sums[0], indices)
+        rows = (len(offsets) - 1) // self.ends[-1]
+        counts = offsets[::rows][[0, *self.ends]].diff().tolist()
+        return torch.cat([_each(*one) for one in zip(self.sums, indices.split(counts), strict=True)])
+
+
+def _each(sums: BareKernel, ids_N: Tensor) -> Tensor:
+    return sums(ids_N, torch.arange(len(ids_N) + 1))
 
 
 class Lookup:

@@ -32,7 +32,6 @@ from sharded_emb.distributed.kernels import (
     agree_on_dtypes,
     ask_bare_kernels,
     ask_directly,
-    pool_single_ids,
     take_over,
     tell_steps,
     unfused_rate,
@@ -160,7 +159,6 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     taken = take_over(embeddings)
     if place.device.type == "cpu":
         ask_bare_kernels(embeddings)
-        pool_single_ids(embeddings)
     if replicas.inside.ranks == 1:
         ask_directly(embeddings)
     for name, weight in sharded_weights(embeddings):

@@ -2,7 +2,7 @@
 
 TorchRec adds them up on their way, in the dtype that travels. Bytes that share a scale cannot be added up, and gloo
 makes a reduce-scatter of an all-reduce, with twice the bytes. Here each rank is sent the parts of its own sums, as many
-numbers as a ring would pass on, and adds them up in float32.
+numbers as a ring would pass on, and adds them up in float32 (of float16 without a codec the sum is float16 again).
 
 W  ranks of the group    B  sums of a rank    D  columns
 """

@@ -5,7 +5,6 @@ saves the seconds of a start. What kills them knows nothing of what they do.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -27,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.progress import MEASURED
+from tests.distributed.ranks import forking
 
 RANKS = 2
 WAIT_SECONDS = 30  # what torchrun gives ranks whose peer was killed
@@ -43,7 +43,6 @@ CONFIGS: dict[str, list[str]] = {
     ],
     "table_wise, Adagrad, two pieces": ["sharding=table_wise", "embedding_optimizer=adagrad", "accumulation=2"],
 }
-_spawner = multiprocessing.get_context("forkserver")
 
 
 @dataclass
@@ -59,11 +58,6 @@ class Outcome:
     killed: Counter[tuple[str, str]] = field(default_factory=Counter)
     slowest_end: float = 0.0
     differing: list[str] = field(default_factory=list)
-
-
-def preload() -> None:
-    """Imports everything in the process that ranks are forked from; to be called before the first one is."""
-    _spawner.set_forkserver_preload(["sharded_emb.config.session", "sharded_emb.cli.composing", __name__])
 
 
 def _rank(rank: int, port: int, words: Sequence[str]) -> None:
@@ -90,7 +84,8 @@ def _start(words: Sequence[str]) -> list[BaseProcess]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks: list[BaseProcess] = [_spawner.Process(target=_rank, args=(rank, port, words)) for rank in range(RANKS)]
+    context = forking()
+    ranks: list[BaseProcess] = [context.Process(target=_rank, args=(rank, port, words)) for rank in range(RANKS)]
     for process in ranks:
         process.start()
     return ranks
@@ -222,7 +217,6 @@ def _everything(checkpoint: Path) -> dict[str, Any]:
 
 def chaos(data: Path, folder: Path, seeds: Sequence[int], configs: Sequence[str]) -> list[Outcome]:
     """A killed run for each seed, its config in turn; nothing that is the same is kept."""
-    preload()
     lengths: dict[str, float] = {}
     found = []
     for number, seed in enumerate(seeds):

@@ -36,7 +36,11 @@ EXCHANGES = {
 }
 CASES = [
     *((sharding, name) for sharding in SHARDINGS for name in EXCHANGES if name != IN_BOTH),
-    *((sharding, name) for sharding in ("table_row_wise", "grid") for name in ("exact", "fp8", IN_BOTH)),
+    *(
+        (sharding, name)
+        for sharding in ("table_row_wise", "grid")
+        for name in ("exact", "fp8", IN_BOTH, "output of all tables")
+    ),
 ]
 _COLLECTIVES = (
     "all_to_all_single",
@@ -82,15 +86,16 @@ def all_cases(place: Place) -> dict[tuple[str, str], tuple[set[torch.dtype], dic
     return found
 
 
-ON_HOSTS = [("hosts", "fp8"), ("hosts", IN_BOTH), ("table_row_wise", "int8")]
+ON_HOSTS = [("hosts", "exact"), ("hosts", "fp8"), ("hosts", IN_BOTH), ("table_row_wise", "int8")]
 
 
 def cases_on_hosts(place: Place) -> dict[tuple[str, str], dict[str, Tensor]]:
     """By sharding and exchange the tables afterwards."""
-    return {
-        (sharding, name): parity_cases.train_sharded(place, sharding, "adagrad", EXCHANGES[name])[1]
-        for sharding, name in ON_HOSTS
-    }
+    with watched():
+        return {
+            (sharding, name): parity_cases.train_sharded(place, sharding, "adagrad", EXCHANGES[name])[1]
+            for sharding, name in ON_HOSTS
+        }
 
 
 STEEP = 4e4  # slopes of up to this, which the world size of two takes beyond what fp16 holds

@@ -1,7 +1,8 @@
 """Runs a function on N ranks: one process each, a rendezvous through a file, short time-outs, one thread a rank.
 
-The processes are forks of one that has imported everything, which takes a rank four seconds. Nothing there has started
-a thread or drawn a number.
+The processes are forks of one that has imported most of what they need, which takes a rank four seconds otherwise; its
+environment is that of the first start. Each has random numbers of its own, as ranks of torchrun have, but not its own
+hashes of strings: what depends on the order of a set shows in the tests that start torchrun alone.
 """
 
 import io
@@ -11,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ import torch.distributed as dist
 from sharded_emb.distributed.process_group import Place, place_in_group
 
 WAIT_SECONDS = 30
-_IMPORTED_ONCE = ["sharded_emb.training.loop", "sharded_emb.training.evaluation"]  # duckdb has threads
+# there is one such process of a test run, so this is for all who fork from it
+_IMPORTED_ONCE = ["sharded_emb.config.session", "sharded_emb.cli.composing"]
 
 
 def run_ranks(
@@ -35,8 +38,7 @@ def run_ranks(
     The function has to be importable. per_host: ranks on each of what the ranks take for hosts; all on one if it is
     None. Raises AssertionError with the traceback of the first rank that failed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED_ONCE)
+    context = forking()
     answers = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = str(Path(folder) / "rendezvous")
@@ -56,6 +58,13 @@ def run_ranks(
     for rank in range(world_size):
         assert not isinstance(found[rank], _Failed), f"rank {rank}:\n{found[rank].text}"
     return [found[rank] for rank in range(world_size)]
+
+
+def forking() -> ForkServerContext:
+    """What makes processes that have imported most of it already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED_ONCE)
+    return context
 
 
 def _pack(answer: tuple[int, Any]) -> bytes:
@@ -83,6 +92,7 @@ def _enter(
     arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
+    torch.seed()  # forks would draw the same
     rank, world_size, per_host = place
     os.environ.update(LOCAL_RANK=str(rank % per_host), LOCAL_WORLD_SIZE=str(per_host))
     timeout = timedelta(seconds=WAIT_SECONDS)

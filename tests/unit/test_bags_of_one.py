@@ -1,5 +1,6 @@
 """Vectors of ids, asked for as sums of bags of one id: FBGEMM's own kernel without pooling is the slow twin."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -14,14 +15,14 @@ from sharded_emb.distributed.kernels import BagsOfOne
 DIM = 8
 
 
-def kernel(tables: list[int]) -> Any:
+def kernel(tables: list[int], optimizer: EmbOptimType = EmbOptimType.EXACT_ROWWISE_ADAGRAD) -> Any:
     """Without pooling. tables: of each feature."""
     spec = [(rows, DIM, EmbeddingLocation.HOST, ComputeDevice.CPU) for rows in (5, 7)[: max(tables) + 1]]
     made: Any = SplitTableBatchedEmbeddingBagsCodegen(
         spec,
         feature_table_map=tables,
         pooling_mode=PoolingMode.NONE,
-        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        optimizer=optimizer,
         learning_rate=0.1,
     )
     draw = torch.Generator().manual_seed(0)
@@ -46,21 +47,29 @@ def step(made: Any, ids: list[list[list[int]]], forward: Any) -> tuple[Tensor, l
         ([0, 0], [[[1, 4, 1], [2], []], [[], [4, 4], [3]]]),  # as a history and its candidates
         ([0, 1], [[[3], [3], [3]], [[], [], []]]),
         ([0, 0, 1], [[[1], [2], [3]], [[1], [2], [3]], [[1], [2], [3]]]),  # as parts of columns on one rank
+        ([0, 1, 1], [[[4, 0], [], [4]], [[6], [5, 6], []], [[], [6, 0, 6], [1]]]),
+        ([0, 1], [[[], []], [[6, 6], [1]]]),
     ],
 )
-def test_bags_of_one_id_are_the_vectors_of_the_ids(tables: list[int], ids: list[list[list[int]]]) -> None:
-    slow, fast = kernel(tables), kernel(tables)
+@pytest.mark.parametrize(
+    "optimizer", [EmbOptimType.EXACT_SGD, EmbOptimType.EXACT_ADAGRAD, EmbOptimType.EXACT_ROWWISE_ADAGRAD], ids=str
+)
+def test_bags_of_one_id_are_the_vectors_of_the_ids(
+    optimizer: EmbOptimType, tables: list[int], ids: list[list[list[int]]]
+) -> None:
+    slow, fast = kernel(tables, optimizer), kernel(tables, optimizer)
     vectors, rows = step(slow, ids, slow.forward)
     fast.pooling_mode = PoolingMode.SUM
-    found, found_rows = step(fast, ids, BagsOfOne(fast.forward, len(tables)))
+    found, found_rows = step(fast, ids, BagsOfOne(fast, [*Counter(tables).values()]))
     assert torch.equal(found, vectors)
     for one, other in zip(found_rows, rows, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
-    assert not torch.equal(rows[tables[0]], kernel(tables).split_embedding_weights()[tables[0]])
+    torch.testing.assert_close(fast.momentum1_host, slow.momentum1_host, atol=1e-5, rtol=1e-6)
+    assert not torch.equal(rows[tables[-1]], kernel(tables).split_embedding_weights()[tables[-1]]) or not any(ids[-1])
 
 
 def test_a_rank_without_ids_gets_no_vectors() -> None:
-    vectors, _ = step(kernel([0, 0]), [[[], []], [[], []]], BagsOfOne(_of_sums([0, 0]).forward, 2))
+    vectors, _ = step(kernel([0, 0]), [[[], []], [[], []]], BagsOfOne(_of_sums([0, 0]), [2]))
     assert vectors.shape == (0, DIM)
 
 

@@ -46,6 +46,7 @@ def seen(*nested: tuple[str, ...]) -> Phases:
         (("[output_dist]_[embeddings.pooled]_[row_wise]", "fbgemm::permute_2D_sparse_data"), "vector_exchange"),
         (("autograd::engine::evaluate_function: All2All_Seq_ReqBackward",), "vector_exchange"),
         (("ReduceScatterBase_WaitBackward",), "vector_exchange"),
+        (("_SummedBackward",), "vector_exchange"),
         ((EXCHANGE,), "vector_exchange"),
         (("Optimizer.step#AdamW.step",), "optimizer"),
         (("DistributedDataParallel.forward", "AddmmBackward0"), "dense"),
