@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.sums import SumsOfParts
 from sharded_emb.initializers import Normal
 from tests.distributed import parity_cases, random_cases
 from tests.distributed.parity_cases import Exchange
@@ -96,6 +97,21 @@ def cases_on_hosts(place: Place) -> dict[tuple[str, str], dict[str, Tensor]]:
             (sharding, name): parity_cases.train_sharded(place, sharding, "adagrad", EXCHANGES[name])[1]
             for sharding, name in ON_HOSTS
         }
+
+
+def summed(place: Place) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """By exchange the sums (1, 8) of 2,048 of the first rank and 1 of the second, and the gradient of the parts (2, 8),
+    where that of a sum is the number of its rank, from 1 on.
+    """
+    assert dist.group.WORLD is not None
+    found = {}
+    for name in ("exact", "both", "bf16"):
+        parts = torch.full((2, 8), 1.0 if place.rank else 2048.0, requires_grad=True)
+        codecs = EXCHANGES[name].communication.codecs(8)
+        sums = SumsOfParts(dist.group.WORLD, codecs)(parts).wait()
+        (sums * (place.rank + 1)).sum().backward()
+        found[name] = sums.detach(), parts.grad
+    return found
 
 
 STEEP = 4e4  # slopes of up to this, which the world size of two takes beyond what fp16 holds
