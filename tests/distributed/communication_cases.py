@@ -99,18 +99,23 @@ def cases_on_hosts(place: Place) -> dict[tuple[str, str], dict[str, Tensor]]:
         }
 
 
-def summed(place: Place) -> dict[str, tuple[Tensor, Tensor | None]]:
+def summed(place: Place) -> dict[str, tuple[Tensor, Tensor | None, int, int]]:
     """By exchange the sums (1, 8) of 2,048 of the first rank and 1 of the second, and the gradient of the parts (2, 8),
-    where that of a sum is the number of its rank, from 1 on.
+    where that of a sum is the number of its rank, from 1 on; the bytes of vectors and of gradients that are sent.
     """
     assert dist.group.WORLD is not None
     found = {}
     for name in ("exact", "both", "bf16"):
         parts = torch.full((2, 8), 1.0 if place.rank else 2048.0, requires_grad=True)
         codecs = EXCHANGES[name].communication.codecs(8)
-        sums = SumsOfParts(dist.group.WORLD, codecs)(parts).wait()
-        (sums * (place.rank + 1)).sum().backward()
-        found[name] = sums.detach(), parts.grad
+        with (
+            mock.patch.object(dist, "all_to_all_single", wraps=dist.all_to_all_single) as there,
+            mock.patch.object(dist, "all_gather", wraps=dist.all_gather) as back,
+        ):
+            sums = SumsOfParts(dist.group.WORLD, codecs)(parts).wait()
+            (sums * (place.rank + 1)).sum().backward()
+        sent = (call.call_args.args[1].nbytes for call in (there, back))
+        found[name] = sums.detach(), parts.grad, *sent
     return found
 
 

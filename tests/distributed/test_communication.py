@@ -82,9 +82,10 @@ def test_the_last_bits_tell_that_numbers_were_rounded(found: Any, sharding: str,
 def test_partial_sums_are_added_up_in_float32_whatever_travels() -> None:
     gradient = torch.tensor([[1.0], [2.0]]).expand(2, 8) / 2
     for of_rank in run_ranks(communication_cases.summed, 2):
-        for sums, of_parts in of_rank.values():
+        for name, (sums, of_parts, vector_bytes, gradient_bytes) in of_rank.items():
             assert torch.equal(sums, torch.full((1, 8), 2049.0))  # which neither fp16 nor bf16 has
             assert torch.equal(of_parts, gradient)
+            assert (vector_bytes, gradient_bytes) == ((64, 32) if name == "exact" else (32, 16))
 
 
 def test_in_a_world_of_one_nothing_is_rounded() -> None:
