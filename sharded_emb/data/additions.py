@@ -207,8 +207,7 @@ def _write(file: Path, arranged: Arranged, dataset: Dataset, sources: list[Sourc
         for piece in arranged.pieces:
             if set(piece) != {"train"}:
                 raise InputError("dataset.layout: want one that makes samples of new events, got one that splits a log")
-            for batch in piece["train"].to_pyarrow_batches(chunk_size=65_536):
-                table = pa.Table.from_batches([batch]).cast(pa.schema(fields))
+            for table in piece["train"]:
                 samples += len(table)
-                writer.write_table(table.cast(schema))
+                writer.write_table(table.cast(pa.schema(fields)).cast(schema))
     return samples

@@ -75,6 +75,12 @@ def ones(count: int) -> Int64s:
     return np.broadcast_to(np.int64(1), count)
 
 
+def distinct(values: Int64s) -> Int64s:
+    """Each value once, ascending: by a sort, since numpy's `unique` hashes integers, which takes many times as long."""
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
+
+
 def gathered(values: npt.NDArray[Any], starts: Int64s, lengths: Int64s) -> npt.NDArray[Any]:
     """values[start : start + length] of every row, one row after the other."""
     total = int(lengths.sum())

@@ -3,6 +3,7 @@
 import fcntl
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def _take_name(part: Path, folder: Path) -> None:
 
 
 class SplitWriter:
-    """Writes record batches, in order, as the parts of a split, row group by row group; it holds one group at most.
+    """Writes record batches, in order, as the parts of a split, row group by row group, in a thread of its own: it holds
+    one group that is written, and one that comes.
 
     A part has at most ROWS_PER_PART rows; a row group ROWS_PER_GROUP, or fewer where lists are long: about
     VALUES_PER_GROUP values. The files depend on the rows alone, not on how they come; no row at all is one empty part.
@@ -112,17 +114,23 @@ class SplitWriter:
         self._values = 0
         self._file: pq.ParquetWriter | None = None
         self._rows_of_part = self._rows = self._parts = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
 
     def __enter__(self) -> "SplitWriter":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            if self._waiting:
-                self._write(pa.concat_tables(self._waiting))
-            if not self._parts:
-                self._open()
-        self._close()
+        try:
+            if kind is None:
+                if self._waiting:
+                    self._write(pa.concat_tables(self._waiting))
+                if not self._parts:
+                    self._open()
+                self._wait()
+        finally:
+            self._thread.shutdown()
+            self._close()
 
     @property
     def info(self) -> SplitInfo:
@@ -152,12 +160,20 @@ class SplitWriter:
         if self._file is None:
             self._open()
         assert self._file is not None
-        self._file.write_table(group, row_group_size=len(group))
+        self._wait()
+        self._written = self._thread.submit(self._file.write_table, group, row_group_size=len(group))
         self._rows += len(group)
         self._rows_of_part += len(group)
         self._waiting, self._values = [], 0
         if self._rows_of_part >= ROWS_PER_PART:
+            self._wait()
             self._close()
+
+    def _wait(self) -> None:
+        """Until what was given to the thread is written. Raises its error."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
     def _open(self) -> None:
         self._file = pq.ParquetWriter(self._folder / part_name(self._parts), self._schema)

@@ -19,8 +19,6 @@ from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
-_ROWS_PER_BATCH = 65_536
-
 
 def make(config: LogConfig, work: Work) -> Manifest:
     """See `DatasetConfig.make`."""
@@ -86,8 +84,8 @@ def _write(part: Path, arranged: Arranged, log: Log, items: int) -> dict[str, Sp
         }
         for piece in arranged.pieces:
             for split, rows in piece.items():
-                for batch in rows.to_pyarrow_batches(chunk_size=_ROWS_PER_BATCH):
-                    writers[split].add(batch)
+                for some in rows:
+                    writers[split].add(some)
     if arranged.writes_item_attributes:
         table = vocabulary.attribute_table(log.items, log.item_columns, items)
         schema = pa.schema([pa.field(name, column.arrow, nullable=False) for name, column in log.item_columns.items()])

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from sharded_emb.data.bad_rows import SIDE_FILE
 from sharded_emb.data.charts import bars, histogram
-from sharded_emb.data.columns import RaggedColumn
+from sharded_emb.data.columns import RaggedColumn, distinct
 from sharded_emb.data.dataset import Dataset, Manifest
 from sharded_emb.data.folder import REPORT
 from sharded_emb.data.page import page, section, table
@@ -70,8 +70,9 @@ def _add_lists(seen: Seen, rows: RaggedColumn, *, as_events: bool, split: str) -
     seen.lengths = longer.copy()
     seen.lengths[: len(shorter)] += shorter
     row = np.repeat(np.arange(len(lengths)), lengths)
-    pairs = np.unique(row * max(1, len(seen.events)) + rows.values)
-    seen.repeats += int((np.bincount(pairs // max(1, len(seen.events)), minlength=len(lengths)) < lengths).sum())
+    size = max(1, len(seen.events))
+    pairs = np.sort(row * size + rows.values)
+    seen.repeats += len(distinct(pairs[1:][pairs[1:] == pairs[:-1]] // size))
     if as_events:
         seen.events += np.bincount(rows.values, minlength=len(seen.events))
         if split != "train":

@@ -131,8 +131,10 @@ class Encoder:
         firsts, pieces = make_pieces(raw.events, self._work)
         tie = self._tie(raw.events, config.ties if raw.has_time else "file")
         events = raw.events.mutate(tie=tie) if config.ties != "item" or not raw.has_time else self._by_item(raw.events)
-        events = events.join(firsts, USER)
-        events = self._rows(events, {USER: USER, ITEM: ITEM, **of["event"]}, POSITION)
+        # the row of each user is found once, and comes with the rest that there is of the user
+        users = self._rows(firsts.mutate(id=firsts[USER]), {USER: USER}, FIRST)
+        events = events.join(users, events[USER] == users["id"]).drop(USER, "id").rename({USER: f"{USER}_right"})
+        events = self._rows(events, {ITEM: ITEM, **of["event"]}, POSITION)
         if pieces > 1:
             events = events.order_by(PIECE)  # so that reading one piece skips the others
         with self._work.progress.step("turning ids into rows"):

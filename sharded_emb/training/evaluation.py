@@ -16,7 +16,7 @@ from torch import Tensor
 from sharded_emb.batch import UnknownCount
 from sharded_emb.data.bags import Bags, check_ids
 from sharded_emb.data.collate import Collate
-from sharded_emb.data.columns import Int64s, RaggedColumn
+from sharded_emb.data.columns import Int64s, RaggedColumn, distinct
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.unknown_ids import as_rows, out_of_range
 from sharded_emb.data.window import Window, frequencies, nobody
@@ -249,7 +249,7 @@ class NextItemEvaluator:
         events, lengths = self._events(split, rows)
         targets = events[np.cumsum(lengths) - 1]
         history, lengths = self.histories(split, rows)
-        pairs = np.unique(np.repeat(np.arange(len(rows)), lengths) * self.table.rows + history)
+        pairs = distinct(np.repeat(np.arange(len(rows)), lengths) * self.table.rows + history)
         row, item = np.divmod(pairs, self.table.rows)
         target_B, row_P, item_P = (
             torch.from_numpy(each).to(self.scoring.place.device) for each in (targets, row, item)

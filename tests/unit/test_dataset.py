@@ -95,6 +95,24 @@ def test_parts_hold_a_bounded_number_of_rows_in_order(tmp_path: Path, monkeypatc
     assert tables == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
 
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_what_cannot_be_written_is_an_error_of_the_writer(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharded_emb.data.folder.ROWS_PER_GROUP", 2)
+    written: list[int] = []
+
+    def write_table(_: pq.ParquetWriter, group: pa.Table, **_options: int) -> None:
+        written.append(len(group))
+        if len(written) == failing:
+            raise OSError("no room")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
+    with pytest.raises(OSError, match=r"^no room$"):
+        write_split(tmp_path / "train", pa.table({"user": list(range(6))}).to_batches(), {"user": Column(type="int64")})
+    assert written == [2] * failing
+
+
 def test_an_empty_split_has_one_empty_part(tmp_path: Path) -> None:
     assert write_split(tmp_path / "valid", [], {"user": Column(type="int64")}).parts == 1
     assert pq.read_table(tmp_path / "valid" / "part-00000.parquet").num_rows == 0

@@ -1,10 +1,11 @@
 """What a layout gets (events with ids already turned into rows) and what it gives (splits of samples)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ibis
+import pyarrow as pa
 
 from sharded_emb.component import Component
 from sharded_emb.data.dataset import Column
@@ -65,13 +66,13 @@ class Log:
 
 @dataclass(frozen=True)
 class Arranged:
-    """What goes to the disk: for each piece an ordered Ibis expression a split, which all have exactly `columns`.
+    """What goes to the disk: for each piece the rows of each split in their order, which all have exactly `columns`.
 
-    The pieces are made one after the other; an expression is good until the next one is asked for.
+    The pieces are made one after the other; the rows are good until the next one is asked for.
     """
 
     columns: dict[str, Column]
-    pieces: Iterator[dict[str, Any]]
+    pieces: Iterator[Mapping[str, Iterable[pa.Table]]]
     split_rule: str
     writes_item_attributes: bool = False
 
@@ -99,11 +100,7 @@ class Layout(Component):
         raise NotImplementedError
 
 
-def count_ties(events: Any, work: Any) -> None:
-    """Adds to the facts how many events share their user and time with another, and how many users' last event does."""
-    at = events.group_by([FIRST, TIME, FRACTION]).agg(together=events.count())
-    tied = at.agg(events=at.together.sum(where=at.together > 1))
-    last = at.group_by(FIRST).agg(together=at.together.argmax(at[TIME] + at[FRACTION]))
-    users = last.agg(users=(last.together > 1).sum())
-    for fact, found in (("tied_events", tied.events), ("users_whose_last_event_is_tied", users.users)):
-        work.facts[fact] = work.facts.get(fact, 0) + int(found.as_scalar().to_pyarrow().as_py() or 0)
+def add_ties(facts: dict[str, int], found: tuple[int, int]) -> None:
+    """Adds to the facts of a prepare the `sequences.ties` of a piece."""
+    for fact, count in zip(("tied_events", "users_whose_last_event_is_tied"), found, strict=True):
+        facts[fact] = facts.get(fact, 0) + count

@@ -1,13 +1,16 @@
 """One sample an event, with its label and what the user did before it: click-through and the like."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import ibis
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from sharded_emb.data.dataset import Column
 from sharded_emb.data.layouts.base import (
     FIRST,
+    FRACTION,
     ITEM,
     LABEL,
     ORDER,
@@ -17,11 +20,13 @@ from sharded_emb.data.layouts.base import (
     Arranged,
     Layout,
     Log,
-    count_ties,
+    add_ties,
 )
-from sharded_emb.data.layouts.splitting import before, check_fractions, cuts, parts_by_draw, rule_by_time
+from sharded_emb.data.layouts.sequences import ties_of
+from sharded_emb.data.layouts.splitting import before, check_fractions, cuts, drawn, parts_by_draw, rule_by_time
 from sharded_emb.errors import InputError
 
+_ROWS_AT_ONCE = 65_536
 Kept = Literal["all", "positive", "negative"]
 _LIKED: dict[str, Kept] = {"items": "positive"}
 
@@ -86,7 +91,7 @@ class LabelledEvents(Layout):
             columns[TIME] = Column(type="int64")
         samples = self._samples(log, work, beside)
         splits = self._splits(samples, log)
-        ordered = {split: rows.order_by(list(ORDER)).select(list(columns)) for split, rows in splits.items()}
+        ordered = {split: _rows(each.order_by(list(ORDER)).select(list(columns))) for split, each in splits.items()}
         return Arranged(columns, iter([ordered]), self._rule(log))
 
     def _samples(self, log: Log, work: Any, beside: dict[str, str]) -> Any:
@@ -94,7 +99,7 @@ class LabelledEvents(Layout):
         for number in range(log.pieces):
             events = log.piece(number)
             if log.has_time:
-                count_ties(events, work)
+                add_ties(work.facts, ties_of(events.select(FIRST, TIME, FRACTION).to_pyarrow()))
             for name, kept in self.histories.items():
                 sources = {name: ITEM, **{f"{name}_{ending}": source for ending, source in beside.items()}}
                 events = _with_history(events, sources, kept, self.history_length)
@@ -112,7 +117,7 @@ class LabelledEvents(Layout):
             return {"train": samples.filter(log.fresh.holds(samples[POSITION]))}
         if self.split != "by_time":
             column = samples[FIRST if self.split == "by_user" else POSITION]
-            parts = parts_by_draw(column, log.seed, self.valid_fraction, self.test_fraction)
+            parts = parts_by_draw(drawn(column, log.seed), self.valid_fraction, self.test_fraction)
             return {split: samples.filter(belongs) for split, belongs in parts.items()}
         total, valid_from, test_from = cuts(samples, self.valid_fraction, self.test_fraction)
         before_test, before_valid = before(samples, test_from, total), before(samples, valid_from, total)
@@ -145,6 +150,11 @@ class LabelledEvents(Layout):
             )
         if problems:
             raise InputError(*problems)
+
+
+def _rows(ordered: Any) -> Iterator[pa.Table]:
+    for batch in ordered.to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE):
+        yield pa.Table.from_batches([batch])
 
 
 def _with_history(events: Any, sources: dict[str, str], kept: Kept, length: int) -> Any:

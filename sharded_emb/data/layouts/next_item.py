@@ -1,21 +1,24 @@
 """One sample a user or a session: the sequence of items, whose last one is the target in valid and test."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
-import ibis
+import numpy as np
+import pyarrow as pa
 from pydantic import Field, PositiveFloat
 
 from sharded_emb.data.dataset import Column
-from sharded_emb.data.layouts.base import FIRST, ITEM, ORDER, POSITION, TIME, USER, Arranged, Layout, Log, count_ties
-from sharded_emb.data.layouts.splitting import before, check_fractions, cuts, parts_by_draw, rule_by_time
+from sharded_emb.data.layouts.base import FIRST, ITEM, ORDER, POSITION, TIME, USER, Arranged, Layout, Log, add_ties
+from sharded_emb.data.layouts.sequences import Sequences, attributes_of, sequences_of
+from sharded_emb.data.layouts.splitting import before, check_fractions, cuts, mixed, parts_by_draw, rule_by_time
 from sharded_emb.errors import InputError
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 
 FEWEST_EVENTS_WITH_TARGETS = 3
-_SESSION = "session"
 _IN_TRAIN, _BEFORE_TEST = "in_train", "before_test"
 _IS_NEW = "is_new"
+Pieces = Iterator[Mapping[str, Iterable[pa.Table]]]
 
 
 class NextItem(Layout):
@@ -82,7 +85,7 @@ class NextItem(Layout):
         gap = self.session_gap_seconds
         return rule if gap is None else f"{rule}; sequences are sessions, cut at pauses of more than {gap:g} seconds"
 
-    def _pieces(self, log: Log, work: Any, sources: dict[str, str], columns: list[str]) -> Iterator[dict[str, Any]]:
+    def _pieces(self, log: Log, work: Any, sources: dict[str, str], columns: list[str]) -> Pieces:
         marks = {}
         if self.split == "by_time":
             total, valid_from, test_from = cuts(log.events, self.valid_fraction, self.test_fraction)
@@ -90,83 +93,53 @@ class NextItem(Layout):
                 _IN_TRAIN: before(log.events, valid_from, total),
                 _BEFORE_TEST: before(log.events, test_from, total),
             }
-        marked = log if not marks else _with_columns(log, marks)
         for number in range(log.pieces):
-            events = marked.piece(number)
+            found = self._sequences(log, number, sources, marks)
             if log.has_time:
-                count_ties(events, work)
-            name = f"sequences_{number}"
-            sequences = work.backend.create_table(name, self._sequences(events, log, sources, list(marks)))
-            splits = {split: self._split(sequences, split, sources, log.seed) for split in ("train", "valid", "test")}
-            order = [FIRST, _SESSION] if self.session_gap_seconds else [FIRST]
-            yield {split: rows.order_by(order).select(columns) for split, rows in splits.items()}
-            work.drop(name)
+                add_ties(work.facts, found.ties)
+            yield {split: [self._split(found, split, columns, log.seed)] for split in ("train", "valid", "test")}
 
-    def _new_pieces(self, log: Log, work: Any, sources: dict[str, str], columns: list[str]) -> Iterator[dict[str, Any]]:
+    def _new_pieces(self, log: Log, _: Any, sources: dict[str, str], columns: list[str]) -> Pieces:
         """Sequences from the first new event on, and so many events before it as are asked for."""
         assert log.fresh is not None
-        marked = _with_columns(log, {_IS_NEW: log.fresh.holds(log.events[POSITION]).cast("int64")})
-        order = [FIRST, _SESSION] if self.session_gap_seconds else [FIRST]
         for number in range(log.pieces):
-            name, marks = f"sequences_{number}", {**sources, _IS_NEW: _IS_NEW}
-            rows = work.backend.create_table(name, self._sequences(marked.piece(number), log, marks, []))
-            rows = rows.filter(rows[_IS_NEW].contains(1))
-            start = ibis.greatest(rows[_IS_NEW].index(1) - log.fresh.context, 0)
-            rows = rows.mutate(**{column: rows[column][start:] for column in sources})
-            rows = rows.filter(rows["items"].length() > 1)
-            yield {"train": rows.order_by(order).select(columns)}
-            work.drop(name)
+            found = self._sequences(log, number, sources, {_IS_NEW: log.fresh.holds(log.events[POSITION])})
+            first = found.first(_IS_NEW)
+            starts = np.maximum(first - log.fresh.context, 0)
+            chosen = (first < found.lengths) & (found.lengths - starts > 1)
+            yield {"train": [found.table(chosen, starts, found.lengths, columns)]}
 
-    def _sequences(self, events: Any, log: Log, sources: dict[str, str], marks: list[str]) -> Any:
-        """One row a sequence: each source column as a list in order of time, and the user's attributes."""
-        keys = [FIRST, USER]
-        if self.session_gap_seconds is not None:
-            events = _with_sessions(events, self.session_gap_seconds)
-            keys.append(_SESSION)
-        # structs sorted after collecting, not collect(order_by=...), which Spark lacks
-        packed = ibis.struct({name: events[name] for name in dict.fromkeys([*ORDER, *sources.values()])})
-        users = events.group_by(keys).agg(
-            packed=packed.collect().sort(),
-            events=events.count(),
-            **{mark: events[mark].cast("int64").sum() for mark in marks},
-        )
-        lists = {name: users.packed.map(lambda event, column=column: event[column]) for name, column in sources.items()}
-        users = users.mutate(**lists).drop("packed")
-        return users if log.users is None else users.join(log.users, USER)
+    def _sequences(self, log: Log, piece: int, sources: dict[str, str], marks: dict[str, Any]) -> Sequences:
+        """Those of a piece, with the source columns, the marks (truth values of events) and the users' attributes."""
+        events = log.piece(piece)
+        wanted = dict.fromkeys([FIRST, USER, *ORDER, *sources.values(), *marks])
+        read = events.mutate(**marks).select(*wanted).to_pyarrow()
+        found = sequences_of(read, {**sources, **{mark: mark for mark in marks}}, self.session_gap_seconds)
+        if log.users is None:
+            return found
+        users = events.select(FIRST, USER).distinct().join(log.users, USER).to_pyarrow()
+        return replace(found, keys=attributes_of(found.keys, users))
 
-    def _split(self, sequences: Any, split: str, names: dict[str, str], seed: int) -> Any:
+    def _split(self, found: Sequences, split: str, columns: list[str], seed: int) -> pa.Table:
         """The sequences of a split, cut to the events that belong to it."""
-        count = sequences.events
+        lengths = found.lengths
         if self.split == "by_user":
-            belongs = parts_by_draw(sequences[FIRST], seed, self.valid_fraction, self.test_fraction)[split]
-            rows, length = sequences.filter(belongs & ((count > 1) | (split == "train"))), None
+            draw = mixed(found.keys[FIRST].to_numpy(), seed)
+            belongs = parts_by_draw(draw, self.valid_fraction, self.test_fraction)[split]
+            chosen, ends = belongs & ((lengths > 1) | (split == "train")), lengths
         elif self.split == "by_time":
-            low, high = {
-                "train": (0 * count, sequences[_IN_TRAIN]),
-                "valid": (sequences[_IN_TRAIN], sequences[_BEFORE_TEST]),
-                "test": (sequences[_BEFORE_TEST], count),
+            in_train, before_test = found.counts(_IN_TRAIN), found.counts(_BEFORE_TEST)
+            low, ends = {
+                "train": (0 * lengths, in_train),
+                "valid": (in_train, before_test),
+                "test": (before_test, lengths),
             }[split]
-            rows = sequences.mutate(length=high).filter((high > low) & ((high > 1) | (split == "train")))
-            length = rows.length
+            chosen = (ends > low) & ((ends > 1) | (split == "train"))
         else:
             fewest, dropped = {"train": (1, 2), "valid": (3, 1), "test": (3, 0)}[split]
-            rows = sequences.filter(count >= fewest)
-            length = ibis.ifelse(rows.events >= FEWEST_EVENTS_WITH_TARGETS, rows.events - dropped, rows.events)
-        if length is not None:
-            rows = rows.mutate(**{name: rows[name][:length] for name in names})
+            chosen = lengths >= fewest
+            ends = np.where(lengths >= FEWEST_EVENTS_WITH_TARGETS, lengths - dropped, lengths)
         if split != "train":
-            rows = rows.filter(rows["items"][rows["items"].length() - 1] != UNKNOWN_ROW)
-        return rows
-
-
-def _with_columns(log: Log, columns: dict[str, Any]) -> Log:
-    return Log(**{**log.__dict__, "events": log.events.mutate(**columns)})
-
-
-def _with_sessions(events: Any, gap_seconds: float) -> Any:
-    """`session` (int64): how many longer pauses of the user there were before an event."""
-    window = ibis.window(group_by=FIRST, order_by=list(ORDER))
-    pause = events[TIME] - events[TIME].lag().over(window)
-    events = events.mutate(begins=ibis.coalesce(pause > gap_seconds, ibis.literal(False)).cast("int64"))
-    until_here = ibis.window(group_by=FIRST, order_by=list(ORDER), preceding=None, following=0)
-    return events.mutate(session=events.begins.sum().over(until_here).cast("int64")).drop("begins")
+            last = found.bounds[:-1] + np.maximum(ends, 1) - 1
+            chosen = chosen & (found.columns["items"][last] != UNKNOWN_ROW)
+        return found.table(chosen, np.zeros_like(ends), ends, columns)

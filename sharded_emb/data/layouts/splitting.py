@@ -13,16 +13,20 @@ _BINS = 65_536
 
 def drawn(column: Any, seed: int) -> Any:
     """A number from 0 to PRIME - 1 for each value of an int64 column, by the seed; the same on every engine."""
+    return mixed(column, seed).cast("int64")
+
+
+def mixed(column: Any, seed: int) -> Any:
+    """As `drawn`, of int64 values in Ibis or numpy that are not negative."""
     # squares modulo a prime: no product leaves 64 bits
-    mixed = ((column % PRIME) * 48_271 + seed + 1) % PRIME
+    number = ((column % PRIME) * 48_271 + seed + 1) % PRIME
     for factor in (69_621, 39_373, 16_807):
-        mixed = ((mixed * mixed) % PRIME * factor + 12_345) % PRIME
-    return mixed.cast("int64")
+        number = ((number * number) % PRIME * factor + 12_345) % PRIME
+    return number
 
 
-def parts_by_draw(column: Any, seed: int, valid: float, test: float) -> dict[str, Any]:
-    """Whether a value belongs to each split: about these fractions of all values, by the seed."""
-    draw = drawn(column, seed)
+def parts_by_draw(draw: Any, valid: float, test: float) -> dict[str, Any]:
+    """Whether a value that was `drawn` belongs to each split: about these fractions of all values."""
     test_to, valid_to = round(test * PRIME), round((test + valid) * PRIME)
     return {"train": draw >= valid_to, "valid": (draw >= test_to) & (draw < valid_to), "test": draw < test_to}
 
