@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,24 +98,47 @@ def _take_name(part: Path, folder: Path) -> None:
     shutil.rmtree(old)
 
 
+class Aside:
+    """One call at a time in a thread, while who started it goes on."""
+
+    def __enter__(self) -> "Aside":
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def start(self, call: Callable[..., None], *given: Any, **named: Any) -> None:
+        """Begins with a call once the one before has ended. Raises the error of that one."""
+        self.wait()
+        self._running = self._thread.submit(call, *given, **named)
+
+    def wait(self) -> None:
+        """Until nothing runs. Raises the error of what ran."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+
 class SplitWriter:
-    """Writes record batches, in order, as the parts of a split, row group by row group, in a thread of its own: it holds
-    one group that is written, and one that comes.
+    """Writes record batches, in order, as the parts of a split, row group by row group, in the thread of `aside`.
+
+    It holds one group that comes, and all writers of a thread one that is written.
 
     A part has at most ROWS_PER_PART rows; a row group ROWS_PER_GROUP, or fewer where lists are long: about
     VALUES_PER_GROUP values. The files depend on the rows alone, not on how they come; no row at all is one empty part.
     """
 
-    def __init__(self, folder: Path, columns: dict[str, Column]) -> None:
+    def __init__(self, folder: Path, columns: dict[str, Column], aside: "Aside") -> None:
         folder.mkdir()
+        self._aside = aside
         self._folder = folder
         self._schema = pa.schema([pa.field(name, column.arrow, nullable=False) for name, column in columns.items()])
         self._waiting: list[pa.Table] = []
         self._values = 0
         self._file: pq.ParquetWriter | None = None
         self._rows_of_part = self._rows = self._parts = 0
-        self._thread = ThreadPoolExecutor(1)
-        self._written: Future[None] | None = None
 
     def __enter__(self) -> "SplitWriter":
         return self
@@ -127,9 +150,7 @@ class SplitWriter:
                     self._write(pa.concat_tables(self._waiting))
                 if not self._parts:
                     self._open()
-                self._wait()
         finally:
-            self._thread.shutdown()
             self._close()
 
     @property
@@ -160,34 +181,29 @@ class SplitWriter:
         if self._file is None:
             self._open()
         assert self._file is not None
-        self._wait()
-        self._written = self._thread.submit(self._file.write_table, group, row_group_size=len(group))
+        self._aside.start(self._file.write_table, group, row_group_size=len(group))
         self._rows += len(group)
         self._rows_of_part += len(group)
         self._waiting, self._values = [], 0
         if self._rows_of_part >= ROWS_PER_PART:
-            self._wait()
             self._close()
-
-    def _wait(self) -> None:
-        """Until what was given to the thread is written. Raises its error."""
-        written, self._written = self._written, None
-        if written is not None:
-            written.result()
 
     def _open(self) -> None:
         self._file = pq.ParquetWriter(self._folder / part_name(self._parts), self._schema)
         self._parts += 1
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file, self._rows_of_part = None, 0
+        try:
+            self._aside.wait()
+        finally:
+            if self._file is not None:
+                self._file.close()
+            self._file, self._rows_of_part = None, 0
 
 
 def write_split(folder: Path, batches: Iterable[Any], columns: dict[str, Column]) -> SplitInfo:
     """Writes all batches, in order; see `SplitWriter`."""
-    with SplitWriter(folder, columns) as writer:
+    with Aside() as aside, SplitWriter(folder, columns, aside) as writer:
         for batch in batches:
             writer.add(batch)
     return writer.info

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from sharded_emb.data import vocabulary
 from sharded_emb.data.base import LogConfig
 from sharded_emb.data.dataset import SCHEMA_VERSION, Manifest, SourceFile, SplitInfo
-from sharded_emb.data.folder import SplitWriter
+from sharded_emb.data.folder import Aside, SplitWriter
 from sharded_emb.data.layouts.base import Arranged, Log
 from sharded_emb.data.normalize import normalize
 from sharded_emb.data.work import Work
@@ -78,8 +78,9 @@ def _vocabularies(config: LogConfig, counts: dict[str, pa.Table], work: Work) ->
 
 def _write(part: Path, arranged: Arranged, log: Log, items: int) -> dict[str, SplitInfo]:
     with ExitStack() as stack:
+        aside = stack.enter_context(Aside())
         writers = {
-            split: stack.enter_context(SplitWriter(part / split, arranged.columns))
+            split: stack.enter_context(SplitWriter(part / split, arranged.columns, aside))
             for split in ("train", "valid", "test")
         }
         for piece in arranged.pieces:

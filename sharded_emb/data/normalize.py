@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import ibis
 
@@ -106,21 +106,28 @@ class _Made:
 def _without_bad(make: _Made, checks: list[Check], work: Work) -> Any:
     """The table, made; rows that fail a check are counted on the first one that they fail, and left out."""
     why = ibis.cases(*((check.value.isnull(), i) for i, check in enumerate(checks)), else_=None)
-    got = ibis.cases(*((check.value.isnull(), check.raw.cast("string")) for check in checks), else_=None)
-    columns = {**make.columns, _WHY: why.cast("int64"), _GOT: got}
-    made = work.backend.create_table(make.name, make.source.select(**columns))
+    made = work.backend.create_table(make.name, make.source.select(**make.columns, **{_WHY: why.cast("int8")}))
     bad = made.filter(made[_WHY].notnull())
     count = int(bad.count().execute())
     if not count:
-        return made.drop(_WHY, _GOT)
-    first = bad.order_by(POSITION).limit(work.bad.room).select(POSITION, _WHY, _GOT).to_pyarrow().to_pylist()
+        return made.drop(_WHY)
+    first = bad.order_by(POSITION).limit(work.bad.room).select(POSITION, _WHY).to_pyarrow().to_pylist()
     rows = []
-    for row in first:
-        check, value = checks[row[_WHY]], row[_GOT]
-        got = "none" if value is None else shortened(value)
+    for row, value in zip(first, _texts(make, checks, [row[POSITION] for row in first]), strict=True):
+        check, got = checks[row[_WHY]], "none" if value is None else shortened(value)
         rows.append(BadRow(check.key, check.want, got, make.place(row[POSITION])))
     work.bad.add(rows, unlisted=count - len(rows))
-    return made.filter(made[_WHY].isnull()).drop(_WHY, _GOT)
+    return made.filter(made[_WHY].isnull()).drop(_WHY)
+
+
+def _texts(make: _Made, checks: list[Check], positions: list[int]) -> list[str | None]:
+    """What stands in the rows of these positions, ascending, in place of the first value that they lack."""
+    if not positions:
+        return []
+    got = ibis.cases(*((check.value.isnull(), check.raw.cast("string")) for check in checks), else_=None)
+    rows = make.source.filter(make.columns[POSITION].isin(positions))
+    found = rows.select(**{POSITION: make.columns[POSITION], _GOT: got}).order_by(POSITION).to_pyarrow()
+    return cast(list[str | None], found[_GOT].to_pylist())
 
 
 def _side_table(raw: RawLog, of: str, config: LogConfig, work: Work) -> Any | None:

@@ -162,7 +162,7 @@ class Encoder:
             return -position
         if rule == "random":
             return drawn(position, self._work.seed)
-        return ibis.literal(0, "int64")
+        return ibis.literal(0, "int8")
 
     def _by_item(self, events: Any) -> Any:
         ranks = self._tables[ITEM].select(known="raw", tie="rank")
@@ -239,5 +239,5 @@ def make_pieces(events: Any, work: Work) -> tuple[Any, int]:
     before = np.cumsum(found["events"].to_numpy()) - found["events"].to_numpy()
     piece = before // EVENTS_PER_PIECE
     piece = np.unique(piece, return_inverse=True)[1].astype(np.int64)
-    firsts = pa.table({USER: found[USER], FIRST: found["first"], PIECE: pa.array(piece)})
+    firsts = pa.table({USER: found[USER], FIRST: found["first"], PIECE: pa.array(piece, pa.int32())})
     return work.backend.create_table("firsts", ibis.memtable(firsts)), int(piece.max(initial=0)) + 1

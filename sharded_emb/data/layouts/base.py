@@ -35,10 +35,10 @@ class Fresh:
 class Log:
     """A log after filtering, ids as rows of their vocabularies. The tables are Ibis expressions.
 
-    events: user, item (int64 rows), time (int64) and fraction (float64 in [0, 1)), tie and position (int64, unique),
-    label (float64, where the layout names one) and the attributes of events; `first` (int64), the position of the
-    user's first event, which tells users apart that are out of vocabulary alike; `piece` (int64). users, items: user or
-    item, and their attributes; null where there are none. `*_columns` describe the attributes.
+    events: user, item (int64 rows), time (int64) and fraction (float64 in [0, 1)), tie (a whole number) and position
+    (int64, unique), label (float64, where the layout names one) and the attributes of events; `first` (int64), the
+    position of the user's first event, which tells users apart that are out of vocabulary alike; `piece` (int32).
+    users, items: user or item, and their attributes; null where there are none. `*_columns` describe the attributes.
 
     fresh: null for a dataset; else samples are made of the new events alone, all of them of split train, and the others
     are what came before.

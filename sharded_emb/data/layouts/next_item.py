@@ -94,10 +94,12 @@ class NextItem(Layout):
                 _BEFORE_TEST: before(log.events, test_from, total),
             }
         for number in range(log.pieces):
-            found = self._sequences(log, number, sources, marks)
-            if log.has_time:
-                add_ties(work.facts, found.ties)
-            yield {split: [self._split(found, split, columns, log.seed)] for split in ("train", "valid", "test")}
+            yield self._splits(self._sequences(log, number, sources, marks), log, work, columns)
+
+    def _splits(self, found: Sequences, log: Log, work: Any, columns: list[str]) -> Mapping[str, Iterable[pa.Table]]:
+        if log.has_time:
+            add_ties(work.facts, found.ties)
+        return {split: self._split(found, split, columns, log.seed) for split in ("train", "valid", "test")}
 
     def _new_pieces(self, log: Log, _: Any, sources: dict[str, str], columns: list[str]) -> Pieces:
         """Sequences from the first new event on, and so many events before it as are asked for."""
@@ -113,15 +115,15 @@ class NextItem(Layout):
         """Those of a piece, with the source columns, the marks (truth values of events) and the users' attributes."""
         events = log.piece(piece)
         wanted = dict.fromkeys([FIRST, USER, *ORDER, *sources.values(), *marks])
-        read = events.mutate(**marks).select(*wanted).to_pyarrow()
-        found = sequences_of(read, {**sources, **{mark: mark for mark in marks}}, self.session_gap_seconds)
+        names = {**sources, **{mark: mark for mark in marks}}
+        found = sequences_of(events.mutate(**marks).select(*wanted).to_pyarrow(), names, self.session_gap_seconds)
         if log.users is None:
             return found
         users = events.select(FIRST, USER).distinct().join(log.users, USER).to_pyarrow()
         return replace(found, keys=attributes_of(found.keys, users))
 
-    def _split(self, found: Sequences, split: str, columns: list[str], seed: int) -> pa.Table:
-        """The sequences of a split, cut to the events that belong to it."""
+    def _split(self, found: Sequences, split: str, columns: list[str], seed: int) -> Iterator[pa.Table]:
+        """The sequences of a split, cut to the events that belong to it, once they are asked for."""
         lengths = found.lengths
         if self.split == "by_user":
             draw = mixed(found.keys[FIRST].to_numpy(), seed)
@@ -142,4 +144,4 @@ class NextItem(Layout):
         if split != "train":
             last = found.bounds[:-1] + np.maximum(ends, 1) - 1
             chosen = chosen & (found.columns["items"][last] != UNKNOWN_ROW)
-        return found.table(chosen, np.zeros_like(ends), ends, columns)
+        yield found.table(chosen, np.zeros_like(ends), ends, columns)

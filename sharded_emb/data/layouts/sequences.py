@@ -68,14 +68,13 @@ def sequences_of(events: pa.Table, columns: Mapping[str, str], gap_seconds: floa
     columns: new name -> source. gap_seconds: a longer pause of a user begins a new sequence. `keys` are first and user,
     ascending by first.
     """
-    found = {name: events[name].to_numpy() for name in dict.fromkeys([FIRST, USER, *ORDER, *columns.values()])}
-    order = in_order([found[FIRST], *(found[name] for name in ORDER)])
-    at = {name: found[name][order] for name in dict.fromkeys([FIRST, TIME, FRACTION, *columns.values()])}
+    order = in_order([events[name].to_numpy() for name in (FIRST, *ORDER)])
+    at = {name: events[name].to_numpy()[order] for name in {FIRST, TIME, FRACTION, *columns.values()}}
     begins = at[FIRST][1:] != at[FIRST][:-1]
     if gap_seconds is not None:
         begins |= np.diff(at[TIME]) > gap_seconds
     bounds = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(order)]]) if len(order) else np.zeros(1, np.int64)
-    keys = pa.table({name: found[name][order[bounds[:-1]]] for name in (FIRST, USER)})
+    keys = events.select([FIRST, USER]).take(order[bounds[:-1]])
     tied = ties(at[FIRST], at[TIME], at[FRACTION])
     return Sequences(keys, {name: _as_stored(at[source]) for name, source in columns.items()}, bounds, tied)
 
@@ -107,7 +106,7 @@ def _words(keys: Sequence[npt.NDArray[Any]]) -> list[Int64s]:
     room = 0
     for values in keys:
         # bits of floats that are not negative rise as they do
-        key = (values + 0.0).view(np.int64) if values.dtype == np.float64 else values
+        key = (values + 0.0).view(np.int64) if values.dtype == np.float64 else values.astype(np.int64, copy=False)
         low, high = (int(key.min()), int(key.max())) if len(key) else (0, 0)
         bits = (high - low).bit_length()
         if not bits:
