@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import ibis
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from sharded_emb.data.dataset import Column
@@ -22,12 +23,12 @@ from sharded_emb.data.layouts.base import (
     Log,
     add_ties,
 )
-from sharded_emb.data.layouts.sequences import ties_of
+from sharded_emb.data.layouts.histories import History, Kept
+from sharded_emb.data.layouts.sequences import in_order, ties
 from sharded_emb.data.layouts.splitting import before, check_fractions, cuts, drawn, parts_by_draw, rule_by_time
 from sharded_emb.errors import InputError
 
-_ROWS_AT_ONCE = 65_536
-Kept = Literal["all", "positive", "negative"]
+_ROWS_AT_ONCE = 16_384
 _LIKED: dict[str, Kept] = {"items": "positive"}
 
 
@@ -89,28 +90,44 @@ class LabelledEvents(Layout):
         columns[LABEL] = Column(type="float32")
         if log.has_time:
             columns[TIME] = Column(type="int64")
-        samples = self._samples(log, work, beside)
-        splits = self._splits(samples, log)
-        ordered = {split: _rows(each.order_by(list(ORDER)).select(list(columns))) for split, each in splits.items()}
-        return Arranged(columns, iter([ordered]), self._rule(log))
+        histories = [
+            History(
+                kept,
+                self.history_length,
+                {name: ITEM, **{f"{name}_{ending}": source for ending, source in beside.items()}},
+                work.scratch / f"history_{number}",
+            )
+            for number, (name, kept) in enumerate(self.histories.items())
+        ]
+        samples = self._samples(log, work, histories)
+        stored = [name for name in columns if not any(name in each.columns for each in histories)]
+        read = [*stored, *(name for each in histories for name in each.where)]
+        pieces = {
+            split: _rows(_beside(rows, log).order_by(list(ORDER)).select(read), histories, list(columns))
+            for split, rows in self._splits(samples, log).items()
+        }
+        return Arranged(columns, iter([pieces]), self._rule(log))
 
-    def _samples(self, log: Log, work: Any, beside: dict[str, str]) -> Any:
-        """All samples, made piece by piece, as one table in no order."""
+    def _samples(self, log: Log, work: Any, histories: list[History]) -> Any:
+        """All events, in no order, and where their histories are."""
+        folder = work.scratch / "samples"
+        folder.mkdir()
+        names = [FIRST, USER, ITEM, LABEL, *ORDER, *log.event_columns]
         for number in range(log.pieces):
-            events = log.piece(number)
-            if log.has_time:
-                add_ties(work.facts, ties_of(events.select(FIRST, TIME, FRACTION).to_pyarrow()))
-            for name, kept in self.histories.items():
-                sources = {name: ITEM, **{f"{name}_{ending}": source for ending, source in beside.items()}}
-                events = _with_history(events, sources, kept, self.history_length)
-            for side, key in ((log.users, USER), (log.items, ITEM)):
-                events = events if side is None else events.join(side, key)
             with work.progress.step(f"histories, piece {number + 1} of {log.pieces}"):
-                if number:
-                    work.backend.insert("samples", events)
-                else:
-                    work.backend.create_table("samples", events)
-        return work.backend.table("samples")
+                events = log.piece(number).select(names).to_pyarrow()
+                order = in_order([events[name].to_numpy() for name in (FIRST, *ORDER)])
+                sources = {FIRST, TIME, FRACTION, LABEL, *(s for each in histories for s in each.columns.values())}
+                ordered = {name: events[name].to_numpy()[order] for name in sources}
+                if log.has_time:
+                    add_ties(work.facts, ties(ordered[FIRST], ordered[TIME], ordered[FRACTION]))
+                for history in histories:
+                    for name, values in zip(history.where, history.add(ordered), strict=True):
+                        placed = np.empty_like(values)
+                        placed[order] = values
+                        events = events.append_column(name, pa.array(placed))
+                pq.write_table(events, folder / f"{number:05d}.parquet")
+        return work.backend.read_parquet(str(folder / "*.parquet"), table_name="samples")
 
     def _splits(self, samples: Any, log: Log) -> dict[str, Any]:
         if log.fresh is not None:
@@ -152,29 +169,16 @@ class LabelledEvents(Layout):
             raise InputError(*problems)
 
 
-def _rows(ordered: Any) -> Iterator[pa.Table]:
+def _beside(samples: Any, log: Log) -> Any:
+    """With the attributes of users and items."""
+    for side, key in ((log.users, USER), (log.items, ITEM)):
+        samples = samples if side is None else samples.join(side, key)
+    return samples
+
+
+def _rows(ordered: Any, histories: list[History], names: list[str]) -> Iterator[pa.Table]:
+    """The ordered samples with their histories, some at a time."""
     for batch in ordered.to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE):
-        yield pa.Table.from_batches([batch])
-
-
-def _with_history(events: Any, sources: dict[str, str], kept: Kept, length: int) -> Any:
-    """The newest `length` events of the same user that come before and are `kept`, oldest first: new column -> source.
-
-    `turn` counts the kept events before each one. It numbers the kept events themselves, so those wanted are the kept
-    ones with a turn from turn - length to turn - 1: a window by range, which holds no more than it must.
-    """
-    wanted = {
-        "all": ibis.literal(True),
-        "positive": events[LABEL] == 1,
-        "negative": events[LABEL] == 0,
-    }[kept]
-    events = events.mutate(is_kept=wanted)
-    earlier = ibis.window(group_by=FIRST, order_by=list(ORDER), preceding=(None, 1), following=None)
-    turn = events.is_kept.cast("int64").sum().over(earlier)
-    events = events.mutate(turn=ibis.coalesce(turn, 0).cast("int64"))
-    newest = ibis.range_window(group_by=FIRST, order_by="turn", preceding=(length, 1))
-    histories = {}
-    for name, source in sources.items():
-        history = events[source].collect(where=events.is_kept).over(newest)
-        histories[name] = ibis.coalesce(history, ibis.literal([], type=history.type()))
-    return events.mutate(**histories).drop("is_kept", "turn")
+        rows = pa.Table.from_batches([batch])
+        lists = {name: each for history in histories for name, each in history.lists(rows).items()}
+        yield pa.table({name: lists[name] if name in lists else rows[name] for name in names})

@@ -52,13 +52,8 @@ class Sequences:
         """Rows of the chosen sequences (S), each from the event at its start to before its end, places in it (S)."""
         keys = self.keys.filter(pa.array(chosen))
         lengths = (ends - starts)[chosen]
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         begins = (self.bounds[:-1] + starts)[chosen]
-        lists = {
-            name: pa.ListArray.from_arrays(offsets, pa.array(gathered(column, begins, lengths)))
-            for name, column in self.columns.items()
-            if name in names
-        }
+        lists = {name: lists_of(self.columns[name], begins, lengths) for name in names if name in self.columns}
         return pa.table({name: lists[name] if name in lists else keys[name] for name in names})
 
 
@@ -76,10 +71,17 @@ def sequences_of(events: pa.Table, columns: Mapping[str, str], gap_seconds: floa
     bounds = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(order)]]) if len(order) else np.zeros(1, np.int64)
     keys = events.select([FIRST, USER]).take(order[bounds[:-1]])
     tied = ties(at[FIRST], at[TIME], at[FRACTION])
-    return Sequences(keys, {name: _as_stored(at[source]) for name, source in columns.items()}, bounds, tied)
+    return Sequences(keys, {name: as_stored(at[source]) for name, source in columns.items()}, bounds, tied)
 
 
-def _as_stored(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def lists_of(values: npt.NDArray[Any], starts: Int64s, lengths: Int64s) -> pa.ListArray:
+    """values[start : start + length] of every row, as a list."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(gathered(values, starts, lengths)))
+
+
+def as_stored(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """As the columns of a dataset have them: float32 for float64."""
     return values.astype(np.float32) if values.dtype == np.float64 else values
 
 
@@ -134,14 +136,6 @@ def ties(first_E: Int64s, time_E: Int64s, fraction_E: npt.NDArray[Any]) -> tuple
     tied = repeated([first_E, time_E, fraction_E])
     last = np.append(first_E[1:] != first_E[:-1], True)[: len(first_E)]
     return int(tied.sum()), int((tied & last).sum())
-
-
-def ties_of(events: pa.Table) -> tuple[int, int]:
-    """The same of events in any order, with `first`, `time` and `fraction`."""
-    keys = [events[name].to_numpy() for name in (FIRST, TIME, FRACTION)]
-    order = in_order([*keys, np.arange(len(events))])
-    first_E, time_E, fraction_E = (key[order] for key in keys)
-    return ties(first_E, time_E, fraction_E)
 
 
 def attributes_of(keys: pa.Table, found: pa.Table) -> pa.Table:
