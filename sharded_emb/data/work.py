@@ -24,8 +24,9 @@ class EngineConfig(Frozen):
 
     engine: `duckdb` in this process, or `spark` (extra `[spark]`, needs Java): DuckDB reads the files in both cases,
     and both give the same dataset. memory_limit: of DuckDB, and of Spark's driver, as `4GB`; what does not fit is
-    spilled to the disk; null for .8 of the machine. The process takes up to a gigabyte more. threads: null for all
-    cores. temp: the folder to spill to, null for one beside `data`. progress: say on stderr what takes long.
+    spilled to the disk; null for .8 of the machine. The process takes up to 1.5 GB more. threads: null for all cores.
+    temp: the folder to spill to, null for one beside `data`; up to five times the log. progress: say on stderr what
+    takes long.
     """
 
     engine: Literal["duckdb", "spark"] = "duckdb"
