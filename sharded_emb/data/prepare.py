@@ -4,6 +4,7 @@ The expressions keep to what Spark has as well: no ordered collect, no window ov
 in this process. Only the readers of files (`reading`) are DuckDB's own. What does not fit into memory is spilled.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,12 +85,22 @@ def problems_of_engine(engine: EngineConfig) -> Iterator[None]:
     try:
         yield
     except duckdb.OutOfMemoryException as error:
+        if "max_temp_directory_size" in str(error):  # the disk of the folder is full
+            raise _no_room_to_spill(error) from error
         limit = engine.memory_limit or "this machine has"
         raise InputError(
             f"prepare.memory_limit: want enough for this log, got {limit} ({first_line(error)}); raise it, or set "
             "prepare.threads=1"
         ) from error
     except duckdb.IOException as error:
+        raise _no_room_to_spill(error) from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
         raise InputError(
-            f"prepare.temp: want room to spill to, got {first_line(error)}; name another folder"
+            "data: want room for the dataset, got a disk that is full; choose another data=FOLDER"
         ) from error
+
+
+def _no_room_to_spill(error: Exception) -> InputError:
+    return InputError(f"prepare.temp: want room to spill to, got {first_line(error)}; name another folder")

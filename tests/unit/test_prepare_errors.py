@@ -1,5 +1,6 @@
 """What a person can get wrong about raw data and folders: each message begins with the key."""
 
+import errno
 import os
 import re
 import signal
@@ -9,14 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from sharded_emb.data import prepare as prepare_module
 from sharded_emb.data.atomic import AtomicFiles
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.event_log import EventLog
-from sharded_emb.data.prepare import prepare
+from sharded_emb.data.prepare import prepare, problems_of_engine
 from sharded_emb.data.sequence_text import SequenceText
+from sharded_emb.data.work import EngineConfig
 from sharded_emb.errors import InputError
 
 
@@ -201,6 +204,7 @@ import sys, time
 from pathlib import Path
 from sharded_emb.data import prepare as module
 from sharded_emb.data.sequence_text import SequenceText
+from sharded_emb.data.work import EngineConfig
 
 def wait(*_):
     print("writing", flush=True)
@@ -225,3 +229,34 @@ def test_a_killed_prepare_leaves_no_folder_and_the_next_one_cleans_up(text: Path
     assert not folder.exists()
     attempt(SequenceText(raw=str(text)), folder)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.txt"]
+
+
+FULL = "Out of Memory Error: failed to offload data block\nThis limit was set by the 'max_temp_directory_size' setting."
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            duckdb.OutOfMemoryException("Out of Memory Error: no block"),
+            "prepare.memory_limit: want enough for this log, ",
+        ),
+        (
+            duckdb.OutOfMemoryException(FULL),
+            "prepare.temp: want room to spill to, got Out of Memory Error: failed to off",
+        ),
+        (
+            duckdb.IOException("IO Error: no folder"),
+            "prepare.temp: want room to spill to, got IO Error: no folder; name",
+        ),
+        (OSError(errno.ENOSPC, "No space left"), "data: want room for the dataset, got a disk that is full; choose"),
+    ],
+)
+def test_too_little_memory_or_disk_is_named_by_its_key(error: Exception, says: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(says)}"), problems_of_engine(EngineConfig()):
+        raise error
+
+
+def test_other_errors_of_the_system_stay_what_they_are() -> None:
+    with pytest.raises(PermissionError), problems_of_engine(EngineConfig()):
+        raise PermissionError(errno.EACCES, "not yours")
