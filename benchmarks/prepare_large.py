@@ -2,7 +2,8 @@
 
 python benchmarks/prepare_large.py --events 100000000 --out benchmarks/reports/prepare_large.md
 
-The log is CSV in order of time: users and items by a power law, so that no two of a user's events stand together. The
+The log is CSV in order of time: users and items by a power law, so that no two of a user's events stand together. With
+--labelled it has ratings, and samples are its events with two histories of 50, as `ml100k_clicks` has them. The
 process of `prepare` is watched and ended once it takes more than --gigabytes, as the kernel counts them (VmHWM).
 """
 
@@ -30,23 +31,29 @@ from benchmarks.machine import measured_at
 ROWS_AT_ONCE = 1_000_000
 USERS_PER_EVENT, ITEMS_PER_EVENT = 0.01, 0.005
 SECONDS_PER_EVENT = 0.5
+COLUMNS = ("user", "item", "time")
+LABELLED_COLUMNS = ("user_id:token", "item_id:token", "timestamp:float", "rating:float")
+ATTRIBUTES = ("genres", "year", "gender", "age", "occupation")  # of ml100k_clicks, which the log has not
 GIGABYTE = 2**30
 
 
-def write_log(file: Path, events: int) -> None:
-    """user,item,time: ids by a power law, times rising, several events a second."""
+def write_log(file: Path, events: int, labelled: bool = False) -> None:
+    """user, item, time, and a rating from 1 to 5: ids by a power law, times rising, several events a second."""
     draw = np.random.default_rng(0)
     users, items = max(10, int(events * USERS_PER_EVENT)), max(10, int(events * ITEMS_PER_EVENT))
-    schema = pa.schema([("user", pa.int64()), ("item", pa.int64()), ("time", pa.int64())])
-    with pyarrow.csv.CSVWriter(file, schema) as writer:
+    names = LABELLED_COLUMNS if labelled else COLUMNS
+    schema = pa.schema([(name, pa.int64()) for name in names])
+    options = pyarrow.csv.WriteOptions(delimiter="\t" if labelled else ",", quoting_header="none")
+    with pyarrow.csv.CSVWriter(file, schema, write_options=options) as writer:
         for start in range(0, events, ROWS_AT_ONCE):
             count = min(ROWS_AT_ONCE, events - start)
             at = np.arange(start, start + count)
-            columns = {
-                "user": _power_law(draw, users, count) * 7919 % users + 1,
-                "item": _power_law(draw, items, count) * 7919 % items + 1,
-                "time": 1_600_000_000 + (at * SECONDS_PER_EVENT).astype(np.int64),
-            }
+            columns = [
+                _power_law(draw, users, count) * 7919 % users + 1,
+                _power_law(draw, items, count) * 7919 % items + 1,
+                1_600_000_000 + (at * SECONDS_PER_EVENT).astype(np.int64),
+                *([draw.integers(1, 6, count)] if labelled else []),
+            ]
             writer.write_table(pa.table(columns, schema=schema))
 
 
@@ -83,6 +90,10 @@ def _peak_bytes(process: int) -> int:
 def check(folder: Path, events: int) -> dict[str, int]:
     """What was written: every event once, and the shape of the files. Reads one column, a row group at a time."""
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    if manifest["layout"] == "LabelledEvents":
+        rows = {split: each["rows"] for split, each in manifest["splits"].items()}
+        assert sum(rows.values()) == manifest["counts"]["events"] == events, rows
+        return {**manifest["counts"], **{f"rows of {split}": each for split, each in rows.items()}, **manifest["facts"]}
     long = short = groups = 0
     for file in sorted((folder / "test").glob("*.parquet")):
         opened = pq.ParquetFile(file)
@@ -108,6 +119,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--memory-limit", default="2GB")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--labelled", action="store_true")
     parser.add_argument("--work", type=Path, help="a folder with room for the log and what is spilled")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -122,26 +134,26 @@ def main() -> None:
 
 
 def _measured(asked: argparse.Namespace, work: Path) -> str:
-    log, data = work / "events.csv", work / "data"
+    log, data = work / ("events.inter" if asked.labelled else "events.csv"), work / "data"
     start = time.monotonic()
-    write_log(log, asked.events)
+    write_log(log, asked.events, asked.labelled)
     generated, size = time.monotonic() - start, log.stat().st_size
-    words = [f"dataset.raw={log}", f"data={data}", f"prepare.memory_limit={asked.memory_limit}"]
-    command = [
-        sys.executable,
-        "-m",
-        "sharded_emb.prepare",
-        "dataset=events",
-        *words,
-        f"prepare.threads={asked.threads}",
-    ]
+    limits = [f"prepare.memory_limit={asked.memory_limit}", f"prepare.threads={asked.threads}"]
+    words = ["dataset=events", f"dataset.raw={log}"]
+    if asked.labelled:  # a folder of RecBole's atomic files
+        words = [
+            "dataset=ml100k_clicks",
+            f"dataset.raw={work}",
+            *(f"~dataset.attributes.{name}" for name in ATTRIBUTES),
+        ]
+    command = [sys.executable, "-m", "sharded_emb.prepare", *words, f"data={data}", *limits]
     seconds, peak = watched(command, int(asked.gigabytes * GIGABYTE))
     counts = check(data, asked.events)
     lines = [
         "# prepare on a log larger than memory",
         "",
-        f"`python benchmarks/prepare_large.py --events {asked.events} --memory-limit {asked.memory_limit} --threads "
-        f"{asked.threads}`, {measured_at()}",
+        f"`python benchmarks/prepare_large.py --events {asked.events}{' --labelled' if asked.labelled else ''} "
+        f"--memory-limit {asked.memory_limit} --threads {asked.threads}`, {measured_at()}",
         "",
         "| | |",
         "|---|---|",
