@@ -207,7 +207,7 @@ def _write(file: Path, arranged: Arranged, dataset: Dataset, sources: list[Sourc
         for piece in arranged.pieces:
             if set(piece) != {"train"}:
                 raise InputError("dataset.layout: want one that makes samples of new events, got one that splits a log")
-            for table in piece["train"]:
+            for table in filter(len, piece["train"]):
                 samples += len(table)
                 writer.write_table(table.cast(pa.schema(fields)).cast(schema))
     return samples

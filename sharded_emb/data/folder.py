@@ -115,10 +115,19 @@ class Aside:
         self._running = self._thread.submit(call, *given, **named)
 
     def wait(self) -> None:
-        """Until nothing runs. Raises the error of what ran."""
-        running, self._running = self._running, None
-        if running is not None:
+        """Until nothing runs. Raises the error of what ran, once."""
+        if (running := self._running) is None:
+            return
+        try:
             running.result()
+        finally:
+            if running.done():  # and not that somebody has interrupted who waits
+                self._running = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs."""
+        return self._running is None
 
 
 class SplitWriter:
@@ -162,8 +171,10 @@ class SplitWriter:
         """The next rows: a record batch or a table."""
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
         table = table.cast(self._schema)
+        values_of_all = np.cumsum(_values_of_rows(table))
         while len(table):
-            values = np.cumsum(_values_of_rows(table))
+            done = len(values_of_all) - len(table)
+            values = values_of_all[done:] - (values_of_all[done - 1] if done else 0)
             room = ROWS_PER_GROUP - sum(map(len, self._waiting))
             # the row that passes the limit still goes in, so a group has at least one
             fits = int(np.searchsorted(values, VALUES_PER_GROUP - self._values)) + 1
@@ -196,7 +207,7 @@ class SplitWriter:
         try:
             self._aside.wait()
         finally:
-            if self._file is not None:
+            if self._file is not None and self._aside.idle:  # else who waited was interrupted, and it is written still
                 self._file.close()
             self._file, self._rows_of_part = None, 0
 

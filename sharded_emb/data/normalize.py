@@ -106,7 +106,7 @@ class _Made:
 def _without_bad(make: _Made, checks: list[Check], work: Work) -> Any:
     """The table, made; rows that fail a check are counted on the first one that they fail, and left out."""
     why = ibis.cases(*((check.value.isnull(), i) for i, check in enumerate(checks)), else_=None)
-    made = work.backend.create_table(make.name, make.source.select(**make.columns, **{_WHY: why.cast("int8")}))
+    made = work.backend.create_table(make.name, make.source.select(**make.columns, **{_WHY: why.cast("int16")}))
     bad = made.filter(made[_WHY].notnull())
     count = int(bad.count().execute())
     if not count:
@@ -125,7 +125,8 @@ def _texts(make: _Made, checks: list[Check], positions: list[int]) -> list[str |
     if not positions:
         return []
     got = ibis.cases(*((check.value.isnull(), check.raw.cast("string")) for check in checks), else_=None)
-    rows = make.source.filter(make.columns[POSITION].isin(positions))
+    wanted = ibis.memtable({POSITION: positions})
+    rows = make.source.filter(make.columns[POSITION].isin(wanted[POSITION]))
     found = rows.select(**{POSITION: make.columns[POSITION], _GOT: got}).order_by(POSITION).to_pyarrow()
     return cast(list[str | None], found[_GOT].to_pylist())
 

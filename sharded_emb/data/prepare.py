@@ -38,12 +38,11 @@ def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool, 
     engine = how.engine
     old = _opened(how.extend)
     bad = BadRows(config.max_bad_rows)
-    with staged(folder, overwrite=overwrite) as part:
+    with staged(folder, overwrite=overwrite) as part, problems_of_engine(engine):
         with running(part / _WORK, engine) as started:
             progress = Progress(started.reader.con, shown=engine.progress)
             work = Work(started.backend, started.reader, part, started.scratch, seed, bad, progress, old)
-            with problems_of_engine(engine):
-                manifest = config.make(work)
+            manifest = config.make(work)
             bad.judge()
             bad.write(part)
         dataset = Dataset(part, manifest)
@@ -95,10 +94,10 @@ def problems_of_engine(engine: EngineConfig) -> Iterator[None]:
     except duckdb.IOException as error:
         raise _no_room_to_spill(error) from error
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(
-            "data: want room for the dataset, got a disk that is full; choose another data=FOLDER"
+            "data: want room for the dataset, got a disk that is full; choose another data=FOLDER, or prepare.temp"
         ) from error
 
 

@@ -77,6 +77,8 @@ def load(work: Work, table: str, files: TableFiles, wanted: list[str]) -> Loaded
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException) and str(work.scratch) in str(error):  # it could not spill
+            raise
         got = first_line(error)
         raise InputError(f"{files.key}: want {files.format} in {files.paths[0]}, got {got}; mend the file") from error
     found = work.adopt(table)

@@ -41,7 +41,7 @@ def look(dataset: Dataset) -> dict[str, Seen]:
     columns = dataset.columns
     lists = next((name for name in _LISTS if name in columns), None)
     single = "item" if "item" in columns else None
-    table = columns[lists].vocabulary if lists else None
+    table = next((columns[name].vocabulary for name in (lists, single) if name), None)
     size = dataset.rows(table) if table else 0
     found = {}
     for split in dataset.manifest.splits:

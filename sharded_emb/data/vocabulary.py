@@ -23,6 +23,7 @@ BUILT_OVER = (
     "frequent first, ties by raw id, ascending"
 )
 EVENTS_PER_PIECE = 1_000_000
+_ID, _ROW = "#id", "#row"  # names that no attribute has
 # up to 18 digits always fit into int64; a leading zero or sign would not come back from a number
 _WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 
@@ -132,8 +133,10 @@ class Encoder:
         tie = self._tie(raw.events, config.ties if raw.has_time else "file")
         events = raw.events.mutate(tie=tie) if config.ties != "item" or not raw.has_time else self._by_item(raw.events)
         # the row of each user is found once, and comes with the rest that there is of the user
-        users = self._rows(firsts.mutate(id=firsts[USER]), {USER: USER}, FIRST)
-        events = events.join(users, events[USER] == users["id"]).drop(USER, "id").rename({USER: f"{USER}_right"})
+        users = self._rows(firsts.mutate(**{_ID: firsts[USER]}), {USER: USER}, FIRST)
+        users = users.select(FIRST, PIECE, _ID, **{_ROW: users[USER]})
+        events = events.join(users, events[USER] == users[_ID])
+        events = events.mutate(**{USER: events[_ROW]}).drop(_ID, _ROW)
         events = self._rows(events, {ITEM: ITEM, **of["event"]}, POSITION)
         if pieces > 1:
             events = events.order_by(PIECE)  # so that reading one piece skips the others

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +25,9 @@ class EngineConfig(Frozen):
 
     engine: `duckdb` in this process, or `spark` (extra `[spark]`, needs Java): DuckDB reads the files in both cases,
     and both give the same dataset. memory_limit: of DuckDB, and of Spark's driver, as `4GB`; what does not fit is
-    spilled to the disk; null for .8 of the machine. The process takes up to 1.5 GB more. threads: null for all cores.
-    temp: the folder to spill to, null for one beside `data`; up to five times the log. progress: say on stderr what
-    takes long.
+    spilled to the disk; null for .8 of the machine. The process takes up to 1.5 GB more, files that it maps aside.
+    threads: of the engine, null for all cores. temp: the folder to spill to, null for one beside `data`; it wants about
+    five times the log as text. progress: say on stderr what takes long.
     """
 
     engine: Literal["duckdb", "spark"] = "duckdb"
@@ -116,6 +117,12 @@ class Work:
         found.to_parquet(file)
         self.reader.raw_sql(f"DROP TABLE {table}")
         return self.backend.read_parquet(file, table_name=table)
+
+    def read_parts(self, folder: Path, table: str) -> Any:
+        """All Parquet files of a folder as a table of the backend. Its path says nothing of their columns."""
+        if self.backend is not self.reader:
+            return self.backend.read_parquet(str(folder), table_name=table)
+        return self.backend.read_parquet(f"{escape(str(folder))}/*.parquet", table_name=table, hive_partitioning=False)
 
     def drop(self, *tables: str) -> None:
         """Gives back the room of tables that are not read again."""

@@ -1,5 +1,7 @@
 """Opening a dataset folder: what is there, and what is said when it is not."""
 
+import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,27 @@ def test_what_cannot_be_written_is_an_error_of_the_writer(
     with pytest.raises(OSError, match=r"^no room$"):
         write_split(tmp_path / "train", pa.table({"user": list(range(6))}).to_batches(), {"user": Column(type="int64")})
     assert written == [2] * failing
+
+
+def test_an_interrupted_wait_for_the_thread_stays_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharded_emb.data.folder.ROWS_PER_GROUP", 2)
+    write_table, result = pq.ParquetWriter.write_table, Future.result
+    interrupts = [KeyboardInterrupt()]
+
+    def slow(writer: pq.ParquetWriter, group: pa.Table, **options: int) -> None:
+        time.sleep(0.2)
+        write_table(writer, group, **options)
+
+    def interrupted(self: Future[None], timeout: float | None = None) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        result(self, timeout)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", slow)
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_split(tmp_path / "train", pa.table({"user": list(range(6))}).to_batches(), {"user": Column(type="int64")})
+    assert pq.read_table(tmp_path / "train" / "part-00000.parquet").num_rows == 2
 
 
 def test_an_empty_split_has_one_empty_part(tmp_path: Path) -> None:

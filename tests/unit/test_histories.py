@@ -1,5 +1,6 @@
 """Histories of labelled events, cut out of what is kept once, beside those of a loop over the events."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,14 @@ def test_nothing_that_is_kept_is_empty_histories(tmp_path: Path) -> None:
     lists = history.lists(pa.table(dict(zip(history.where, history.add(events), strict=True))))
     assert {name: each.to_pylist() for name, each in lists.items()} == dict.fromkeys(COLUMNS, [[]] * EVENTS)
     assert lists["liked_weights"].type == pa.list_(pa.float32())
+
+
+def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    history = History("all", 5, COLUMNS, tmp_path / "kept")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (EVENTS, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            history.add(piece(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

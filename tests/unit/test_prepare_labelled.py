@@ -16,6 +16,7 @@ from sharded_emb.data.prepare import prepare
 from sharded_emb.errors import InputError
 
 LAYOUT = "sharded_emb.data.layouts.labelled_events.LabelledEvents"
+EVENTS = [(at % 5, at * at % 7, at % 6, 100 + at) for at in range(40)]
 HISTORIES = {"items": "positive", "every": "all", "disliked": "negative"}
 
 
@@ -166,3 +167,31 @@ def test_a_column_of_lists_is_no_raw_id(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=message):
         prepare(EventLog.model_validate(config), tmp_path / "data", seed=0, overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["label=5", "user=bob", "[1]", "a*b?"])
+def test_the_path_of_a_dataset_is_a_name_alone(name: str, tmp_path: Path) -> None:
+    log = write_log(tmp_path, EVENTS)
+    (tmp_path / name).mkdir()
+    dataset, plain = made(log, tmp_path / name / "data"), made(log, tmp_path / "plain")
+    for split in ("train", "valid", "test"):
+        assert dataset.split(split).equals(plain.split(split))
+
+
+def test_no_history_is_no_column(tmp_path: Path) -> None:
+    dataset = made(write_log(tmp_path, EVENTS), tmp_path / "data", histories={})
+    assert set(dataset.columns) == {"user", "item", "label", "time"}
+    assert sum(dataset.split(split).num_rows for split in ("train", "valid", "test")) == len(EVENTS)
+
+
+@pytest.mark.parametrize("name", ["id", "user_right", "is_new"])
+def test_attributes_have_names_of_their_own(name: str, tmp_path: Path) -> None:
+    lines = [f"{user},{item},{rating},{time},{time % 3}" for user, item, rating, time in EVENTS]
+    (tmp_path / "log.csv").write_text("\n".join([f"user,item,rating,time,{name}", *lines]))
+    layout = {"_target_": LAYOUT, "label": "rating", "threshold": 4}
+    attributes = {name: {"of": "event", "number": True}}
+    config = EventLog.model_validate({"raw": str(tmp_path / "log.csv"), "layout": layout, "attributes": attributes})
+    prepare(config, tmp_path / "data", seed=0, overwrite=False)
+    rows = Dataset.open(tmp_path / "data").split("train").to_pylist()
+    assert all(row[name] == row["time"] % 3 for row in rows)
+    assert all(row[f"items_{name}"] == [time % 3 for time in row["items_times"]] for row in rows)

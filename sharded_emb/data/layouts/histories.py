@@ -23,13 +23,13 @@ class History:
     """The newest events of a user before each event, of those that are kept by their label.
 
     columns: new name -> source; the first one names the history. length: at most so many. folder: new, for the kept
-    events of all users, a file a column.
+    events of all users, a file a column. where: columns of events that say where their history begins, and its length.
     """
 
     def __init__(self, kept: Kept, length: int, columns: Mapping[str, str], folder: Path) -> None:
-        self.columns = columns  # and `where`: columns of events that say where their history begins, and how long it is
+        self.columns, self.length = columns, length
         self.where = (f"start:{next(iter(columns))}", f"length:{next(iter(columns))}")
-        self._kept, self._length, self._folder = kept, length, folder
+        self._kept, self._folder = kept, folder
         self._count = 0
         self._types: dict[str, npt.DTypeLike] = {}
         folder.mkdir()
@@ -43,12 +43,12 @@ class History:
         kept_E = label_E == _KEPT_LABEL[self._kept] if self._kept != "all" else np.ones(len(label_E), bool)
         for number, (name, source) in enumerate(self.columns.items()):
             values = as_stored(events[source])[kept_E]
-            self._types[name] = values.dtype
+            assert self._types.setdefault(name, values.dtype) == values.dtype, "pieces have the same columns"
             with self._file(number).open("ab") as file:
-                values.tofile(file)
+                file.write(values.data)  # not tofile, which says nothing of a full disk
         before_E = np.cumsum(kept_E) - kept_E
         begins_E = np.append(True, first_E[1:] != first_E[:-1])[: len(first_E)]
-        lengths_E = np.minimum(before_E - before_E[begins_E][np.cumsum(begins_E) - 1], self._length)
+        lengths_E = np.minimum(before_E - before_E[begins_E][np.cumsum(begins_E) - 1], self.length)
         starts_E = self._count + before_E - lengths_E
         self._count += int(kept_E.sum())
         return starts_E, lengths_E
@@ -60,8 +60,10 @@ class History:
 
     def _values(self, number: int) -> npt.NDArray[Any]:
         kind = self._types[list(self.columns)[number]]
-        # copied on writing: torch takes no array that may not be written, and none is
-        return np.memmap(self._file(number), kind, "c") if self._count else np.zeros(0, kind)
+        if not self._count:
+            return np.zeros(0, kind)
+        # torch takes no array that may not be written; none is, and a private map would count as memory
+        return np.memmap(self._file(number), kind, "r+", shape=(self._count,))
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{number}.bin"

@@ -28,7 +28,7 @@ from sharded_emb.data.layouts.sequences import in_order, ties
 from sharded_emb.data.layouts.splitting import before, check_fractions, cuts, drawn, parts_by_draw, rule_by_time
 from sharded_emb.errors import InputError
 
-_ROWS_AT_ONCE = 16_384
+_ROWS_AT_ONCE, _VALUES_AT_ONCE = 16_384, 4_000_000
 _LIKED: dict[str, Kept] = {"items": "positive"}
 
 
@@ -127,7 +127,7 @@ class LabelledEvents(Layout):
                         placed[order] = values
                         events = events.append_column(name, pa.array(placed))
                 pq.write_table(events, folder / f"{number:05d}.parquet")
-        return work.backend.read_parquet(str(folder / "*.parquet"), table_name="samples")
+        return work.read_parts(folder, "samples")
 
     def _splits(self, samples: Any, log: Log) -> dict[str, Any]:
         if log.fresh is not None:
@@ -178,7 +178,8 @@ def _beside(samples: Any, log: Log) -> Any:
 
 def _rows(ordered: Any, histories: list[History], names: list[str]) -> Iterator[pa.Table]:
     """The ordered samples with their histories, some at a time."""
-    for batch in ordered.to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE):
+    longest = max((history.length for history in histories), default=1)
+    for batch in ordered.to_pyarrow_batches(chunk_size=max(1, min(_ROWS_AT_ONCE, _VALUES_AT_ONCE // longest))):
         rows = pa.Table.from_batches([batch])
         lists = {name: each for history in histories for name, each in history.lists(rows).items()}
         yield pa.table({name: lists[name] if name in lists else rows[name] for name in names})

@@ -16,8 +16,7 @@ from sharded_emb.errors import InputError
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 
 FEWEST_EVENTS_WITH_TARGETS = 3
-_IN_TRAIN, _BEFORE_TEST = "in_train", "before_test"
-_IS_NEW = "is_new"
+_IN_TRAIN, _BEFORE_TEST, _IS_NEW = "#in_train", "#before_test", "#is_new"
 Pieces = Iterator[Mapping[str, Iterable[pa.Table]]]
 
 

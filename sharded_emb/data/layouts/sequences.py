@@ -67,7 +67,7 @@ def sequences_of(events: pa.Table, columns: Mapping[str, str], gap_seconds: floa
     at = {name: events[name].to_numpy()[order] for name in {FIRST, TIME, FRACTION, *columns.values()}}
     begins = at[FIRST][1:] != at[FIRST][:-1]
     if gap_seconds is not None:
-        begins |= np.diff(at[TIME]) > gap_seconds
+        begins |= np.diff(at[TIME].astype(np.float64)) > gap_seconds  # int64 may hold no such distance
     bounds = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(order)]]) if len(order) else np.zeros(1, np.int64)
     keys = events.select([FIRST, USER]).take(order[bounds[:-1]])
     tied = ties(at[FIRST], at[TIME], at[FRACTION])
@@ -82,7 +82,10 @@ def lists_of(values: npt.NDArray[Any], starts: Int64s, lengths: Int64s) -> pa.Li
 
 def as_stored(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """As the columns of a dataset have them: float32 for float64."""
-    return values.astype(np.float32) if values.dtype == np.float64 else values
+    if values.dtype != np.float64:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def in_order(keys: Sequence[npt.NDArray[Any]]) -> Int64s:
