@@ -43,7 +43,8 @@ class History:
         kept_E = label_E == _KEPT_LABEL[self._kept] if self._kept != "all" else np.ones(len(label_E), bool)
         for number, (name, source) in enumerate(self.columns.items()):
             values = as_stored(events[source])[kept_E]
-            assert self._types.setdefault(name, values.dtype) == values.dtype, "pieces have the same columns"
+            kind = self._types.setdefault(name, values.dtype)
+            assert kind == values.dtype, "pieces have the same columns"
             with self._file(number).open("ab") as file:
                 file.write(values.data)  # not tofile, which says nothing of a full disk
         before_E = np.cumsum(kept_E) - kept_E
