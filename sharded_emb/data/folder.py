@@ -139,7 +139,7 @@ class SplitWriter:
     VALUES_PER_GROUP values. The files depend on the rows alone, not on how they come; no row at all is one empty part.
     """
 
-    def __init__(self, folder: Path, columns: dict[str, Column], aside: "Aside") -> None:
+    def __init__(self, folder: Path, columns: dict[str, Column], aside: Aside) -> None:
         folder.mkdir()
         self._aside = aside
         self._folder = folder

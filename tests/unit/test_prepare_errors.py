@@ -204,7 +204,6 @@ import sys, time
 from pathlib import Path
 from sharded_emb.data import prepare as module
 from sharded_emb.data.sequence_text import SequenceText
-from sharded_emb.data.work import EngineConfig
 
 def wait(*_):
     print("writing", flush=True)
