@@ -91,7 +91,9 @@ def check(folder: Path, events: int) -> dict[str, int]:
     """What was written: every event once, and the shape of the files. Reads one column, a row group at a time."""
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     if manifest["layout"] == "LabelledEvents":
-        rows = {split: each["rows"] for split, each in manifest["splits"].items()}
+        files = {split: sorted((folder / split).glob("*.parquet")) for split in manifest["splits"]}
+        rows = {split: sum(pq.read_metadata(file).num_rows for file in files[split]) for split in files}
+        assert rows == {split: each["rows"] for split, each in manifest["splits"].items()}, rows
         assert sum(rows.values()) == manifest["counts"]["events"] == events, rows
         return {**manifest["counts"], **{f"rows of {split}": each for split, each in rows.items()}, **manifest["facts"]}
     long = short = groups = 0

@@ -199,9 +199,9 @@ def _write(file: Path, arranged: Arranged, dataset: Dataset, sources: list[Sourc
     """The samples as one file, which says what it is made of; how many they are."""
     if arranged.columns != dataset.columns:
         raise InputError(f"dataset.layout: want the columns of {dataset.folder}, got others; prepare it again")
-    fields = [pa.field(name, column.arrow, nullable=False) for name, column in arranged.columns.items()]
+    plain = pa.schema(pa.field(name, column.arrow, nullable=False) for name, column in arranged.columns.items())
     said = json.dumps([each.model_dump() for each in sources]).encode()
-    schema = pa.schema(fields, metadata={_METADATA: said})
+    schema = plain.with_metadata({_METADATA: said})
     samples = 0
     with pq.ParquetWriter(file, schema) as writer:
         for piece in arranged.pieces:
@@ -209,5 +209,5 @@ def _write(file: Path, arranged: Arranged, dataset: Dataset, sources: list[Sourc
                 raise InputError("dataset.layout: want one that makes samples of new events, got one that splits a log")
             for table in filter(len, piece["train"]):
                 samples += len(table)
-                writer.write_table(table.cast(pa.schema(fields)).cast(schema))
+                writer.write_table(table.cast(plain).cast(schema))
     return samples

@@ -1,7 +1,8 @@
 """Raw log -> dataset folder, by Ibis expressions on an embedded DuckDB.
 
 The expressions keep to what Spark has as well: no ordered collect, no window over all rows, and vocabularies numbered
-in this process. Only the readers of files (`reading`) are DuckDB's own. What does not fit into memory is spilled.
+in this process, where the events of a piece of the log are sorted and cut, too. Only the readers of files (`reading`)
+are DuckDB's own. What does not fit into memory is spilled.
 """
 
 import errno
