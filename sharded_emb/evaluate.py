@@ -14,8 +14,9 @@ def main() -> None:
 
 def evaluate(composed: cli.Composed) -> None:
     """Prints the metrics, and writes what was asked for."""
-    from sharded_emb.config.evaluating import evaluate as evaluate_session
-    from sharded_emb.config.run import EvaluateConfig
+    with cli.importing():
+        from sharded_emb.config.evaluating import evaluate as evaluate_session
+        from sharded_emb.config.run import EvaluateConfig
 
     evaluate_session(composed.validated(EvaluateConfig))
 

@@ -16,8 +16,9 @@ def main() -> None:
 
 def plan(composed: cli.Composed) -> None:
     """Prints tables, ranks and their predicted bytes and times; writes plan.json and plan.svg where `out` is given."""
-    from sharded_emb.config.planned import plan as planned
-    from sharded_emb.config.run import PlanConfig
+    with cli.importing():
+        from sharded_emb.config.planned import plan as planned
+        from sharded_emb.config.run import PlanConfig
 
     config = composed.validated(PlanConfig)
     found = planned(config)

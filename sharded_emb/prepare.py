@@ -14,10 +14,11 @@ def main() -> None:
 
 def prepare(composed: cli.Composed) -> None:
     """Writes the folder `data`, or adds what is new of a log to a stream."""
-    from sharded_emb.config.run import PrepareConfig
-    from sharded_emb.data.additions import add_part
-    from sharded_emb.data.prepare import prepare as write
-    from sharded_emb.data.work import How
+    with cli.importing():
+        from sharded_emb.config.run import PrepareConfig
+        from sharded_emb.data.additions import add_part
+        from sharded_emb.data.prepare import prepare as write
+        from sharded_emb.data.work import How
 
     config = composed.validated(PrepareConfig)
     assert config.data is not None

@@ -15,10 +15,11 @@ def main() -> None:
 
 def train(composed: cli.Composed) -> int:
     """Trains, evaluates, writes the run folder, or compares with an unsharded model; returns the exit code."""
-    from sharded_emb.config.run import RunConfig
-    from sharded_emb.config.session import train as train_session
-    from sharded_emb.config.verifying import verify
-    from sharded_emb.distributed.process_group import restarted
+    with cli.importing():
+        from sharded_emb.config.run import RunConfig
+        from sharded_emb.config.session import train as train_session
+        from sharded_emb.config.verifying import verify
+        from sharded_emb.distributed.process_group import restarted
 
     if restarted() and composed.tree.get("run") is not None:
         composed.tree["resume"] = True

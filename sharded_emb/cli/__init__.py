@@ -15,6 +15,7 @@ import yaml
 
 from sharded_emb import versions
 from sharded_emb.cli.composing import compose_words
+from sharded_emb.cli.imports import importing as importing
 from sharded_emb.cli.options import read_options
 from sharded_emb.cli.show import show_failure, show_problems
 from sharded_emb.cli.words import Words

@@ -63,7 +63,7 @@ def _length(config: RunConfig, feature: Feature, dataset: Dataset | None, given:
 def _per_item(feature: Feature, dataset: Dataset) -> float:
     """How many ids of a feature an event's item has, on average over the events that the vocabulary counts."""
     values = RaggedColumn.from_arrow(dataset.item_attributes()[feature.column]).lengths()
-    events = dataset.vocabulary("item")["count"].to_numpy()
+    events = RaggedColumn.from_arrow(dataset.vocabulary("item")["count"]).values
     return float(values @ events / max(events.sum(), 1))
 
 

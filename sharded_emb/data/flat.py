@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharded_emb.data.columns import RaggedColumn
+from sharded_emb.data.columns import RaggedColumn, as_numpy
 from sharded_emb.data.dataset import AGAIN, MANIFEST, Dataset, not_whole, require_parts
 from sharded_emb.data.extents import Extents
 from sharded_emb.data.window import Window
@@ -266,12 +266,12 @@ class _Writer:
     def write(self, array: pa.Array) -> None:
         """Appends its rows."""
         if self.offsets is not None:
-            ends = array.offsets.to_numpy()[1:].astype(np.int64) + (self.total - array.offsets[0].as_py())
+            ends = as_numpy(array.offsets)[1:].astype(np.int64) + (self.total - array.offsets[0].as_py())
             self.offsets.write(ends.tobytes())
             array = array.flatten()
             self.total += len(array)
         if len(array):  # a view of nothing has no bytes to show
-            self.values.write(np.ascontiguousarray(array.to_numpy()).data)
+            self.values.write(np.ascontiguousarray(as_numpy(array)).data)
 
     def close(self) -> None:
         """Flushes."""

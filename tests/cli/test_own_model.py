@@ -51,8 +51,9 @@ def test_a_model_of_another_package_trains_through_config_dir(tmp_path: Path, ti
     (package / "mean.py").write_text(MODEL)
     (conf / "model" / "mine.yaml").write_text("_target_: their_models.mean.MeanOfPast\nhistory: history\nscale: 1.0\n")
     words = ["model=mine", "model.scale=0.5", "loss=softmax", "steps=2", "log_every_steps=1", "tables.item.dim=8"]
+    words += [f"data={tiny_data}", "run=mine", "--config-dir", str(conf)]
     done = subprocess.run(
-        [sys.executable, "-m", "sharded_emb.train", *words, f"data={tiny_data}", "run=mine", "--config-dir", conf],
+        [sys.executable, "-X", "importtime", "-m", "sharded_emb.train", *words],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{tmp_path / 'src'}"},
         capture_output=True,
@@ -63,3 +64,6 @@ def test_a_model_of_another_package_trains_through_config_dir(tmp_path: Path, ti
     kept = yaml.safe_load((tmp_path / "mine" / "run.yaml").read_text())
     assert kept["model"] == {"_target_": "their_models.mean.MeanOfPast", "history": "history", "scale": 0.5}
     assert (result(tmp_path / "mine")["status"], result(tmp_path / "mine")["steps"]) == ("finished", 2)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"torch", "fbgemm_gpu", "torchrec", "pyarrow"} <= imported
+    assert not {"pandas", "torch.distributed.optim"} & imported, "half a second each, of every start"

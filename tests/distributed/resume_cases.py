@@ -59,7 +59,7 @@ class Case:
 # seven steps an epoch, three epochs
 CASES = [
     Case(1, (4,)),  # within an epoch
-    Case(1, (8,)),  # between two, after the evaluation
+    Case(1, (8,), more={"profile": {"steps": 5}}),  # between two, after the evaluation; watched, as runs are
     Case(3, (-7,)),  # between two, in the evaluation
     Case(3, (5, 7, 9, 21, -21)),  # again and again, twice in an epoch
     Case(2, (6,), "rowwise_adagrad", "table_wise"),

@@ -104,6 +104,8 @@ def import_problems(source: str, path: Path) -> list[str]:
     for use in {*names, *reads(tree)}:
         if within(use.name, "torch.distributed", "torchrec.distributed") and not parallel:
             forbid(use, "only distributed/ and training/checkpoint use it")
+        if within(use.name, "pandas", "torch.distributed.optim"):
+            forbid(use, "half a second of every start")
         if within(use.name, "os.environ", "os.environb", "os.getenv") and path != Path("distributed/process_group.py"):
             forbid(use, "the environment is read in distributed/process_group.py alone")
     return problems
@@ -139,6 +141,8 @@ def test_imports_go_downward_and_stay_where_they_belong(path: Path) -> None:
         ("cli/composing.py", "from sharded_emb.train import main"),
         ("cli/composing.py", "rank = os.environ['RANK']"),
         ("distributed/plan.py", "from os import getenv"),
+        ("distributed/shard.py", "from torch.distributed.optim import _apply_optimizer_in_backward"),
+        ("data/values.py", "def f():\n    import pandas as pd"),
         ("wonders/new.py", "x = 1"),
     ],
 )
