@@ -53,11 +53,11 @@ def tests(_: argparse.Namespace) -> None:
     print(f"pytest: {code!r}", flush=True)
 
 
-def benchmark(name: str, *arguments: str) -> Callable[[argparse.Namespace], None]:
-    """A command of this folder, with a report."""
+def benchmark(name: str, *arguments: str, report: str = "") -> Callable[[argparse.Namespace], None]:
+    """A command of this folder, with a report, of its own name where none is given."""
 
     def work(options: argparse.Namespace) -> None:
-        words = [f"benchmarks/{name}.py", *arguments, "--report", str(options.out / f"{name}.md")]
+        words = [f"benchmarks/{name}.py", *arguments, "--report", str(options.out / f"{report or name}.md")]
         with mock.patch.object(sys, "argv", words), mock.patch("sharded_emb.config.build.fill", drawn):
             importlib.import_module(f"benchmarks.{name}").main()
 
@@ -71,11 +71,15 @@ def parts(options: argparse.Namespace) -> dict[str, Callable[[argparse.Namespace
     clicks = [f"{name}={options.clicks}" for name in ("dlrm_ml100k", "din_ml100k")]
     sizes = ("--items", "1000", "--lengths", "16", "--events", "500", "--dtypes", "fp32") if small else ()
     batches = ("--batches", "64" if small else "16384")
+    dense = ("--batches", "128", "--beside", "dense.dtype=tf32", "dense.dtype=bf16", "dense.compile=true")
+    if small:  # where there is no TF32, and compiling takes a minute
+        dense = ("--batches", "8", "--beside", "dense.dtype=bf16")
     found = {
         "run": run,
         "tests": tests,
         "gpu_models": benchmark("gpu_models", *on, *sizes),
         "gpu_experiments": benchmark("gpu_experiments", *clicks, *on, *batches),
+        "dense": benchmark("gpu_experiments", f"sasrec_beauty={options.beauty}", *on, *dense, report="gpu_dense"),
         "step": benchmark("step", "none", *on, "--data", str(options.beauty)),
         "embedding": benchmark("embedding", *on, *(("--only", "32x1") if small else ())),
     }

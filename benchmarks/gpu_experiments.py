@@ -1,8 +1,10 @@
 """Samples a second of whole experiments on a GPU, from Parquet to moved weights, and how busy the device is.
 
     python benchmarks/gpu_experiments.py dlrm_ml100k=data/ml din_ml100k=data/ml [--batches 1024 16384] [--report FILE]
+    python benchmarks/gpu_experiments.py sasrec_beauty=data/beauty --beside dense.dtype=tf32 dense.compile=true
 
 Each experiment trains on its prepared data as a run does, for some epochs after a first one; only the batch is another.
+Beside: words of configs, each tried alone after the experiment as it is, as often as there are turns.
 Busy: the time of all kernels of some steps, as torch's profiler has it, of the time that those steps take.
 """
 
@@ -10,6 +12,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -68,6 +71,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("experiments", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--batches", type=int, nargs="*", default=[1024, 16384])
+    parser.add_argument("--beside", nargs="*", default=[], metavar="WORD")
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--report", type=Path)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     options = parser.parse_args()
@@ -75,6 +80,7 @@ def main() -> None:
         "# Experiments on a GPU",
         "",
         f"`python {' '.join(sys.argv)}`, {measured_at(options.device)}, torch {torch.__version__}.",
+        *([f"Medians of {options.turns} turns."] if options.turns > 1 else []),
         "",
         "| experiment | batch | samples a second | ms a step | busy |",
         "|---|---|---|---|---|",
@@ -82,8 +88,13 @@ def main() -> None:
     for each in options.experiments:
         name, _, data = each.partition("=")
         for batch in options.batches:
-            found = measured(name, Path(data), batch, options.device)
-            lines.append(f"| {name} | {batch:,} | {found['samples']:,.0f} | {found['ms']:.1f} | {found['busy']:.0%} |")
+            ways: dict[str, list[dict[str, Any]]] = {word: [] for word in ("", *options.beside)}
+            for _ in range(options.turns):
+                for word, found in ways.items():
+                    found.append(measured(name, Path(data), batch, options.device, *filter(None, [word])))
+            for word, found in ways.items():
+                samples, ms, busy = (median(each[key] for each in found) for key in ("samples", "ms", "busy"))
+                lines.append(f"| {name} {word} | {batch:,} | {samples:,.0f} | {ms:.1f} | {busy:.0%} |")
             tell(lines, options.report)  # what is cut off has said what it had
 
 

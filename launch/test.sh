@@ -26,7 +26,7 @@ if (($# == 0)); then
     check mypy
     # ranks wait for each other, and for what a test ends or cuts off: three workers keep two cores busy. Tests of a file
     # share what its fixtures trained, so a file goes to one worker; those with the longest tests come first
-    cores=$(nproc)
+    cores=$(getconf _NPROCESSORS_ONLN)
     set -- --numprocesses $((cores < 6 ? cores + 1 : 6)) --dist loadfile --no-loadscope-reorder
     echo "test: pytest $*"
 fi

@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import ibis
-
 from sharded_emb.component import Frozen
 from sharded_emb.data.attribute import RAW
 from sharded_emb.data.layouts.base import ITEM, TIME, USER
@@ -34,7 +32,7 @@ class Keep(Frozen):
                 kept &= number >= self.least
             if self.most is not None:
                 kept &= number <= self.most
-        return ibis.coalesce(kept, ibis.literal(False))
+        return kept.fill_null(False)
 
 
 def filtered(config: "LogConfig", events: Any, work: "Work") -> Any:

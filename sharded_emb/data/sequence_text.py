@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-import ibis
 import pyarrow as pa
 
 from sharded_emb.data.bad_rows import BadRow, shortened
@@ -88,7 +87,7 @@ class SequenceText(LogConfig):
         lists = pa.array([[str(each) for each in value] for value in values.values()], type=pa.list_(pa.string()))
         table = pa.table({"item": pa.array(list(values), type=pa.string()), RAW + _ATTRIBUTES: lists})
         table = table.append_column("position", pa.array(range(len(table)), pa.int64()))
-        return work.backend.create_table("raw_items", ibis.memtable(table))
+        return work.backend.create_table("raw_items", table)
 
 
 def _checked(words: Any, path: Path, places: Places, work: Work) -> Any:

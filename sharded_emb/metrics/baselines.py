@@ -7,15 +7,17 @@ Shapes: B users of a chunk, R rows of the item vocabulary (0 padding, 1 out-of-v
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy import sparse
 
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.vocabulary_rows import FIRST_ROW
+
+if TYPE_CHECKING:  # imported where it is used: most runs have no use for it
+    from scipy import sparse
 
 Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -56,7 +58,7 @@ class Popularity:
 class MarkovChain:
     """How often an item came right after the last one of the history; ties by popularity, which is below 1."""
 
-    follows: sparse.csr_array  # (R, R), from row to row
+    follows: "sparse.csr_array"  # (R, R), from row to row
     popularity: Scores  # (R,), below 1
     name: str = "markov"
 
@@ -75,7 +77,7 @@ class SequenceNeighbours:
     A pair at distance d counts 1/d; an item k steps before the end of the history weighs DECAY^k.
     """
 
-    follows: sparse.csr_array  # (R, R), from row to row
+    follows: "sparse.csr_array"  # (R, R), from row to row
     popularity: Scores  # (R,), below 1
     name: str = "sequence_knn"
 
@@ -83,8 +85,10 @@ class SequenceNeighbours:
         """See `Baseline`; popularity breaks ties and is too small to do more."""
         return _only_items(self.pairs(values, offsets).toarray() + 1e-9 * self.popularity)
 
-    def pairs(self, values: Rows, offsets: Rows) -> sparse.csr_array:
+    def pairs(self, values: Rows, offsets: Rows) -> "sparse.csr_array":
         """(B, R) scores of what follows the histories, each stored once; without popularity."""
+        from scipy import sparse
+
         users, events = len(offsets) - 1, len(values)
         steps_back_E = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(events)
         weights_BR = sparse.csr_array((DECAY**steps_back_E, values, offsets), shape=(users, len(self.popularity)))
@@ -116,8 +120,10 @@ def _flat(sequences: RaggedColumn) -> tuple[Rows, Rows]:
     return sequences.all_values(), sequences.offsets - sequences.offsets[0]
 
 
-def _count_pairs(values: Rows, offsets: Rows, rows: int, *, window: int) -> sparse.csr_array:
+def _count_pairs(values: Rows, offsets: Rows, rows: int, *, window: int) -> "sparse.csr_array":
     """(R, R): from an item to those up to `window` events after it in the same sequence, weighed by 1/distance."""
+    from scipy import sparse
+
     owner_E = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     total = sparse.csr_array((rows, rows), dtype=np.float64)
     for distance in range(1, window + 1):

@@ -1,16 +1,18 @@
 """Logistic regression on the columns that a click-through model reads: what the model's interactions have to beat."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.task import Label
 from sharded_emb.errors import InputError
+
+if TYPE_CHECKING:  # imported where it is used: training has no use for it
+    from scipy import sparse
 
 STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 """Inverse strengths of the L2 penalty that are tried; the valid split decides."""
@@ -42,8 +44,10 @@ def logistic_scores(dataset: Dataset, columns: Sequence[str], split: str, label:
     return fitted[-1][1].predict_proba(features(dataset, columns, split))[:, 1]
 
 
-def features(dataset: Dataset, columns: Sequence[str], split: str) -> sparse.csr_array:
+def features(dataset: Dataset, columns: Sequence[str], split: str) -> "sparse.csr_array":
     """(rows of the split, sum of vocabulary sizes), the blocks in the order of `columns`."""
+    from scipy import sparse
+
     table = dataset.split(split)
     blocks = []
     for name in columns:

@@ -4,6 +4,7 @@ They run in a scratch project whose Python is a recording fake, so nothing is in
 """
 
 import os
+import re
 import time
 
 import pytest
@@ -145,7 +146,9 @@ def test_a_wrong_torch_leaves_a_complete_venv_complete(project: Project) -> None
 def test_test_runs_the_cheapest_first_and_ends_with_the_line_of_pytest(project: Project) -> None:
     done = project.run("launch/test.sh")
     assert done.returncode == 0, done.stderr
-    assert project.started() == ["-m ruff check .", "-m ruff format --check .", "-m mypy", "-m pytest"]
+    *cheap, tests = project.started()
+    assert cheap == ["-m ruff check .", "-m ruff format --check .", "-m mypy"]
+    assert re.fullmatch("-m pytest --numprocesses [2-6] --dist loadfile --no-loadscope-reorder", tests)
     assert done.stdout.splitlines()[-2:] == ["threads 1", "== 3 passed in 0.1s =="]
 
 
@@ -164,7 +167,7 @@ def test_ci_runs_the_test_command(project: Project) -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     done = project.run(".ci/run", FAKE_FAILS="-m pytest", FAKE_CODE="3")
     assert done.returncode == 3
-    assert project.started()[-1] == "-m pytest"
+    assert project.started()[-1].startswith("-m pytest --numprocesses ")
     assert done.stdout.splitlines()[-1] == "== 3 passed in 0.1s =="
 
 

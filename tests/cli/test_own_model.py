@@ -66,4 +66,4 @@ def test_a_model_of_another_package_trains_through_config_dir(tmp_path: Path, ti
     assert (result(tmp_path / "mine")["status"], result(tmp_path / "mine")["steps"]) == ("finished", 2)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert {"torch", "fbgemm_gpu", "torchrec", "pyarrow"} <= imported
-    assert not {"pandas", "torch.distributed.optim"} & imported, "half a second each, of every start"
+    assert not {"pandas", "torch.distributed.optim", "ibis", "scipy", "sklearn"} & imported, "every start would wait"

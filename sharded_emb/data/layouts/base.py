@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ibis
 import pyarrow as pa
 
 from sharded_emb.component import Component
@@ -28,6 +27,8 @@ class Fresh:
 
     def holds(self, position: Any) -> Any:
         """Whether the event of a position is new."""
+        import ibis  # not above: training has no use for it
+
         return ibis.or_(*((position >= start) & (position < end) for start, end in self.ranges))
 
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import ibis
-
 from sharded_emb.data.layouts.base import FRACTION, ORDER, POSITION, TIE, TIME
 from sharded_emb.errors import InputError
 
@@ -47,6 +45,8 @@ def cuts(events: Any, valid: float, test: float) -> tuple[int, int, int]:
 
 def before(events: Any, place: int, total: int) -> Any:
     """Whether an event stands before the one at `place` (from 0) in the order of events."""
+    import ibis  # not above: training has no use for it
+
     if place >= total:
         return ibis.literal(True)
     cut = _event_at(events, place)
@@ -67,7 +67,7 @@ def _event_at(events: Any, place: int) -> dict[str, Any]:
             inside = binned.filter(binned["bin"] == count["bin"])
             # the last of the first ones: Ibis gives an offset on Spark one column too many
             first = inside.select(list(ORDER)).order_by(list(ORDER)).limit(place + 1)
-            found = first.order_by([ibis.desc(column) for column in ORDER]).limit(1)
+            found = first.order_by([first[column].desc() for column in ORDER]).limit(1)
             return found.to_pyarrow().to_pylist()[0]
         place -= count["n"]
     raise InputError("dataset.raw: want events to split, got none")
