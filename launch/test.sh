@@ -24,10 +24,10 @@ if (($# == 0)); then
     check ruff check .
     check ruff format --check .
     check mypy
-    # ranks wait for each other, and for what a test ends or cuts off: three workers keep two cores busy. Tests of a file
-    # share what its fixtures trained, so a file goes to one worker; those with the longest tests come first
+    # tests of a file share what its fixtures trained, so a file goes to one worker; those with the longest tests come
+    # first. More workers than cores gain nothing, and a process group of a test may have to wait for too long
     cores=$(getconf _NPROCESSORS_ONLN)
-    set -- --numprocesses $((cores < 6 ? cores + 1 : 6)) --dist loadfile --no-loadscope-reorder
+    set -- --numprocesses $((cores < 6 ? cores : 6)) --dist loadfile --no-loadscope-reorder
     echo "test: pytest $*"
 fi
 exec "$python" -m pytest "$@"

@@ -75,6 +75,8 @@ class SequenceText(LogConfig):
             require_columns({f"{key}.column": attribute.column or name}, [_ATTRIBUTES], Path(self.item_attributes))
 
     def _read_attributes(self, work: Work) -> Any:
+        import ibis  # not above: training has no use for it
+
         key, path = "dataset.item_attributes", Path(str(self.item_attributes)).expanduser()
         if not path.is_file():
             raise InputError(f"{key}: want a JSON file, got {path}, which does not exist; check the path")
@@ -87,7 +89,7 @@ class SequenceText(LogConfig):
         lists = pa.array([[str(each) for each in value] for value in values.values()], type=pa.list_(pa.string()))
         table = pa.table({"item": pa.array(list(values), type=pa.string()), RAW + _ATTRIBUTES: lists})
         table = table.append_column("position", pa.array(range(len(table)), pa.int64()))
-        return work.backend.create_table("raw_items", table)
+        return work.backend.create_table("raw_items", ibis.memtable(table))
 
 
 def _checked(words: Any, path: Path, places: Places, work: Work) -> Any:

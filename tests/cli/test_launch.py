@@ -148,7 +148,7 @@ def test_test_runs_the_cheapest_first_and_ends_with_the_line_of_pytest(project: 
     assert done.returncode == 0, done.stderr
     *cheap, tests = project.started()
     assert cheap == ["-m ruff check .", "-m ruff format --check .", "-m mypy"]
-    assert re.fullmatch("-m pytest --numprocesses [2-6] --dist loadfile --no-loadscope-reorder", tests)
+    assert re.fullmatch("-m pytest --numprocesses [1-6] --dist loadfile --no-loadscope-reorder", tests)
     assert done.stdout.splitlines()[-2:] == ["threads 1", "== 3 passed in 0.1s =="]
 
 

@@ -18,7 +18,7 @@ COUNT = """
 import resource, torch
 from sharded_emb.distributed.process_group import process_group
 with process_group("cpu"):
-    for _ in range(10):  # glibc takes some turns until it finds what is free
+    for _ in range(40):  # glibc takes some turns until it finds what is free, once more than ten
         torch.ones(16 << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
