@@ -3,6 +3,7 @@ source, collate, plan, shard, fill and optimizers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,6 +96,7 @@ def labels() -> list[float]:
     return np.random.default_rng(8).integers(0, 2, 60).astype(float).tolist()
 
 
+@cache  # every case reads it
 def split() -> pa.Table:
     columns = {name: pa.array([row[name] for row in samples()], pa.list_(pa.int64())) for name in FEATURES}
     return pa.table({**columns, "label": pa.array(labels(), pa.float32())})
