@@ -94,7 +94,7 @@ def main() -> None:
                     found.append(measured(name, Path(data), batch, options.device, *filter(None, [word])))
             for word, found in ways.items():
                 samples, ms, busy = (median(each[key] for each in found) for key in ("samples", "ms", "busy"))
-                lines.append(f"| {name} {word} | {batch:,} | {samples:,.0f} | {ms:.1f} | {busy:.0%} |")
+                lines.append(f"| {f'{name} {word}'.strip()} | {batch:,} | {samples:,.0f} | {ms:.1f} | {busy:.0%} |")
             tell(lines, options.report)  # what is cut off has said what it had
 
 
