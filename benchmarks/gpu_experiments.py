@@ -66,6 +66,12 @@ def measured(name: str, data: Path, batch: int, device: str, *more: str) -> dict
     return {"samples": samples / took, "ms": 1e3 * took / done, "busy": busy * done / took}
 
 
+def row(name: str, batch: int, found: list[dict[str, Any]]) -> str:
+    """Of the report: the medians of what was found."""
+    samples, ms, busy = (median(each[key] for each in found) for key in ("samples", "ms", "busy"))
+    return f"| {name} | {batch:,} | {samples:,.0f} | {ms:.1f} | {busy:.0%} |"
+
+
 def main() -> None:
     """Prints the report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -91,11 +97,10 @@ def main() -> None:
             ways: dict[str, list[dict[str, Any]]] = {word: [] for word in ("", *options.beside)}
             for _ in range(options.turns):
                 for word, found in ways.items():
-                    found.append(measured(name, Path(data), batch, options.device, *filter(None, [word])))
-            for word, found in ways.items():
-                samples, ms, busy = (median(each[key] for each in found) for key in ("samples", "ms", "busy"))
-                lines.append(f"| {f'{name} {word}'.strip()} | {batch:,} | {samples:,.0f} | {ms:.1f} | {busy:.0%} |")
-            tell(lines, options.report)  # what is cut off has said what it had
+                    found.append(measured(name, Path(data), batch, options.device, *word.split()))
+                    rows = [row(f"{name} {each}".strip(), batch, ways[each]) for each in ways if ways[each]]
+                    tell([*lines, *rows], options.report)  # what is cut off has said what it had
+            lines += rows
 
 
 if __name__ == "__main__":

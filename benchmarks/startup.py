@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import ROOT, measured_at
+from benchmarks.machine import ROOT, measured_at, tell
 
 STARTS = 5
 FIRST_STEP = re.compile(r"^step 1 ")
@@ -74,19 +74,15 @@ def main() -> None:
             starts[f"train, {ranks} rank(s)"] = [sys.executable, "-m", *how, "sharded_emb.train", *words, *more]
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in starts}
         for number in range(STARTS):
-            for name, line in starts.items():
-                run = [] if line is bare else [f"run={folder}/{name[7]}-{number}"]
+            for place, (name, line) in enumerate(starts.items()):
                 before = cpu_seconds()
-                wall = to_first_step([*line, *run])
+                wall = to_first_step([*line, f"run={folder}/{place}-{number}"])
                 found[name].append((wall, cpu_seconds() - before))
     alone = statistics.median(wall for wall, _ in next(iter(found.values())))
     for name, seconds in found.items():
         wall, cpu = (statistics.median(each) for each in zip(*seconds, strict=True))
         lines.append(f"| {name} | {wall:.1f} | {wall / alone:.1f} | {cpu:.1f} |")
-        print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
-    if options.report is not None:
-        options.report.write_text(text, encoding="utf-8")
+    tell(lines, options.report)
 
 
 if __name__ == "__main__":

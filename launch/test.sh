@@ -25,8 +25,8 @@ if (($# == 0)); then
     check ruff format --check .
     check mypy
     # tests of a file share what its fixtures trained, so a file goes to one worker; those with the longest tests come
-    # first. More workers than cores gain nothing, and a process group of a test may have to wait for too long
-    cores=$(env -u OMP_NUM_THREADS nproc)  # which would say as many as there are threads
+    # first. With more workers than cores a tenth of the time is gained, and tests come near their limits of seconds
+    cores=$(env -u OMP_NUM_THREADS nproc)  # with it, nproc counts threads
     set -- --numprocesses $((cores < 6 ? cores : 6)) --dist loadfile --no-loadscope-reorder
     echo "test: pytest $*"
 fi
