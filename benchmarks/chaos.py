@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import ROOT, measured_at
 from tests.distributed import chaos_cases
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 
 RUNS = 30
 

@@ -26,7 +26,9 @@ from sharded_emb.distributed.process_group import Place, process_group
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_config import CheckpointConfig
-from tests.distributed import next_item_cases as cases
+from tests.distributed.driven import train_steps
+from tests.distributed.next_item_config import config
+from tests.distributed.next_item_data import write_dataset
 
 WHOLE_GB, DIM, TURNS = 4.0, 64, 3
 SAID = {
@@ -57,7 +59,7 @@ def main() -> None:
 
 def measure(place: Place, folder: Path, gigabytes: float) -> dict[str, float]:
     """Median seconds of each."""
-    cases.write_dataset(folder / "data")
+    write_dataset(folder / "data")
     rows = int(gigabytes * 1e9 / (4 * DIM))
     tables = {"item": {"dim": 8}, "big": {"rows": rows, "dim": DIM, "ids": "hash", "init": {"_target_": "zeros"}}}
     features = {
@@ -67,9 +69,9 @@ def measure(place: Place, folder: Path, gigabytes: float) -> dict[str, float]:
     optimizer = {"_target_": "rowwise_adagrad", "lr": 0.1}
     model = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 64}
     more = {"tables": tables, "features": features, "embedding_optimizer": optimizer, "model": model}
-    config = cases.config(folder / "data", "table_wise", "sampled", **more)
-    built = Built(config, place)
-    cases.train_steps(built, 1)
+    run = config(folder / "data", "table_wise", "sampled", **more)
+    built = Built(run, place)
+    train_steps(built, 1)
     seconds: dict[str, list[float]] = defaultdict(list)
 
     def timed(name: str, work: Callable[[], object]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from tests.cli.commands import ROOT, metrics_lines, result
 from tests.cli.in_process import Commands
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 
 WORDS = ["experiment=sasrec_beauty", "tables.item.dim=8", "global_batch=4", "epochs=1000", "early_stopping=null"]
 

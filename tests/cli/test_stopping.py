@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import ROOT, metrics_lines, result
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 
 WORDS = ["experiment=sasrec_beauty", "tables.item.dim=8", "global_batch=4", "epochs=100000", "early_stopping=null"]
 

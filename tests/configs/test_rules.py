@@ -8,7 +8,7 @@ from sharded_emb.config.rules import rules
 from sharded_emb.config.run import RunConfig
 from sharded_emb.data.dataset import SplitInfo, read_manifest, write_manifest
 from tests.configs.problems import POOLINGS, problems
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 
 DIN = "experiment=din_ml100k"
 

@@ -30,8 +30,8 @@ from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, reso
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.step import Stepping
 from sharded_emb.training.trainee import Trainee
+from tests.distributed.driven import drive
 from tests.distributed.matrix_cases import Decaying
-from tests.distributed.next_item_cases import drive
 from tests.distributed.plain_buckets import PlainBuckets
 from tests.distributed.plain_tables import PlainTable
 

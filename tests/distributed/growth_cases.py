@@ -20,7 +20,9 @@ from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.checkpoint import Checkpoints
-from tests.distributed.next_item_cases import ITEMS, config, train_steps, write_dataset
+from tests.distributed.driven import train_steps
+from tests.distributed.next_item_config import config
+from tests.distributed.next_item_data import ITEMS, write_dataset
 from tests.distributed.plan_checkpoint_cases import numbers
 
 NEW_ITEMS = 14

@@ -23,7 +23,7 @@ from sharded_emb.errors import InputError
 from sharded_emb.training.feed import Feed
 from sharded_emb.training.step import Learner, NotFiniteLossError
 from tests.distributed import parity_cases, resume_cases
-from tests.distributed.next_item_cases import config
+from tests.distributed.next_item_config import config
 from tests.distributed.resume_cases import new_trainer
 
 AHEAD, NOT_AHEAD = (PrefetchConfig(ids=ids) for ids in (True, False))

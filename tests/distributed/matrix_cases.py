@@ -37,7 +37,7 @@ from sharded_emb.sharding import ShardingType
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, held, resolve
 from sharded_emb.training.step import Stepping
 from sharded_emb.training.trainee import Trainee
-from tests.distributed.next_item_cases import drive
+from tests.distributed.driven import drive
 from tests.distributed.plain_composed import PlainComposed
 from tests.distributed.plain_tables import DTYPES, Lookup, PlainClicks, PlainPooling, PlainTable, Row
 

@@ -29,7 +29,7 @@ from sharded_emb.optim.schedule import Warmup
 from sharded_emb.optim.sgd import SGD
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from sharded_emb.training.trainee import Trainee
-from tests.distributed.next_item_cases import Recorder, drive
+from tests.distributed.driven import Recorder, drive
 from tests.distributed.plain_tables import PlainTable
 
 STEPS, SAMPLES, GLOBAL_BATCH, SEED, ROWS, DIM = 20, 31, 5, 11, 17, 8

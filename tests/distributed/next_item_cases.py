@@ -2,28 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from sharded_emb.batch import Extent, Jagged
-from sharded_emb.config.build import Built, resolve_tables
+from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.validate import validate
-from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, VocabularyInfo, write_manifest
-from sharded_emb.data.prefetch import DEFAULT, NONE, PrefetchConfig
+from sharded_emb.data.prefetch import NONE
 from sharded_emb.distributed.agree import raise_together
 from sharded_emb.distributed.local_shards import fused_states
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError, OutOfRangeIdError
-from sharded_emb.initializers import Normal, hashed_uniform, stream_key
-from sharded_emb.models.compared import CausalModel
-from sharded_emb.optim.schedule import Schedule
 from sharded_emb.training.against import of_baseline, of_model
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.early_stopping import EarlyStopping
@@ -34,175 +27,9 @@ from sharded_emb.training.parts import Parts
 from sharded_emb.training.profile import Profile, ProfileConfig
 from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.training.step import NotFiniteLossError, Stepping
-from sharded_emb.vocabulary_rows import FIRST_ROW
-
-ITEMS, USERS, DIM, SEED, STEPS = 37, 45, 8, 5, 20
-ONE_PIECE = Stepping()
-SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto")
-LOSSES: dict[str, dict[str, Any]] = {
-    "full": {"_target_": "sharded_emb.losses.softmax.Softmax"},
-    "sampled": {"_target_": "sharded_emb.losses.sampled_softmax.SampledSoftmax", "negatives": 9},
-}
-
-
-MODELS: dict[str, dict[str, Any]] = {
-    name: {"_target_": f"sharded_emb.models.{name}.{kind}", **more, **({} if name == "item2vec" else {"dropout": 0.0})}
-    for name, kind, more in (
-        ("hstu", "HSTU", {"blocks": 1}),
-        ("esasrec", "ESASRec", {"hidden": 8}),
-        ("gru4rec", "GRU4Rec", {"hidden": 8}),
-        ("bert4rec", "BERT4Rec", {"blocks": 1, "hidden": 8, "hidden_share": 0.4}),
-        ("two_tower", "TwoTower", {"hidden": 8}),
-        ("item2vec", "Item2Vec", {"window": 2}),
-    )
-}
-
-MORE_LOSSES: dict[str, dict[str, Any]] = {
-    name: {"_target_": f"sharded_emb.losses.{target}", "negatives": 9, **more}
-    for name, target, more in (
-        ("in_batch", "sampled_softmax.SampledSoftmax", {"drawn": "in_batch"}),
-        ("popularity", "sampled_softmax.SampledSoftmax", {"drawn": "popularity"}),
-        ("gbce", "sampled_binary.SampledBinary", {"calibration": 0.75}),
-        ("bpr", "bpr.BPR", {"drawn": "in_batch", "weight": "importance"}),
-    )
-}
-
-TAGS = 7
-# by row of an item its tags: none for some, one of them twice for others
-TAGGED = [[], [], *([2 + tag % (TAGS - 2) for tag in range(item, item + item % 4)] for item in range(FIRST_ROW, ITEMS))]
-TAGGED[5] = [3, 3, 4]
-
-# by row of an item those that are hard to tell from it: none for some, itself for others
-HARD = {item: [other for other in range(item + 1, item + item % 5) if other < ITEMS] for item in range(ITEMS)}
-
-
-def hard_loss(folder: Path) -> dict[str, Any]:
-    """With the negatives of a file that is written beside the dataset."""
-    return {**LOSSES["sampled"], "hard": {"path": str(folder / "hard.parquet"), "per_event": 3}}
-
-
-def sequences() -> list[list[int]]:
-    """Users of 3 to 12 events; the last two are the targets of valid and test."""
-    draw = np.random.default_rng(11)
-    return [draw.integers(FIRST_ROW, ITEMS, draw.integers(3, 13)).tolist() for _ in range(USERS)]
-
-
-def write_dataset(folder: Path) -> None:
-    """A dataset folder as `prepare` writes it."""
-    import pyarrow.parquet as pq
-
-    rows = {"train": [s[:-2] for s in sequences()], "valid": [s[:-1] for s in sequences()], "test": sequences()}
-    for split, lists in rows.items():
-        (folder / split).mkdir(parents=True)
-        users = pa.array(range(FIRST_ROW, FIRST_ROW + USERS), pa.int64())
-        times = [[10**9 + 3600 * place**2 for place in range(len(items))] for items in lists]
-        columns = {
-            name: pa.array(each, pa.list_(pa.int64())) for name, each in {"items": lists, "times": times}.items()
-        }
-        importance = pa.array([0.25 + place % 3 for place in range(USERS)], pa.float32())
-        table = pa.table({"user": users, "importance": importance, **columns})
-        pq.write_table(table, folder / split / "part-00000.parquet")
-    (folder / "vocabulary").mkdir()
-    (folder / "attributes").mkdir()
-    pq.write_table(pa.table({"tags": pa.array(TAGGED, pa.list_(pa.int64()))}), folder / "attributes" / "item.parquet")
-    for name, size in (("item", ITEMS), ("user", FIRST_ROW + USERS), ("tag", TAGS)):
-        raw = pa.array([None, None, *(1000 + i for i in range(size - FIRST_ROW))], pa.int64())
-        vocabulary = pa.table({"row": pa.array(range(size), pa.int64()), "raw": raw, "count": pa.array([1] * size)})
-        pq.write_table(vocabulary, folder / "vocabulary" / f"{name}.parquet")
-    lists = {
-        998 + item: [998 + other for other in (item, *others)] for item, others in HARD.items() if item >= FIRST_ROW
-    }
-    negatives = pa.array([*lists.values()], pa.list_(pa.int64()))
-    pq.write_table(pa.table({"item": pa.array(list(lists)), "negatives": negatives}), folder / "hard.parquet")
-    write_manifest(
-        folder,
-        Manifest(
-            schema_version=1,
-            layout="NextItem",
-            split="leave_one_out",
-            columns={
-                "user": Column(type="int64", vocabulary="user"),
-                "items": Column(type="list<int64>", vocabulary="item"),
-                "times": Column(type="list<int64>"),
-                "importance": Column(type="float32"),
-            },
-            item_attributes={"tags": Column(type="list<int64>", vocabulary="tag")},
-            splits={split: SplitInfo(rows=USERS, parts=1) for split in rows},
-            counts={"users": USERS, "items": ITEMS - FIRST_ROW, "events": sum(map(len, sequences()))},
-            vocabularies={
-                "item": VocabularyInfo(rows=ITEMS, raw="int64", sha256="0"),
-                "user": VocabularyInfo(rows=FIRST_ROW + USERS, raw="int64", sha256="0"),
-                "tag": VocabularyInfo(rows=TAGS, raw="int64", sha256="0"),
-            },
-            built_over="all events",
-            source=[],
-            seed=0,
-            dataset={},
-        ),
-    )
-
-
-def config(
-    folder: Path, sharding: str | dict[str, Any] = "row_wise", loss: str | dict[str, Any] = "sampled", **more: Any
-) -> RunConfig:
-    tree = {
-        "data": str(folder),
-        "seed": SEED,
-        "global_batch": 7,
-        "epochs": 3,
-        "evaluation": {"batch_per_rank": 4},
-        "profile": {"steps": 0},  # reading what the profiler saw takes longer than the rest of such a run
-        "dataset": {"_target_": "sharded_emb.data.sequence_text.SequenceText"},
-        "tables": {"item": {"dim": DIM, "init": {"_target_": "sharded_emb.initializers.Normal", "std": 0.3}}},
-        "features": {"history": {"table": "item", "column": "items", "max_length": 6}},
-        "model": {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.0},
-        "loss": LOSSES[loss] if isinstance(loss, str) else loss,
-        "embedding_optimizer": {"_target_": "sharded_emb.optim.adagrad.Adagrad", "lr": 0.1},
-        "dense_optimizer": {"_target_": "sharded_emb.optim.adamw.AdamW", "lr": 0.01},
-        "schedule": {"_target_": "sharded_emb.optim.schedule.Warmup", "warmup_steps": 5},
-        "sharding": {"type": sharding} if isinstance(sharding, str) else sharding,
-        **more,
-    }
-    return validate(RunConfig, tree)
-
-
-class Recorder:
-    """Stands for the run folder of a trainer: keeps the losses of the global batches."""
-
-    def __init__(self, path: Path = Path("nowhere")) -> None:
-        self.path = path
-        self.losses: list[float] = []
-
-    def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        assert step == len(self.losses) + 1
-        assert split == "train"
-        self.losses.append(metrics["loss"])
-
-
-def drive(
-    built: Any,
-    schedule: Schedule,
-    collate: Any,
-    source: Any,
-    steps: int,
-    stepping: Stepping = ONE_PIECE,
-    recorder: Recorder | None = None,
-    prefetch: PrefetchConfig = DEFAULT,
-) -> list[float]:
-    """The real trainer for some steps, without evaluations and checkpoints; returns the losses."""
-    folder: Any = recorder or Recorder()
-    watched = Profile(ProfileConfig(steps=0), built.sharded.place)
-    checkpoints: Any = SimpleNamespace(failed=False)
-    parts = Parts(built.sharded, built.dense, schedule, source, collate, built, folder, checkpoints, watched)
-    trainer = Trainer(parts, Limits(steps, None, 1, 1), EarlyStopping(None), stepping, prefetch)
-    while trainer.progress.step < steps:
-        trainer._epoch()
-    return folder.losses
-
-
-def train_steps(built: Built, steps: int = STEPS) -> list[float]:
-    """Losses of the global batches."""
-    return drive(built, built.config.schedule, built.collate(), built.source(), steps)
+from tests.distributed.driven import Recorder, drive, train_steps
+from tests.distributed.next_item_config import DIM, LOSSES, MODELS, MORE_LOSSES, SHARDINGS, config, hard_loss
+from tests.distributed.next_item_data import ITEMS
 
 
 def train_sharded(place: Place, folder: Path) -> dict[tuple[str, str], Any]:
@@ -257,74 +84,6 @@ def train_models(place: Place, folder: Path) -> dict[str, Any]:
         losses = drive(built, built.config.schedule, built.collate(), built.source(), 8, stepping)
         found[name] = losses, built.sharded.whole_table("item"), built.evaluator()("valid")
     return found
-
-
-def plain_table(name: str, rows: int) -> Tensor:
-    drawn = hashed_uniform(stream_key(SEED, f"tables.{name}"), torch.arange(rows), torch.arange(DIM))
-    table = Normal(std=0.3).values(drawn, rows, DIM)
-    table[0] = 0
-    return table.requires_grad_()
-
-
-def shares_of_tags() -> Tensor:
-    """The share of each tag in each item: (items, tags)."""
-    shares = torch.zeros(ITEMS, TAGS)
-    for item, tags in enumerate(TAGGED):
-        for tag in tags:
-            shares[item, tag] += 1 / len(tags)
-    return shares
-
-
-def train_plain(folder: Path, loss: str, with_tags: bool = False) -> tuple[list[float], Tensor, Tensor]:
-    """The same with plain matrices in one process: padded batches, autograd, Adagrad and AdamW of torch."""
-    run = config(folder, "row_wise", loss)
-    table, tags = plain_table("item", ITEMS), plain_table("tag", TAGS)
-    torch.manual_seed(SEED)
-    model: Any = run.model.build(resolve_tables(run, Dataset.open(folder), None))
-    dense = run.dense_optimizer.build(model.parameters())
-    adagrad = torch.optim.Adagrad([table, tags], lr=0.1, eps=1e-8, initial_accumulator_value=0.1)
-    source = plain_source()
-    losses = []
-    parts = [part for epoch in range(9) for part in source.parts(epoch, 0, 1)]
-    for step, part in enumerate(parts[:STEPS], start=1):
-        factor = run.schedule.factor(step)
-        adagrad.param_groups[0]["lr"] = 0.1 * factor
-        for group in dense.param_groups:
-            group["lr"] = 0.01 * factor
-        items = table + shares_of_tags() @ tags if with_tags else table
-        loss_value = _plain_loss(run, model, items, [sequences()[i][:-2][-7:] for i in part.rows], step)
-        loss_value.backward()
-        for optimizer in (adagrad, dense):
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(loss_value.item())
-    return losses, table.detach(), tags.detach()
-
-
-def plain_source() -> Any:
-    from sharded_emb.data.source import BatchesConfig, Source
-
-    return Source(np.ones(USERS, dtype=np.int64), BatchesConfig(), 7, SEED)
-
-
-def _plain_loss(run: RunConfig, model: CausalModel, table: Tensor, rows: list[list[int]], step: int) -> Tensor:
-    """The mean cross-entropy over all events with a successor, one row at a time."""
-    candidates = run.loss.candidates(ITEMS, SEED, step)  # type: ignore[attr-defined]
-    losses = []
-    for row in rows:
-        if len(row) < 2:
-            continue
-        ids = torch.tensor(row)
-        inputs = Jagged(F.embedding(ids[:-1], table), ids[:-1], torch.tensor([len(row) - 1]), Extent(len(row) - 1, 1))
-        for state_D, target in zip(model.encode(inputs), ids[1:], strict=True):
-            scores_K = table[candidates] @ state_D
-            if run.loss.task == "next_item" and len(candidates) < ITEMS - FIRST_ROW:
-                scores_K = scores_K[candidates != target] + np.log((ITEMS - FIRST_ROW) / len(candidates))
-                losses.append(torch.logsumexp(torch.cat([scores_K, (table[target] @ state_D)[None]]), 0))
-            else:
-                losses.append(torch.logsumexp(scores_K, 0))
-            losses[-1] = losses[-1] - table[target] @ state_D
-    return torch.stack(losses).mean()
 
 
 def bad_ids(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
@@ -420,10 +179,6 @@ def load_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tens
     checkpoints = Checkpoints(run, place, built.vocabularies())
     checkpoints.load(built.sharded, None, checkpoints.newest())
     return built.sharded.whole_table("item"), built.evaluator()("test")
-
-
-def open_dataset(folder: Path) -> Dataset:
-    return Dataset.open(folder)
 
 
 def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None, int, int, list[str]]:

@@ -37,7 +37,7 @@ from sharded_emb.sharding import ANY_KERNEL, KernelChoice
 from sharded_emb.tables import Defaults, FeatureConfig, Table, TableConfig, resolve
 from sharded_emb.training.step import Stepping
 from sharded_emb.training.trainee import Trainee
-from tests.distributed.next_item_cases import drive
+from tests.distributed.driven import drive
 from tests.distributed.plain import DIM_A, DIM_B, PlainClicks, PlainTable
 
 STEPS, GLOBAL_BATCH, SEED = 20, 7, 3

@@ -18,7 +18,7 @@ from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.checkpoint import Checkpoints
 from tests.distributed import parity_cases
-from tests.distributed.next_item_cases import drive
+from tests.distributed.driven import drive
 
 BY_ROWS = ("table_wise", "row_wise", "table_row_wise", "data_parallel")
 ALL = (*BY_ROWS, "column_wise", "table_column_wise", "grid")

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from sharded_emb.config.build import Built
 from sharded_emb.distributed.process_group import Place
-from tests.distributed.next_item_cases import DIM, ITEMS, SHARDINGS, config, train_steps
+from tests.distributed.driven import train_steps
+from tests.distributed.next_item_config import DIM, SHARDINGS, config
+from tests.distributed.next_item_data import ITEMS
 
 DTYPES = ("fp32", "fp16", "bf16")
 

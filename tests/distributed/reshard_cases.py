@@ -14,7 +14,7 @@ from sharded_emb.distributed.shard import Sharded, fill
 from sharded_emb.training.checkpoint import Checkpoints
 from tests.distributed import collision_cases
 from tests.distributed import plan_checkpoint_cases as plain
-from tests.distributed.next_item_cases import drive
+from tests.distributed.driven import drive
 
 # ranks, and ranks of each host
 WORLDS: dict[str, tuple[int, int]] = {"1": (1, 1), "2": (2, 2), "4": (4, 4), "2 x 2": (4, 2)}

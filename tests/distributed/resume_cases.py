@@ -17,7 +17,7 @@ from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.loop import Trainer
 from sharded_emb.training.progress import MEASURED
 from sharded_emb.training.run_folder import RunFolder
-from tests.distributed.next_item_cases import config
+from tests.distributed.next_item_config import config
 from tests.distributed.plan_checkpoint_cases import numbers
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,8 @@ from sharded_emb.training import checkpoint
 from sharded_emb.training import checkpoint_files as files
 from sharded_emb.training.checkpoint import Checkpoints, NotSavedError
 from sharded_emb.training.checkpoint_config import CheckpointConfig
-from tests.distributed import next_item_cases as cases
+from tests.distributed.driven import train_steps
+from tests.distributed.next_item_config import config
 from tests.distributed.plan_checkpoint_cases import numbers
 
 # what changes what is in a folder; reading, and what a library imports, is no stage of a save
@@ -38,19 +39,19 @@ class Saving:
 
     def __init__(self, place: Place, data: Path, run: Path) -> None:
         adagrad = {"_target_": "adagrad", "lr": 0.1}
-        self.built = Built(cases.config(data, "row_wise", embedding_optimizer=adagrad), place)
+        self.built = Built(config(data, "row_wise", embedding_optimizer=adagrad), place)
         self.run, self.place = run, place
         self.numbers: dict[int, dict[str, Tensor]] = {}
         self.train(1)
         self.save(1)
 
     def train(self, step: int) -> None:
-        cases.train_steps(self.built, 1)
+        train_steps(self.built, 1)
         self.numbers[step] = {name: each.clone() for name, each in numbers(self.built.sharded).items()}
 
     def checkpoints(self, run: Path | None = None) -> Checkpoints:
-        config = CheckpointConfig(keep=1)
-        return Checkpoints(run or self.run, self.place, self.built.vocabularies(), config)
+        keeping = CheckpointConfig(keep=1)
+        return Checkpoints(run or self.run, self.place, self.built.vocabularies(), keeping)
 
     def save(self, step: int, run: Path | None = None) -> None:
         self.checkpoints(run).save(self.built.sharded, self.built.dense, step, best=True)
@@ -235,8 +236,8 @@ def background(place: Place, data: Path, run: Path) -> dict[str, Any]:
     """A save in the background that fails, one that the model trains over, and what each leaves."""
     saving = Saving(place, data, run)
     sharded, dense = saving.built.sharded, saving.built.dense
-    config = CheckpointConfig(asynchronous=True)
-    checkpoints = Checkpoints(run, place, saving.built.vocabularies(), config)
+    background = CheckpointConfig(asynchronous=True)
+    checkpoints = Checkpoints(run, place, saving.built.vocabularies(), background)
     saving.train(2)
     folder, away = run / "checkpoints", run / "away"
     from_first_rank(lambda: (folder.rename(away), folder.touch()), place)

@@ -21,7 +21,8 @@ from sharded_emb.errors import InputError
 from sharded_emb.training.loop import Trainer
 from sharded_emb.training.run_folder import RunFolder
 from tests.distributed import resume_cases
-from tests.distributed.next_item_cases import config, sequences
+from tests.distributed.next_item_config import config
+from tests.distributed.next_item_data import sequences
 
 SIZES = (10, 0, 16, 9)  # of parts; batches are of 7 samples
 NAMES = [f"part-{number}.parquet" for number in range(len(SIZES))]

@@ -6,7 +6,7 @@ A sample; all of them are `python benchmarks/chaos.py`.
 from pathlib import Path
 
 from tests.distributed import chaos_cases as cases
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 
 
 def test_runs_that_were_killed_again_and_again_end_bitwise_as_the_straight_one(tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_vocabularies import Vocabulary
 from tests.distributed import next_item_cases as cases
+from tests.distributed.next_item_config import config
+from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "tiny"
-    cases.write_dataset(path)
+    write_dataset(path)
     return path
 
 
@@ -33,7 +35,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(folder: Path, run: Path, vocabularies: dict[str, Vocabulary] | None = None, **overrides: Any) -> None:
     def task(place: Place) -> None:
-        built = Built(cases.config(folder, **overrides), place)
+        built = Built(config(folder, **overrides), place)
         checkpoints = Checkpoints(run, place, vocabularies or built.vocabularies())
         checkpoints.load(built.sharded, None, checkpoints.newest())
 

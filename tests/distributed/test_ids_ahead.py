@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.distributed import ids_ahead_cases as cases
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import run_ranks
 
 

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from tests.distributed import next_item_cases as cases
+from tests.distributed.next_item_config import DIM, LOSSES, MODELS, MORE_LOSSES, SHARDINGS
+from tests.distributed.next_item_data import ITEMS, USERS, sequences, write_dataset
+from tests.distributed.plain_next_item import train_plain
 from tests.distributed.ranks import on_one_rank, run_ranks
 
 WORLD_SIZES = (1, 2, 4)
@@ -15,7 +18,7 @@ WORLD_SIZES = (1, 2, 4)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "tiny"
-    cases.write_dataset(path)
+    write_dataset(path)
     return path
 
 
@@ -42,26 +45,26 @@ def found(folder: Path) -> dict[int, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> dict[str, Any]:
-    return {loss: cases.train_plain(folder, loss) for loss in cases.LOSSES} | {
-        f"{loss} described": cases.train_plain(folder, loss, with_tags=True) for loss in cases.LOSSES
+    return {loss: train_plain(folder, loss) for loss in LOSSES} | {
+        f"{loss} described": train_plain(folder, loss, with_tags=True) for loss in LOSSES
     }
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("loss", cases.LOSSES)
-@pytest.mark.parametrize("sharding", cases.SHARDINGS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("sharding", SHARDINGS)
 def test_sasrec_trains_to_the_numbers_of_plain_pytorch(found, plain, sharding, loss, world_size) -> None:  # type: ignore[no-untyped-def]
     want_losses, want_table, _ = plain[loss]
     for answers in found[world_size]:
         losses, table, before, after = answers["trained"][sharding, loss]
         torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
         torch.testing.assert_close(table, want_table, rtol=0, atol=1e-6)
-        assert torch.equal(table[0], torch.zeros(cases.DIM))
+        assert torch.equal(table[0], torch.zeros(DIM))
         assert before != after
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("loss", cases.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_what_describes_items_is_part_of_their_vectors_as_in_plain_pytorch(found, plain, loss, world_size) -> None:  # type: ignore[no-untyped-def]
     want = plain[f"{loss} described"]
     for answers in found[world_size]:
@@ -73,7 +76,7 @@ def test_what_describes_items_is_part_of_their_vectors_as_in_plain_pytorch(found
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
-@pytest.mark.parametrize("model", [*cases.MODELS, *cases.MORE_LOSSES, "hard"])
+@pytest.mark.parametrize("model", [*MODELS, *MORE_LOSSES, "hard"])
 def test_every_model_and_loss_trains_to_the_same_numbers_on_any_number_of_ranks(found, model, world_size) -> None:  # type: ignore[no-untyped-def]
     want_losses, want_table, want_metrics = found[1][0]["models"][model]
     assert len(set(want_losses)) == 8
@@ -94,7 +97,7 @@ def test_an_id_out_of_range_is_an_error_on_every_rank_and_changes_no_table(found
         for (sharding, bad), (is_range_error, text, unchanged) in answers["bad_ids"].items():
             assert is_range_error, (sharding, bad, text)
             assert text == (
-                f"OutOfRangeIdError: table item, feature history: id {bad} is out of range [0, {cases.ITEMS}) "
+                f"OutOfRangeIdError: table item, feature history: id {bad} is out of range [0, {ITEMS}) "
                 f"(rank {guilty}, step 12, row {row} of the batch)"
             )
             assert unchanged, (sharding, bad)
@@ -123,7 +126,7 @@ def test_evaluation_is_the_same_for_any_number_of_ranks(found) -> None:  # type:
             assert not lists.keys() & part.keys(), "a user was listed twice"
             lists |= part
         assert lists == want_lists
-    assert len(want_lists) == cases.USERS
+    assert len(want_lists) == USERS
 
 
 def test_every_rank_knows_the_ranks_of_all_users_in_the_order_of_the_split(found) -> None:  # type: ignore[no-untyped-def]
@@ -136,13 +139,13 @@ def test_every_rank_knows_the_ranks_of_all_users_in_the_order_of_the_split(found
         for answers in found[world_size]:
             for who, ranks in answers["performed"].items():
                 for name, rank_B in ranks.items():
-                    assert len(rank_B) == cases.USERS
+                    assert len(rank_B) == USERS
                     assert torch.equal(rank_B, want[who][name]), (who, name)
 
 
 def test_lists_hold_neither_padding_nor_what_the_user_had(found) -> None:  # type: ignore[no-untyped-def]
     _, lists, _ = found[1][0]["evaluated"]
-    for user, sequence in enumerate(cases.sequences()):
+    for user, sequence in enumerate(sequences()):
         had = set(sequence[:-1]) - {sequence[-1]}
         assert not set(lists[user]) & (had | {0, 1})
         assert len(set(lists[user])) == 10

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.distributed import pretrained_cases
-from tests.distributed.next_item_cases import SHARDINGS, write_dataset
+from tests.distributed.next_item_config import SHARDINGS
+from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
 
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.distributed import resume_cases as cases
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
 
 

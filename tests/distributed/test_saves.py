@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed import save_cases as cases
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.distributed import stream_cases as cases
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
 
 RANKS = pytest.mark.parametrize("ranks", [1, 2])

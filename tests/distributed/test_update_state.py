@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.distributed import update_state_cases
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
 
 SHARDINGS = ["table_wise", "row_wise"]

@@ -11,7 +11,8 @@ from sharded_emb.config.session import make_trainer
 from sharded_emb.data.dataset import read_manifest, write_manifest
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.training.run_folder import RunFolder
-from tests.distributed.next_item_cases import config, write_dataset
+from tests.distributed.next_item_config import config
+from tests.distributed.next_item_data import write_dataset
 
 # rows of the train split, and keys of the config
 CASES: dict[str, tuple[int, dict[str, Any]]] = {

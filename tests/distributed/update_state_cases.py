@@ -10,7 +10,9 @@ from sharded_emb.config.build import Built
 from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.training.checkpoint import Checkpoints
-from tests.distributed.next_item_cases import DIM, ITEMS, config, train_steps
+from tests.distributed.driven import train_steps
+from tests.distributed.next_item_config import DIM, config
+from tests.distributed.next_item_data import ITEMS
 
 Found = tuple[Tensor, dict[str, Tensor], int]
 OPTIMIZERS: dict[str, dict[str, Any]] = {

@@ -17,6 +17,9 @@ from sharded_emb.models.din import DIN
 from sharded_emb.training.feed import Feed
 from sharded_emb.training.step import Learner
 from tests.distributed import next_item_cases
+from tests.distributed.driven import train_steps
+from tests.distributed.next_item_config import MODELS, config
+from tests.distributed.next_item_data import write_dataset
 from tests.unit import test_click_models as click
 
 TIMED = {"pooling": {"_target_": "none", "times": "times"}}
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.gpu
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder."""
     folder = tmp_path_factory.mktemp("gpu") / "data"
-    next_item_cases.write_dataset(folder)
+    write_dataset(folder)
     return folder
 
 
@@ -38,7 +41,7 @@ def config_of(model: str) -> dict[str, Any]:
         return {}
     features = {"history": {"table": "item", "column": "items", "max_length": 6}}
     timed = {"features": {"history": {**features["history"], **TIMED}}} if model.startswith("timed_") else {}
-    return {"model": next_item_cases.MODELS[model.removeprefix("timed_")], **timed}
+    return {"model": MODELS[model.removeprefix("timed_")], **timed}
 
 
 def of(device: Any, work: Any, data: Path) -> Any:
@@ -62,13 +65,13 @@ def test_models_and_losses_give_the_numbers_of_the_cpu(work: Any, data: Path) ->
             assert ours == pytest.approx(metrics["valid"], abs=0.03), name
 
 
-@pytest.mark.parametrize("model", [*next_item_cases.MODELS, "timed_hstu", "sasrec"])
+@pytest.mark.parametrize("model", [*MODELS, "timed_hstu", "sasrec"])
 def test_deterministic_runs_are_bitwise_the_same(model: str, data: Path) -> None:
     def train(place: Any, folder: Path) -> Any:
         more = config_of(model)
-        built = Built(next_item_cases.config(folder, deterministic=True, **more), place)
+        built = Built(config(folder, deterministic=True, **more), place)
         try:
-            return next_item_cases.train_steps(built, 8), built.sharded.whole_table("item")
+            return train_steps(built, 8), built.sharded.whole_table("item")
         finally:
             torch.use_deterministic_algorithms(False)
 
@@ -82,7 +85,7 @@ def test_a_step_waits_for_the_device_once(model: str, data: Path) -> None:
     def waits(place: Any, folder: Path) -> list[str]:
         more = config_of(model)
         optimizer = {"_target_": "sharded_emb.optim.rowwise_adagrad.RowWiseAdagrad", "lr": 0.1}
-        built = Built(next_item_cases.config(folder, "table_wise", embedding_optimizer=optimizer, **more), place)
+        built = Built(config(folder, "table_wise", embedding_optimizer=optimizer, **more), place)
         learner = Learner(built.sharded, built.dense, built.config.schedule)
         feed = Feed(built.source(), built.collate(), Share(0, 1), place.device, built.config.prefetch)
         batches = [fed for fed in feed.epoch(0, 0, 1) if fed.loss_weight]
@@ -107,8 +110,8 @@ def test_hstu_of_packed_rows_gives_the_numbers_of_the_cpu(times: bool, data: Pat
     features = {"history": {"table": "item", "column": "items", "max_length": 6, **(TIMED if times else {})}}
 
     def train(place: Any, folder: Path) -> Any:
-        built = Built(next_item_cases.config(folder, model=next_item_cases.MODELS["hstu"], features=features), place)
-        return next_item_cases.train_steps(built, 8), built.sharded.whole_table("item")
+        built = Built(config(folder, model=MODELS["hstu"], features=features), place)
+        return train_steps(built, 8), built.sharded.whole_table("item")
 
     (losses, table), (got_losses, got_table) = of("cpu", train, data), of("cuda", train, data)
     torch.testing.assert_close(got_losses, losses, rtol=0, atol=2e-5)
@@ -118,12 +121,12 @@ def test_hstu_of_packed_rows_gives_the_numbers_of_the_cpu(times: bool, data: Pat
 def test_hstu_with_times_trains_in_half_precision(data: Path) -> None:
     """Near the CPU's: parameters and tables are float32, and only what the products read is rounded."""
     features = {"history": {"table": "item", "column": "items", "max_length": 6, **TIMED}}
-    model = next_item_cases.MODELS["hstu"]
+    model = MODELS["hstu"]
 
     def train(place: Any, folder: Path) -> Any:
         dense = {"dtype": "bf16" if place.device.type == "cuda" else "fp32"}
-        built = Built(next_item_cases.config(folder, model=model, features=features, dense=dense), place)
-        return next_item_cases.train_steps(built, 8)
+        built = Built(config(folder, model=model, features=features, dense=dense), place)
+        return train_steps(built, 8)
 
     torch.testing.assert_close(of("cuda", train, data), of("cpu", train, data), rtol=0, atol=2e-2)
 

@@ -15,7 +15,7 @@ from sharded_emb.data.folder import write_split
 from sharded_emb.data.prepare import prepare
 from sharded_emb.data.sequence_text import SequenceText
 from sharded_emb.errors import InputError
-from tests.distributed.next_item_cases import write_dataset
+from tests.distributed.next_item_data import write_dataset
 
 
 @pytest.fixture

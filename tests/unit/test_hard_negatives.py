@@ -18,7 +18,8 @@ from sharded_emb.data.task import Events
 from sharded_emb.errors import InputError
 from sharded_emb.losses.base import NOTHING_SEEN
 from sharded_emb.losses.hard import HardConfig, HardNegatives, read
-from tests.distributed import next_item_cases as cases
+from tests.distributed.next_item_config import LOSSES, MODELS, config, hard_loss
+from tests.distributed.next_item_data import HARD, write_dataset
 
 RAW = pa.array([None, None, 100, 101, 102, 103, 104])
 LISTS = {100: [101, 102, 103], 101: [101, 999, 104], 102: [], 999: [100], 104: [100]}
@@ -93,37 +94,37 @@ def test_what_is_drawn_depends_on_seed_step_and_sample_alone(tmp_path: Path) -> 
     ],
 )  # fmt: skip
 def test_a_file_of_anything_else_is_refused(tmp_path: Path, columns: dict[str, Any], problem: str) -> None:
-    config = written(tmp_path, **columns)
+    hard = written(tmp_path, **columns)
     with pytest.raises(InputError) as raised:
-        read(config, RAW)
-    assert str(raised.value) == problem.format(config.path)
+        read(hard, RAW)
+    assert str(raised.value) == problem.format(hard.path)
 
 
 def test_a_file_that_is_gone_or_damaged_is_refused(tmp_path: Path) -> None:
-    config = written(tmp_path)
-    config.path.write_bytes(config.path.read_bytes()[:-1])
+    hard = written(tmp_path)
+    hard.path.write_bytes(hard.path.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"^loss\.hard\.path: want a whole Parquet file, got .*; mend it$"):
-        read(config, RAW)
-    config.path.unlink()
+        read(hard, RAW)
+    hard.path.unlink()
     gone = r"^loss\.hard\.path: want a file, got .*hard\.parquet, which does not exist; check the path$"
     with pytest.raises(InputError, match=gone):
-        read(config, RAW)
+        read(hard, RAW)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "tiny"
-    cases.write_dataset(path)
+    write_dataset(path)
     return path
 
 
 @pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
 def test_a_batch_asks_for_the_own_negatives_of_the_events_that_it_predicts(folder: Path, model: str) -> None:
-    more = {"model": cases.MODELS[model]} if model in cases.MODELS else {}
-    config, dataset = cases.config(folder, loss=cases.hard_loss(folder), **more), Dataset.open(folder)
-    tables, train = resolve_tables(config, dataset, None), FlatCopy(dataset).split("train")
-    hard = read(config.loss.hard, dataset.raw_ids("item"))  # type: ignore[attr-defined]
-    made = Collate(train, make_reading(config, tables, NOTHING_SEEN, hard), 0)
+    more = {"model": MODELS[model]} if model in MODELS else {}
+    run, dataset = config(folder, loss=hard_loss(folder), **more), Dataset.open(folder)
+    tables, train = resolve_tables(run, dataset, None), FlatCopy(dataset).split("train")
+    hard = read(run.loss.hard, dataset.raw_ids("item"))  # type: ignore[attr-defined]
+    made = Collate(train, make_reading(run, tables, NOTHING_SEEN, hard), 0)
     batch = made(np.array([3, 8, 20]), 4, 1)
     ids, candidates = batch.ids["history"].values().tolist(), batch.ids["candidates"].values().tolist()
     starts = {0, *np.cumsum(batch.ids["history"].lengths().tolist()).tolist()}
@@ -133,12 +134,12 @@ def test_a_batch_asks_for_the_own_negatives_of_the_events_that_it_predicts(folde
     own = np.array(candidates[9:]).reshape(-1, 3).tolist()
     assert len(own) == len(predicted)
     for item, negatives in zip(predicted, own, strict=True):
-        assert {*negatives} - {0} <= {*cases.HARD[item]}
-        assert len({*negatives} - {0}) == min(3, len(cases.HARD[item]))
+        assert {*negatives} - {0} <= {*HARD[item]}
+        assert len({*negatives} - {0}) == min(3, len(HARD[item]))
 
 
 def test_a_wrong_file_is_a_problem_of_the_config(folder: Path) -> None:
-    tree = cases.config(folder).model_dump(mode="json")
-    tree["loss"] = {**cases.LOSSES["sampled"], "hard": {"path": str(folder / "hrad.parquet")}}
+    tree = config(folder).model_dump(mode="json")
+    tree["loss"] = {**LOSSES["sampled"], "hard": {"path": str(folder / "hrad.parquet")}}
     with pytest.raises(InputError, match=r"^loss\.hard\.path: want a file, got .*/hrad\.parquet, which does not exist"):
-        validate(type(cases.config(folder)), tree)
+        validate(type(config(folder)), tree)

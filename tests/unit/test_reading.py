@@ -15,34 +15,35 @@ from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.task import Label, Reading
 from sharded_emb.errors import InputError
-from tests.distributed import next_item_cases as cases
+from tests.distributed.next_item_config import LOSSES, MORE_LOSSES, config
+from tests.distributed.next_item_data import ITEMS, sequences, write_dataset
 from tests.tables import make_feature, make_table
 
-TRAIN = [sequence[:-2] for sequence in cases.sequences()]
+TRAIN = [sequence[:-2] for sequence in sequences()]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "tiny"
-    cases.write_dataset(path)
+    write_dataset(path)
     return path
 
 
 def collate(folder: Path, loss: dict[str, Any]) -> tuple[Collate, Reading]:
-    config, dataset = cases.config(folder, loss=loss), Dataset.open(folder)
-    tables, train = resolve_tables(config, dataset, None), FlatCopy(dataset).split("train")
-    reading = make_reading(config, tables, seen_before(config, tables, train))
+    run, dataset = config(folder, loss=loss), Dataset.open(folder)
+    tables, train = resolve_tables(run, dataset, None), FlatCopy(dataset).split("train")
+    reading = make_reading(run, tables, seen_before(run, tables, train))
     return Collate(train, reading, 0), reading
 
 
-IN_BATCH = cases.MORE_LOSSES["in_batch"]
+IN_BATCH = MORE_LOSSES["in_batch"]
 
 
 def test_frequencies_are_those_of_the_train_split(folder: Path) -> None:
-    config, dataset = cases.config(folder, loss=IN_BATCH), Dataset.open(folder)
-    seen = seen_before(config, resolve_tables(config, dataset, None), FlatCopy(dataset).split("train"))
+    run, dataset = config(folder, loss=IN_BATCH), Dataset.open(folder)
+    seen = seen_before(run, resolve_tables(run, dataset, None), FlatCopy(dataset).split("train"))
     assert seen.counts_N is not None
-    want = np.bincount([item for row in TRAIN for item in row], minlength=cases.ITEMS)
+    want = np.bincount([item for row in TRAIN for item in row], minlength=ITEMS)
     assert seen.counts_N.tolist() == want.tolist()
 
 
@@ -57,7 +58,7 @@ def test_negatives_from_the_batch_are_events_that_the_global_batch_predicts(fold
 
 
 def test_the_weight_of_a_sample_counts_in_the_loss_and_in_what_the_mean_divides_by(folder: Path) -> None:
-    made, _ = collate(folder, {**cases.LOSSES["sampled"], "weight": "importance"})
+    made, _ = collate(folder, {**LOSSES["sampled"], "weight": "importance"})
     rows = np.array([3, 8, 20])
     batch = made(rows, 4, 1)
     weights = [0.25 + row % 3 for row in rows]
@@ -84,10 +85,10 @@ def test_a_weight_that_is_none_is_an_error() -> None:
     ],
 )
 def test_a_weight_has_to_be_a_column_of_numbers(folder: Path, weight: str, problem: str) -> None:
-    tree = cases.config(folder).model_dump(mode="json")
-    tree["loss"] = {**cases.LOSSES["sampled"], "weight": weight}
+    tree = config(folder).model_dump(mode="json")
+    tree["loss"] = {**LOSSES["sampled"], "weight": weight}
     with pytest.raises(InputError, match=rf"loss\.weight: .*{problem}"):
-        validate(type(cases.config(folder)), tree)
+        validate(type(config(folder)), tree)
 
 
 def test_a_number_that_is_none_is_named_with_its_row() -> None:
