@@ -36,7 +36,7 @@ class BadRow:
 
     @property
     def problem(self) -> str:
-        """`dataset.time: want a number or a date, got 'soon' in line 3 of log.csv`."""
+        """`dataset.time: want a number below 2^62 or a date, got 'soon' in line 3 of log.csv`."""
         return f"{self.key}: want {self.want}, got {self.got} in {self.place}"
 
 

@@ -41,7 +41,7 @@ def normalize(config: LogConfig, raw: RawLog, work: Work) -> RawLog:
     columns[FRACTION] = ibis.literal(0.0, "float64") if fraction is None else fraction
     checks = [Check("dataset.raw", f"the {name} of each event", events[name], events[name]) for name in (USER, ITEM)]
     if time is not None:
-        checks.append(Check("dataset.time", "a number or a date", time, events[TIME]))
+        checks.append(Check("dataset.time", "a number below 2^62 or a date", time, events[TIME]))
     label = config.layout.label_column()
     if label is not None:
         text = events[RAW + label]
@@ -65,8 +65,8 @@ def normalize(config: LogConfig, raw: RawLog, work: Work) -> RawLog:
 def _time(text: Any, per_second: int) -> tuple[Any, Any]:
     """Two columns, since a float64 holds no nanoseconds and an int64 no fractions."""
     number = text.try_cast("float64")
-    # neither nan nor what no int64 can hold
-    number = ibis.ifelse(number.abs() < 2.0**63, number, ibis.null("float64"))
+    # neither nan nor what no int64 can hold, and the difference of two times is to be held, too
+    number = ibis.ifelse(number.abs() < 2.0**62, number, ibis.null("float64"))
     floor = number.floor().cast("int64")
     # read as a whole number where it is one: a float64 would round nanoseconds
     whole = ibis.ifelse(number == floor, text.try_cast("int64"), floor)
