@@ -77,8 +77,10 @@ def _time(text: Any, per_second: int) -> tuple[Any, Any]:
         whole = ((whole - left).cast("int64") / per_second).cast("int64")
         floor = whole
     # of what is no number alone: to find that a text is no date takes many times as long as to read a number
-    date = ibis.ifelse(number.isnull(), text, ibis.null("string")).try_cast("timestamp")
-    time = ibis.coalesce(whole, floor, date.epoch_seconds().cast("int64"))
+    # of a time zone: to read as one without would be to leave an offset out
+    date = ibis.ifelse(number.isnull(), text, ibis.null("string")).try_cast(ibis.dtype("timestamp('UTC')"))
+    # cut first: seconds with a fraction would be rounded to the next ones, and the fraction counted again
+    time = ibis.coalesce(whole, floor, date.truncate("s").epoch_seconds().cast("int64"))
     # from the text: Ibis knows no microseconds of Spark
     after_point = ibis.literal("0") + text.re_extract(r":\d\d(\.\d{1,6})", 1)
     fraction = ibis.coalesce(rest, ibis.ifelse(date.notnull(), after_point.try_cast("float64"), ibis.null("float64")))

@@ -58,7 +58,10 @@ def test_rows_up_to_the_limit_are_left_out_counted_and_listed(tmp_path: Path) ->
 def test_one_more_than_the_limit_is_an_error_that_shows_the_first(tmp_path: Path) -> None:
     raw = csv(tmp_path, *["u,a,1"] * 3, *["u,a,x"] * 8)
     assert problems(raw, max_bad_rows=7) == [
-        *(f"dataset.time: want a number below 2^62 or a date, got 'x' in line {line} of log.csv" for line in range(5, 10)),
+        *(
+            f"dataset.time: want a number below 2^62 or a date, got 'x' in line {line} of log.csv"
+            for line in range(5, 10)
+        ),
         "dataset.max_bad_rows: want at most 7 malformed rows, got 8 rows; mend them, or raise it: they are left out "
         "then and listed in bad_rows.jsonl",
     ]

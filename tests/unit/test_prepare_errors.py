@@ -112,7 +112,10 @@ def test_an_attribute_without_its_table(atomic: Path, tmp_path: Path) -> None:
     [
         ("u,d,soon", r"^dataset\.time: want a number below 2\^62 or a date, got 'soon' in line 3 of log\.csv$"),
         ("u,d,", r"^dataset\.time: want a number below 2\^62 or a date, got none in line 3 of log\.csv$"),
-        ("u,d,4611686018427387904", r"^dataset\.time: want a number below 2\^62 or a date, got '4611686018427387904' in"),
+        (
+            "u,d,4611686018427387904",
+            r"^dataset\.time: want a number below 2\^62 or a date, got '4611686018427387904' in",
+        ),
         ("u,d,nan", r"^dataset\.time: want a number below 2\^62 or a date, got 'nan' in line 3 of log\.csv$"),
         ("u,,5", r"^dataset\.raw: want the item of each event, got none in line 3 of log\.csv$"),
         ("u,d", r"^dataset\.raw: want csv of 3 columns, got 'u,d' \(Expected .*\) in line 3 of log\.csv$"),

@@ -71,7 +71,8 @@ def test_layouts_are_the_same_from_spark(layout: Any, real_data: Path, tmp_path:
 @needs_pyspark
 @needs_java
 def test_bad_rows_and_dates_are_the_same_from_spark(tmp_path: Path) -> None:
-    times = ["5", "1.5", "1970-01-01T00:00:09.25Z", "soon", "nan", "", "1970-01-01", "-3", "9223372036854775808"]
+    dates = ["1970-01-01T00:00:09.25Z", "1970-01-01", "1970-01-01 02:00:07.7+02:00", "1969-12-31T23:59:59.999999"]
+    times = ["5", "1.5", "soon", "nan", "", *dates, "-3", "9223372036854775808"]
     lines = [f"u{i % 2},i{i},{time}" for i, time in enumerate(times)]
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "log.csv").write_text("user,item,time\n" + "\n".join([*lines, "u1,short"]) + "\n")

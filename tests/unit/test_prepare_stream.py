@@ -150,7 +150,9 @@ def test_what_was_read_stays_as_it_is_and_samples_are_made_as_those_of_the_datas
     assert not growing.parts.exists()
     bad = growing.log / "day-2.csv"
     bad.write_text("user,item,rating,time\n1,2,3,soon\n1,3,3,4\n")
-    with pytest.raises(InputError, match=r"dataset\.time: want a number below 2\^62 or a date, got 'soon' in line 2 of day-2\.csv"):
+    with pytest.raises(
+        InputError, match=r"dataset\.time: want a number below 2\^62 or a date, got 'soon' in line 2 of day-2\.csv"
+    ):
         growing.add()
     assert [each.name for each in growing.parts.iterdir()] == [".lock"]
     assert growing.add(growing.config.model_copy(update={"max_bad_rows": 1})).new == 2
