@@ -277,11 +277,16 @@ def _updates(kind: type[object], sound: Tree, tables: Sequence[Table]) -> Iterat
     replicas = sound["sharding"].replicas
     step = step_of(planned_device(kind, sound), sound["accumulation"], sound["clip_norm"], replicas)
     yield from update_problems(tables, step)
-    if step.accumulation > 1 and isinstance(sound.get("model"), NextItemConfig):
-        # candidates are read once a piece, so the pieces would count more of them than the whole batch does
-        for table in tables:
-            if table.scale_grad_by_freq:
-                yield f"accumulation: want 1 with tables.{table.name}.scale_grad_by_freq, got {step.accumulation}"
+    if not isinstance(sound.get("model"), NextItemConfig):
+        return
+    # candidates are read once a piece and rank, so several would count more of them than the whole batch does
+    several = planned_ranks(kind, sound).world_size * replicas > 1
+    for name in (table.name for table in tables if table.scale_grad_by_freq):
+        if step.accumulation > 1:
+            yield f"accumulation: want 1 with tables.{name}.scale_grad_by_freq, got {step.accumulation}"
+        if several:
+            want = "want false for a next-item model on several ranks, which all read the candidates"
+            yield f"tables.{name}.scale_grad_by_freq: {want}, got true; train on one"
 
 
 def _distinct(sharding: ShardingConfig, tables: Sequence[Table]) -> Iterator[str]:

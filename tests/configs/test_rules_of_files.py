@@ -217,3 +217,19 @@ def test_runs_of_several_tasks_are_compared_by_the_first_one() -> None:
     assert labels_of({"tasks": own}) != labels_of({"tasks": {"love": love, "like": like}})
     assert labels_of({"tasks": own}) != labels_of({"tasks": {"like": like, "love": {"column": "rating"}}})
     assert labels_of({"tasks": own}) != labels_of({"label": "label"})
+
+
+def test_a_table_that_counts_ids_is_trained_with_a_next_item_model_in_one_piece_on_one_rank(
+    tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["tables.item.scale_grad_by_freq=true", f"data={tiny_data}"]
+    assert problems(*words, files=True) == []
+    assert problems(*words, "accumulation=2", files=True) == [
+        "accumulation: want 1 with tables.item.scale_grad_by_freq, got 2"
+    ]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for more in ([], ["sharding.replicas=2"]):
+        assert problems(*words, *more, files=True) == [
+            "tables.item.scale_grad_by_freq: want false for a next-item model on several ranks, which all read "
+            "the candidates, got true; train on one"
+        ]
