@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from sharded_emb.config.file_rules import raw_columns
 from sharded_emb.config.reading import hard_negatives, item_attributes, item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.config.vocabularies import rows_by_table
-from sharded_emb.config.weights import open_weights
+from sharded_emb.config.weights import checkpoints_of_runs, open_weights
 from sharded_emb.config.workload import lengths, workload
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Dataset
@@ -74,7 +75,11 @@ class Built:
         self.sharded: Sharded = shard(trainee, embeddings, self.plan, place)
         fill(self.sharded, config.seed)
         self._bytes_with_tables = peak_memory_bytes(place.device)
-        self.pretrained = {} if isinstance(config, EvaluateConfig) else self._load_pretrained()
+        self.of_runs: dict[str, Path | None] = {}
+        if not isinstance(config, EvaluateConfig):
+            # of a run that goes on the newest checkpoint may change while ranks look
+            self.of_runs = from_first_rank(lambda: checkpoints_of_runs(self.tables), place)
+        self.pretrained = self._load_pretrained()
         # dropout may differ by rank; a common stream would drop the same places of different rows
         torch.manual_seed(config.seed * 1_000_003 + place.rank)
         self.dense: Optimizer = config.dense_optimizer.build(self.sharded.dense_parameters())
@@ -95,12 +100,15 @@ class Built:
         """By table what its file of weights gave. Raises InputError on every rank."""
         found = {}
         with together(self.place):
-            for table in self.tables:
-                if table.weights is not None:
-                    file = open_weights(table, self.dataset)
-                    load_pretrained(self.sharded, table.name, file)
-                    found[table.name] = file.filled
+            for name in self.of_runs:
+                found[name] = self._fill(self.sharded, name)
         return found
+
+    def _fill(self, sharded: Sharded, name: str) -> Filled:
+        (table,) = (each for each in self.tables if each.name == name)
+        weights = open_weights(table, self.dataset, self.of_runs[name])
+        load_pretrained(sharded, name, weights)
+        return weights.filled
 
     def unsharded(self) -> Sharded:
         """The same model in this process alone, its tables whole, with the weights that all begin with."""
@@ -111,9 +119,8 @@ class Built:
         trainee = Trainee(embeddings, poolings, model, self._loss(), self.config.dense)
         found = unsharded(trainee.to(self.place.device), embeddings, alone(self.place))
         fill(found, self.config.seed)
-        for table in self.tables:
-            if table.weights is not None:
-                load_pretrained(found, table.name, open_weights(table, self.dataset))
+        for name in self.of_runs:
+            self._fill(found, name)
         for name, module in found.dense().items():
             module.load_state_dict(self.sharded.dense()[name].state_dict())
         return found

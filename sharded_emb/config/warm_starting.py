@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sharded_emb.config.build import Built
-from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_allowed import Allowed
 
@@ -32,7 +31,7 @@ def warm_started(built: Built) -> Begun:
         return FROM_SEED
     checkpoints = Checkpoints(wanted.run, built.place, built.vocabularies())
     checkpoints.key = "warm_start.run"
-    checkpoint = from_first_rank(checkpoints.newest, built.place)
+    checkpoint = checkpoints.newest()
     dense = built.dense if wanted.states else None
     _, fit = checkpoints.load_what_fits(built.sharded, dense, checkpoint, Allowed.by(config.checkpoint))
     said = f"begun with the weights of {checkpoint}, {'with' if wanted.states else 'without'} the states of optimizers"

@@ -123,9 +123,9 @@ class Checkpoints:
         files.drop([old for old in files.steps(self.folder) if old.resolve() not in {k.resolve() for k in kept}])
 
     def newest(self) -> Path:
-        """The best checkpoint, else the last. Raises InputError if there is none."""
-        found = files.named(self.folder, ("best", "last"))
-        if checkpoint := found.get("best") or found.get("last") or self.latest():
+        """The best checkpoint, else the last; all ranks ask together. Raises InputError if there is none."""
+        # a run that goes on may move `best` while ranks look
+        if checkpoint := from_first_rank(lambda: files.newest(self.folder), self.place):
             return checkpoint
         got = f"got {self.folder.parent} without one; train it first"
         raise InputError(f"{self.key}: want a run with a checkpoint, {got}")

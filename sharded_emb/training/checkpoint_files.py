@@ -181,6 +181,12 @@ def named(folder: Path, names: Sequence[str]) -> Mapping[str, Path]:
     return {name: (folder / name).resolve() for name in names if (folder / name).exists()}
 
 
+def newest(folder: Path) -> Path | None:
+    """The best checkpoint, else the last, else the newest that is complete; None if there is none."""
+    found = named(folder, ("best", "last"))
+    return found.get("best") or found.get("last") or next(iter(steps(folder)), None)
+
+
 def drop(checkpoints: Sequence[Path]) -> None:
     """Removes checkpoints; each is no checkpoint any more before anything of it is gone."""
     for checkpoint in checkpoints:

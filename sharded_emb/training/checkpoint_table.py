@@ -39,19 +39,24 @@ class Mine:
     ids: str
 
 
+def newest_of(config: PretrainedWeights) -> Path | None:
+    """The checkpoint of a run that weights are taken from, if there is one."""
+    return files.newest(config.path.expanduser() / "checkpoints")
+
+
 class TableOfRun:
-    """A table of a run, which fits. It has what `WeightsFile` has. Raises InputError on `tables.NAME.weights` for a run
-    without a checkpoint, a table that it has not, one of another dim, and rows of which nobody knows the ids.
+    """A table of a run, which fits. It has what `WeightsFile` has. checkpoint: of that run, None for its newest.
+
+    Raises InputError on `tables.NAME.weights` for a run without a checkpoint, a table that it has not, one of another
+    dim, and rows of which nobody knows the ids.
     """
 
-    def __init__(self, config: PretrainedWeights, mine: Mine) -> None:
+    def __init__(self, config: PretrainedWeights, mine: Mine, checkpoint: Path | None = None) -> None:
         self.config, self.mine, self.wanted = config, mine, mine.wanted
         run = config.path.expanduser()
-        found = files.named(run / "checkpoints", ("best", "last"))
-        checkpoint = found.get("best") or found.get("last") or next(iter(files.steps(run / "checkpoints")), None)
-        if checkpoint is None:
+        if (checkpoint := checkpoint or newest_of(config)) is None:
             raise self.wanted.problem("path", f"want a run with a checkpoint, got {config.path} without one")
-        self.checkpoint: Path = checkpoint
+        self.checkpoint = checkpoint
         self._require_whole(".metadata", files.STATE)
         self.said = files.state_of(checkpoint, f"tables.{self.wanted.name}.weights.path")
         self.table = config.key or self.wanted.name

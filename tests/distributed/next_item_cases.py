@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from torch import Tensor
 
@@ -179,6 +180,16 @@ def load_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tens
     checkpoints = Checkpoints(run, place, built.vocabularies())
     checkpoints.load(built.sharded, None, checkpoints.newest())
     return built.sharded.whole_table("item"), built.evaluator()("test")
+
+
+def newest_while_it_moves(place: Place, folder: Path, run: Path) -> Path:
+    """What each rank takes for the newest checkpoint where `best` moves while they look."""
+    checkpoints = Checkpoints(run, place, Built(config(folder), place).vocabularies())
+    patched = pytest.MonkeyPatch()
+    patched.setattr("sharded_emb.training.checkpoint_files.newest", lambda of: of / f"step-{place.rank}")
+    found = checkpoints.newest()
+    patched.undo()
+    return found
 
 
 def stop_on_one_rank(place: Place, folder: Path, run: Path) -> tuple[int | None, int, int, list[str]]:

@@ -167,6 +167,10 @@ def test_a_checkpoint_loads_into_another_plan(folder, tmp_path, saved, loaded) -
         assert metrics[name] == pytest.approx(values, abs=1e-12)
 
 
+def test_all_ranks_take_the_checkpoint_that_the_first_finds(folder: Path, tmp_path: Path) -> None:
+    assert run_ranks(cases.newest_while_it_moves, 2, folder, tmp_path) == [tmp_path / "checkpoints" / "step-0"] * 2
+
+
 def test_a_signal_on_one_rank_stops_all_at_the_same_step(folder, tmp_path) -> None:  # type: ignore[no-untyped-def]
     found = run_ranks(cases.stop_on_one_rank, 2, folder, tmp_path / "run")
     assert found == [(15, 3, 0, []), (15, 3, 0, [])]
