@@ -29,7 +29,7 @@ class Place:
     """Where this process stands. local_world_size is the number of ranks on this host.
 
     control is a gloo group of all ranks for small values on the host (flags, weights, errors), whatever the device.
-    equal_hosts says whether every host has as many ranks as this one.
+    equal_hosts says whether every host has as many ranks as this one. timeout bounds every collective.
     """
 
     rank: int
@@ -39,6 +39,7 @@ class Place:
     device: torch.device
     control: dist.ProcessGroup | None
     equal_hosts: bool = True
+    timeout: timedelta = timedelta(minutes=10)
 
     def in_replica(self, replicas: int) -> "Place":
         """The same among the ranks of one of so many replicas, whose hosts are not known to be equal."""
@@ -177,6 +178,14 @@ def _forget_hosts() -> None:
         vars(comm).update(_INTRA_PG=None, _CROSS_PG=None)
 
 
+def bound_hosts(place: Place) -> None:
+    """TorchRec makes the groups of ranks of a host with a time-out of torch's own."""
+    if (comm := sys.modules.get("torchrec.distributed.comm")) is not None:
+        for group in (comm._INTRA_PG, comm._CROSS_PG):
+            if group is not None:
+                dist.distributed_c10d._set_pg_timeout(place.timeout, group)
+
+
 def place_in_group(device: torch.device, timeout: timedelta) -> Place:
     """This process's place in the group that is already there."""
     control = dist.group.WORLD if device.type == "cpu" else dist.new_group(backend="gloo", timeout=timeout)
@@ -191,4 +200,5 @@ def place_in_group(device: torch.device, timeout: timedelta) -> Place:
         device=device,
         control=control,
         equal_hosts=len({int(size) for size in of_all}) == 1,
+        timeout=timeout,
     )

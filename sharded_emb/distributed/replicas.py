@@ -66,7 +66,8 @@ def _groups(sets: list[list[int]], place: Place) -> list[Group]:
     """A group of each of these sets of ranks; torch wants every rank to take part in making each."""
     found = []
     for ranks in sets:
-        device = dist.new_group(ranks)
-        control = device if place.device.type == "cpu" else dist.new_group(ranks, backend="gloo")
+        device = control = dist.new_group(ranks, place.timeout)
+        if place.device.type != "cpu":
+            control = dist.new_group(ranks, place.timeout, backend="gloo")
         found.append(Group(len(ranks), device, control))
     return found

@@ -37,7 +37,7 @@ from sharded_emb.distributed.kernels import (
 )
 from sharded_emb.distributed.local_shards import LocalShard, fused_parts, fused_states, sharded_weights
 from sharded_emb.distributed.plan import Plan, require_same_hosts
-from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.process_group import Place, bound_hosts
 from sharded_emb.distributed.replicas import make_replicas
 from sharded_emb.distributed.sharders import sharders
 from sharded_emb.distributed.sums import send_parts
@@ -153,6 +153,7 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
         init_data_parallel=not without_ddp,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
     )
+    bound_hosts(place)
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)
     taken = take_over(embeddings)

@@ -59,7 +59,7 @@ class Background:
     """
 
     def __init__(self, place: Place) -> None:
-        self.place = replace(place, control=dist.new_group(backend="gloo"))
+        self.place = replace(place, control=dist.new_group(backend="gloo", timeout=place.timeout))
         self.copies = Copies()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None

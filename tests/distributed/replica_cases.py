@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.replicas import make_replicas
 from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.checkpoint_background import Background
 from tests.distributed import parity_cases
 from tests.distributed.parity_cases import Exchange
 from tests.distributed.plan_checkpoint_cases import numbers, train
@@ -47,3 +50,13 @@ def loaded(place: Place, folder: Path, exchange: Exchange) -> list[str]:
     assert want.keys() == found.keys()
     assert len(want) > len(sharded.embeddings.tables), "no state was compared"
     return [name for name in want if not torch.equal(want[name], found[name])]
+
+
+def timeouts(place: Place) -> dict[str, float]:
+    """Seconds by group that this rank is in, of two replicas, of tables along hosts and of saves in the background."""
+    parity_cases.build(place, "hosts", parity_cases.OPTIMIZERS["adagrad"])
+    made = [make_replicas(place, 2), Background(place)]
+    groups = dist.distributed_c10d._world.pg_map
+    found = {group.group_name: group._get_backend(torch.device("cpu")).options._timeout for group in groups}
+    del made
+    return {name: timeout.total_seconds() for name, timeout in found.items()}

@@ -12,7 +12,7 @@ from torchrec.distributed.types import ShardingPlan
 from sharded_emb.distributed.cuts import ALONG_HOSTS
 from tests.configs.problems import problems
 from tests.distributed import parity_cases, replica_cases
-from tests.distributed.ranks import on_one_rank, run_ranks
+from tests.distributed.ranks import WAIT_SECONDS, on_one_rank, run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,12 @@ def test_every_optimizer_trains_to_plain_numbers(found: Any, plain: Any, shardin
         torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
         for name, table in tables.items():
             torch.testing.assert_close(table, want_tables[name], rtol=0, atol=1e-6)
+
+
+def test_no_group_waits_longer_than_was_asked_for() -> None:
+    for of_rank in run_ranks(replica_cases.timeouts, 4, per_host=2):
+        assert len(of_rank) >= 6  # all ranks, those of a host and of its places, of a replica and across, of saves
+        assert {*of_rank.values()} == {WAIT_SECONDS}
 
 
 def test_each_replica_has_all_rows_and_they_stay_the_same_to_the_last_bit(found: Any) -> None:
