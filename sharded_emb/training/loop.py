@@ -15,6 +15,7 @@ from sharded_emb.data.source import Share
 from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.distributed.agree import all_sums, all_values
 from sharded_emb.distributed.phases import DATA, STEP, named
+from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import NotSavedError
 from sharded_emb.training.course import Course, Epochs, Fetching
 from sharded_emb.training.early_stopping import EarlyStopping
@@ -104,6 +105,9 @@ class Trainer:
                     self._epoch()
         except AskedToStopError as asked:  # in an evaluation, which is due again when the run goes on
             self.stop_signal = asked.signal
+        except (InputError, NotFiniteLossError):  # of all ranks, which can end a save together
+            self._settle(failed=True)
+            raise
         finally:
             self.display.close()
             self.parts.profile.close()
@@ -203,8 +207,7 @@ class Trainer:
 
     def _log(self, loss: float) -> None:
         factor = self.parts.schedule.factor(self.progress.step)
-        where = self.course.where(self.progress)
-        rates = self.display.report(self.progress, where, loss, factor)
+        rates = self.display.report(self.progress, self.course.where(self.progress), loss, factor)
         values = {"loss": loss, "lr_factor": factor, **rates}
         self.parts.folder.write_metrics(self.progress.step, "train", values)
 
@@ -247,13 +250,13 @@ class Trainer:
             _say_not_saved(self.progress.step, error)
             self.saved = time.monotonic()
 
-    def _settle(self) -> None:
-        """Waits for a save in the background. One that the run can do without is only told of if it failed."""
+    def _settle(self, failed: bool = False) -> None:
+        """Waits for a save in the background. A run that needs none, or has `failed`, only says that it did."""
         try:
             self.parts.checkpoints.wait()
         except NotSavedError as error:
             step, needed = self.under_way
-            if needed:
+            if needed and not failed:
                 raise
             _say_not_saved(step, error)
 

@@ -1,10 +1,16 @@
 """Whatever ends a save, the checkpoint before it loads, and the next save works."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sharded_emb.config.session import train
+from sharded_emb.training import checkpoint_files as files
+from sharded_emb.training.step import Learner, NotFiniteLossError
 from tests.distributed import save_cases as cases
+from tests.distributed.next_item_config import config
 from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
 
@@ -40,6 +46,28 @@ def test_a_save_on_a_full_disk(data: Path, tmp_path: Path) -> None:
     assert found["left"] == ["best", "last", "step-1"], "what did not fit is gone"
     assert (found["steps"], found["odd"]) == ({1}, [])
     assert found["then"] == (2, [])
+
+
+def test_a_save_under_way_is_finished_by_a_run_that_fails(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces_of_rank = files.pieces_of_rank
+
+    def slowly(*given: Any) -> list[files.Piece]:
+        time.sleep(2)
+        return pieces_of_rank(*given)
+
+    def not_finite(_: Learner, pieces: Any, __: float, number: int, ___: Any = None) -> float:
+        if number == 3:
+            raise NotFiniteLossError(float("nan"), number, pieces)
+        return 0.5
+
+    monkeypatch.setattr(files, "pieces_of_rank", slowly)
+    monkeypatch.setattr(Learner, "step", not_finite)
+    saving = {"every_steps": 2, "every_minutes": None, "asynchronous": True}
+    with pytest.raises(NotFiniteLossError):
+        train(config(data, run=str(tmp_path / "run"), checkpoint=saving))
+    assert {entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()} == {"last", "step-2"}
 
 
 def test_a_save_after_all_checkpoints_have_vanished(data: Path, tmp_path: Path) -> None:
