@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import math
+import os
 import resource
 import sys
 import time
@@ -109,6 +110,7 @@ class RunFolder:
             if (there := file.stat().st_size) < metrics_bytes:
                 log.warning("metrics.jsonl: want %d bytes from before the checkpoint, got %d", metrics_bytes, there)
             self._metrics.truncate(min(there, metrics_bytes))
+            self._metrics.seek(0, os.SEEK_END)  # the place does not follow, and is what a checkpoint says was written
             self._first_step = step + 1
             (self.path / "result.json").unlink(missing_ok=True)
 
