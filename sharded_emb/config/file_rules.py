@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sharded_emb.config.against_rules import against_problems
+from sharded_emb.config.column_rules import column_problems, metric_problems
 from sharded_emb.config.plan_rules import (
     known_features,
     misfits_of_plan,
@@ -19,17 +20,16 @@ from sharded_emb.config.rules import Tree, whole
 from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig, ShardingConfig
 from sharded_emb.config.run_rules import place_for_predictions, place_for_run, start_of_run
 from sharded_emb.config.stream_rules import addition_problems, adds, hard_problems, stream_problems
-from sharded_emb.config.vocabularies import rows_by_table, vocabulary_by_table
+from sharded_emb.config.vocabularies import rows_by_table
 from sharded_emb.config.weights import weight_problems
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.folder import require_free
 from sharded_emb.embeddings.updates import problems as update_problems
 from sharded_emb.embeddings.updates import step_of
-from sharded_emb.errors import InputError, nearest
-from sharded_emb.losses.base import LabelledLossConfig
+from sharded_emb.errors import InputError
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.sharding import pattern_of
-from sharded_emb.tables import FeatureConfig, Table, TableConfig, held, resolve
+from sharded_emb.tables import Table, TableConfig, held, resolve
 
 
 def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
@@ -50,14 +50,9 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     except InputError as error:
         return [*found, *error.problems]
     found += _rows(kind, sound, dataset)
-    found += [
-        *_columns(tree, sound, dataset),
-        *_pooling_columns(sound, dataset),
-        *_table_rows(sound, dataset),
-        *_label(sound, dataset),
-        *_numbers(sound, dataset),
-    ]
-    found += [] if issubclass(kind, EvaluateConfig | PlanConfig) else hard_problems(sound, dataset)
+    found += column_problems(tree, sound, dataset)
+    if not issubclass(kind, EvaluateConfig | PlanConfig):
+        found += [*hard_problems(sound, dataset), *metric_problems(sound, dataset)]
     return [*found, *_plan(kind, tree, sound, dataset)]
 
 
@@ -113,132 +108,6 @@ def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
         yield f"data: want rows in the train split of {dataset.folder}, got none; prepare it from more events"
     elif sound.get("early_stopping") is not None and not rows.get("valid"):
         yield f"early_stopping: want rows in the valid split of {dataset.folder}, got none; set early_stopping=null"
-
-
-def _columns(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """What features read has to be in the dataset."""
-    tables: Mapping[str, TableConfig] = sound.get("tables", {})
-    features: Mapping[str, FeatureConfig] = sound.get("features", {})
-    vocabularies = vocabulary_by_table(features, dataset)
-    for name, feature in features.items():
-        key, table = f"features.{name}.column", tables.get(feature.table)
-        of_items = dataset.manifest.item_attributes
-        column = (dataset.columns if feature.of is None else of_items).get(feature.column)
-        of = features.get(feature.of or "")
-        known = None if of is None else dataset.columns.get(of.column)
-        if known is not None and known.vocabulary != "item":
-            yield (
-                f"features.{name}.of: want a sequence of items, got {feature.of!r}, which holds ids of "
-                f"{known.vocabulary or 'no vocabulary'}"
-            )
-        elif column is None and feature.of is not None:
-            there = (
-                f", which has {', '.join(of_items)}" if of_items else ", which has none; prepare it with some of theirs"
-            )
-            yield f"{key}: want an attribute of items in {dataset.folder}{there}, got {feature.column!r}"
-        elif column is None:
-            yield f"{key}: want a column of {dataset.folder}, got {feature.column!r}{_hint(feature.column, dataset)}"
-        elif column.vocabulary is None and not column.type.endswith(("int64", "int64>")):
-            yield f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}"
-        elif column.vocabulary is None and table is not None and not _takes_any(table, tree["tables"][feature.table]):
-            yield (
-                f"{key}: want ids of a vocabulary, got {feature.column!r}, which holds {column.type} without one; set "
-                f"tables.{feature.table}.ids to hash or managed_collision"
-            )
-        elif column.vocabulary is None and feature.unknown != "error":
-            yield (
-                f"features.{name}.unknown: want error with {feature.column!r}, which has no vocabulary to which an id "
-                f"could be unknown, got {feature.unknown}"
-            )
-        elif (
-            table is not None
-            and table.rows == "auto"
-            and not table.ids.takes_any
-            and column.vocabulary not in (None, (of_table := vocabularies.get(feature.table)))
-        ):
-            other = f"those of {of_table}" if of_table else "those of several"
-            yield (
-                f"tables.{feature.table}.rows: want a number, or one vocabulary for auto, got {key} with ids of "
-                f"{column.vocabulary} beside {other}; give a number of rows, or a table to each"
-            )
-
-
-def _takes_any(table: TableConfig, typed: Tree) -> bool:
-    """Whether any number is an id of a table, or may be one, because what was typed as `ids` is wrong."""
-    return table.ids.takes_any or ("ids" in typed and "ids" not in table.model_fields_set)
-
-
-def _pooling_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """So has what poolings ask for beside the ids."""
-    features: Mapping[str, FeatureConfig] = sound.get("features", {})
-    for name, feature in features.items():
-        for key, column in feature.pooling.columns().items():
-            place, wanted = f"features.{name}.pooling.{key}", feature.pooling.types[key]
-            there = dataset.columns.get(column)
-            if there is None:
-                yield f"{place}: want a column of {dataset.folder}, got {column!r}{_hint(column, dataset)}"
-            elif there.type not in wanted or there.vocabulary is not None:
-                found = f"ids of {there.vocabulary}" if there.vocabulary else there.type
-                yield f"{place}: want a column of {' or '.join(wanted)}, got {column!r}, which holds {found}"
-
-
-def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """A number of rows has to hold the vocabulary, and a table that is scored no row that is no item."""
-    features: Mapping[str, FeatureConfig] = sound.get("features", {})
-    vocabularies = vocabulary_by_table(features, dataset)
-    model = sound.get("model")
-    scored = features.get(model.history) if isinstance(model, NextItemConfig) else None
-    for name, table in sound.get("tables", {}).items():
-        if scored is not None and scored.table == name and table.ids.takes_any:
-            yield f"tables.{name}.ids: want rows, since each row is ranked as an item, got {table.ids}"
-        if (of := vocabularies.get(name)) is None or table.rows == "auto" or table.ids.takes_any:
-            continue
-        rows = dataset.rows(of)
-        if table.rows < rows and any(f.table == name and f.unknown == "error" for f in features.values()):
-            yield f"tables.{name}.rows: want at least {rows}, the rows of vocabulary {of}, got {table.rows}; use auto"
-        elif table.rows > rows and scored is not None and scored.table == name:
-            why = f"the rows of vocabulary {of}, as rows beyond it would be ranked as items"
-            yield f"tables.{name}.rows: want auto or {rows}, {why}, got {table.rows}; use auto"
-
-
-def _numbers(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """So have the numbers that a model reads as they are."""
-    loss = sound.get("loss")
-    labels = loss.columns().values() if isinstance(loss, LabelledLossConfig) else ()
-    for name in sound["model"].number_columns() if "model" in sound else ():
-        column = dataset.columns.get(name)
-        if name in labels:
-            yield f"model.numbers: want what is known before the label, got {name!r}, which is one; leave it out"
-        elif column is None:
-            yield f"model.numbers: want columns of {dataset.folder}, got {name!r}{_hint(name, dataset)}"
-        elif column.type != "float32" or column.vocabulary is not None:
-            yield (
-                f"model.numbers: want columns of one number a row (float32), got {name!r}, which holds {column.type}; "
-                "prepare it with number: true"
-            )
-
-
-def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:
-    """So has the label, and it has to be one; and the weight."""
-    loss = sound.get("loss")
-    if loss is not None and loss.weight is not None:
-        weight = dataset.columns.get(loss.weight)
-        if weight is None:
-            yield f"loss.weight: want a column of {dataset.folder}, got {loss.weight!r}{_hint(loss.weight, dataset)}"
-        elif weight.type != "float32" or weight.vocabulary is not None:
-            yield f"loss.weight: want a column of weights (float32), got {loss.weight!r}, which holds {weight.type}"
-    if not isinstance(loss, LabelledLossConfig):
-        return
-    for key, name in loss.columns().items():
-        column = dataset.columns.get(name)
-        if column is None:
-            yield f"{key}: want a column of {dataset.folder}, got {name!r}{_hint(name, dataset)}"
-        elif column.type != "float32" or column.vocabulary is not None:
-            yield f"{key}: want a column of labels (float32), got {name!r}, which holds {column.type}"
-
-
-def _hint(column: str, dataset: Dataset) -> str:
-    return nearest(column, dataset.columns)
 
 
 def raw_columns(dataset: Dataset) -> frozenset[str]:

@@ -42,6 +42,24 @@ def test_a_label_is_a_column_of_labels(tiny_data: Path, tmp_path: Path, label: s
     assert said(label) == [f"loss.label: want a column of labels (float32), got {label!r}, which holds {kind}"]
 
 
+def test_training_stops_by_the_auc_within_users_where_there_are_any(tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    manifest = read_manifest(tiny_data)
+
+    def said(metric: str, columns: dict[str, Column]) -> list[str]:
+        write_manifest(tmp_path / "data", manifest.model_copy(update={"columns": columns}))
+        found = problems(DIN, f"data={tmp_path}/data", f"early_stopping.metric={metric}", files=True)
+        return [line for line in found if line.startswith("early_stopping")]
+
+    nobody = {name: column for name, column in manifest.columns.items() if name != "user"}
+    assert said("group_auc", manifest.columns) == []
+    assert said("auc", nobody) == []
+    assert said("group_auc", nobody) == [
+        f"early_stopping.metric: want a metric without users for {tmp_path}/data, which has no column user, got "
+        "'group_auc'; take auc"
+    ]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_tf32_wants_a_gpu(tiny_data: Path, device: str) -> None:
