@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.vocabulary_rows import FIRST_ROW
@@ -95,9 +94,8 @@ class SequenceNeighbours:
         return weights_BR @ self.follows
 
 
-def fit_baselines(train: pa.Table, rows: int, column: str = "items") -> list[Baseline]:
-    """Popularity, Markov chain and sequence kNN, counted over the sequences of `column`; `rows` is R."""
-    sequences = RaggedColumn.from_arrow(train[column])
+def fit_baselines(sequences: RaggedColumn, rows: int) -> list[Baseline]:
+    """Popularity, Markov chain and sequence kNN, counted over sequences of rows; `rows` is R."""
     values, offsets = _flat(sequences)
     neighbours = count_neighbours(sequences, rows)
     return [

@@ -34,7 +34,7 @@ def baseline_metrics(evaluator: BinaryEvaluator | NextItemEvaluator, split: str)
 
 def fitted_baselines(evaluator: NextItemEvaluator) -> list[Baseline]:
     """Counted over the train split."""
-    return fit_baselines(evaluator.scoring.dataset.split("train"), evaluator.table.rows, evaluator.column)
+    return fit_baselines(evaluator.train_sequences(), evaluator.table.rows)
 
 
 def regressed(evaluator: BinaryEvaluator, split: str) -> Scored:

@@ -178,11 +178,14 @@ class NextItemEvaluator:
         """Over the train split."""
         if self.counts is None:
             return None
+        return Counts(self.counts, count_neighbours(self.train_sequences(), self.table.rows))
+
+    def train_sequences(self) -> RaggedColumn:
+        """All of the train split, as rows of the item table. All ranks call it together."""
         train = self.scoring.flat.split("train")
         with together(self.scoring.place):
             read = train.window([self.column], Extents.span(0, train.rows)).columns[self.column]
-            sequences = RaggedColumn(self._as_rows(read.all_values()), read.offsets - read.offsets[0])
-            return Counts(self.counts, count_neighbours(sequences, self.table.rows))
+        return RaggedColumn(self._as_rows(read.all_values()), read.offsets - read.offsets[0])
 
     def _of_lists(self, mine: ListSums) -> dict[str, float]:
         """Over all ranks."""

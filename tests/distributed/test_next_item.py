@@ -3,11 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from sharded_emb.config.build import Built
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.ids.hash import hashed
+from sharded_emb.training.compare import baseline_metrics, fitted_baselines
+from sharded_emb.training.evaluation import NextItemEvaluator
+from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 from tests.distributed import next_item_cases as cases
-from tests.distributed.next_item_config import DIM, LOSSES, MODELS, MORE_LOSSES, SHARDINGS
+from tests.distributed.next_item_config import DIM, LOSSES, MODELS, MORE_LOSSES, SHARDINGS, config
 from tests.distributed.next_item_data import ITEMS, USERS, sequences, write_dataset
 from tests.distributed.plain_next_item import train_plain
 from tests.distributed.ranks import on_one_rank, run_ranks
@@ -48,6 +55,31 @@ def plain(folder: Path) -> dict[str, Any]:
     return {loss: train_plain(folder, loss) for loss in LOSSES} | {
         f"{loss} described": train_plain(folder, loss, with_tags=True) for loss in LOSSES
     }
+
+
+@pytest.mark.parametrize("unknown", ["row", "hash"])
+def test_baselines_count_unknown_items_as_the_model_reads_them(folder: Path, unknown: str) -> None:
+    rows = 20
+    events = np.concatenate([each[:-2] for each in sequences()])
+    stand_in = hashed(events, rows) if unknown == "hash" else np.full(len(events), UNKNOWN_ROW)
+    want_N = np.bincount(np.where(events < rows, events, stand_in), minlength=rows)
+
+    def measured(place: Place) -> None:
+        evaluator = Built(
+            config(
+                folder,
+                tables={"item": {"dim": DIM, "rows": rows}},
+                features={"history": {"table": "item", "column": "items", "max_length": 6, "unknown": unknown}},
+            ),
+            place,
+        ).evaluator()
+        assert isinstance(evaluator, NextItemEvaluator)
+        popularity, *_ = fitted_baselines(evaluator)
+        scores_N = popularity.scores(np.zeros(0, np.int64), np.array([0, 0]))[0]
+        assert scores_N[2:].tolist() == want_N[2:].tolist()
+        assert baseline_metrics(evaluator, "test").keys() == {"popularity", "markov", "sequence_knn"}
+
+    on_one_rank(measured)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)

@@ -56,8 +56,8 @@ def scores_of(baseline: Baseline, history: list[int]) -> list[float]:
 
 
 def test_counts_by_hand() -> None:
-    train = pa.table({"items": pa.array([[2, 3, 4], [3, 4], [5]], pa.list_(pa.int64()))})
-    popularity, markov, neighbours = fit_baselines(train, rows=6)
+    train = pa.chunked_array([pa.array([[2, 3, 4], [3, 4], [5]], pa.list_(pa.int64()))])
+    popularity, markov, neighbours = fit_baselines(RaggedColumn.from_arrow(train), rows=6)
     assert [baseline.name for baseline in (popularity, markov, neighbours)] == ["popularity", "markov", "sequence_knn"]
     assert scores_of(popularity, [2]) == [1, 2, 2, 1]
     assert scores_of(markov, [2, 3]) == pytest.approx([1 / 3, 2 / 3, 2 + 2 / 3, 1 / 3])
@@ -68,13 +68,14 @@ def test_counts_by_hand() -> None:
 
 def test_a_slice_of_a_table_counts_only_its_own_rows() -> None:
     train = pa.table({"items": pa.array([[5, 2], [2, 3]], pa.list_(pa.int64()))}).slice(1)
-    assert scores_of(fit_baselines(train, rows=6)[0], [2]) == [1, 1, 0, 0]
+    assert scores_of(fit_baselines(RaggedColumn.from_arrow(train["items"]), rows=6)[0], [2]) == [1, 1, 0, 0]
 
 
 def _check_marks(config: DatasetConfig, folder: Path, marks: dict[tuple[str, bool], tuple[float, float]]) -> None:
     prepare(config, folder, seed=0, overwrite=False)
     dataset = Dataset.open(folder)
-    baselines = {each.name: each for each in fit_baselines(dataset.split("train"), dataset.rows("item"))}
+    train = RaggedColumn.from_arrow(dataset.split("train")["items"])
+    baselines = {each.name: each for each in fit_baselines(train, dataset.rows("item"))}
     sequences = lists(dataset.split("test"))
     got = {name: evaluate(baselines[name], sequences) for name in {name for name, _ in marks}}
     for (name, filtered), mark in marks.items():

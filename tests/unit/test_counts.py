@@ -20,7 +20,7 @@ def test_scores_have_the_logarithm_of_what_the_baseline_counts() -> None:
     before_BN = torch.from_numpy(draw.normal(size=(3, ROWS))).float()
     scores_BN = before_BN.clone()
     counts.add_to(scores_BN, values, offsets)
-    baseline = fit_baselines(pa.table({"items": sequences}), ROWS)[-1]
+    baseline = fit_baselines(RaggedColumn.from_arrow(sequences), ROWS)[-1]
     assert baseline.name == "sequence_knn"
     pairs_BN = baseline.scores(values, offsets)[:, FIRST_ROW:]
     want_BN = before_BN[:, FIRST_ROW:] + torch.from_numpy(3 * np.log1p(5 * pairs_BN))
