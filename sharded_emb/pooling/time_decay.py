@@ -34,16 +34,21 @@ class TimeDecay(Pooling):
     def numbers(self, read: Mapping[str, npt.NDArray[Any]], lengths_B: npt.NDArray[np.int64]) -> Any:
         """The weights. Ages are differences of whole seconds: a float32 would round the times themselves."""
         times_T = read["times"]
-        if "now" in read:
-            now_B = read["now"]
-        else:
-            filled = lengths_B > 0
-            now_B = np.zeros(len(lengths_B), dtype=times_T.dtype)
-            starts = (np.cumsum(lengths_B) - lengths_B)[filled]
-            now_B[filled] = np.maximum.reduceat(times_T, starts) if len(starts) else []
+        now_B = read["now"] if "now" in read else _of_rows(np.maximum, times_T, lengths_B)
         age_T = np.maximum(np.repeat(now_B, lengths_B) - times_T, 0)
+        if self.normalize:  # a factor of all weights of a row cancels, unless float32 has no number so small
+            age_T = age_T - np.repeat(_of_rows(np.minimum, age_T, lengths_B), lengths_B)
         return np.exp2(-age_T / self.half_life_seconds).astype(np.float32)
 
     def build(self, dim: int, max_length: int | None) -> Pool:  # noqa: ARG002
         """The module."""
         return WeightedPool(self.normalize)
+
+
+def _of_rows(extreme: np.ufunc, values_T: npt.NDArray[Any], lengths_B: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """The least or greatest value of each row (B); 0 of an empty one."""
+    found_B = np.zeros(len(lengths_B), dtype=values_T.dtype)
+    filled_B = lengths_B > 0
+    if filled_B.any():
+        found_B[filled_B] = extreme.reduceat(values_T, (np.cumsum(lengths_B) - lengths_B)[filled_B])
+    return found_B
