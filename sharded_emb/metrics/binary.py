@@ -26,8 +26,10 @@ def auc(label_N: Floats, score_N: Floats) -> float:
 
 def group_auc(label_N: Floats, score_N: Floats, group_N: Groups) -> float:
     """The mean AUC within a group, weighted by its rows (Zhu et al., KDD 2017); groups of one class have none and are
-    left out, and without any other it is not-a-number.
+    left out, and without any other, or where a score is none, it is not-a-number.
     """
+    if np.isnan(score_N).any():
+        return float("nan")
     order_N = np.lexsort((score_N, group_N))
     label_N, score_N, group_N = label_N[order_N], score_N[order_N], group_N[order_N]
     starts_G = np.flatnonzero(np.diff(group_N, prepend=group_N[:1] - 1))
@@ -58,7 +60,8 @@ def log_loss(label_N: Floats, logit_N: Floats) -> float:
 
 def metrics(label_N: Floats, logit_N: Floats, user_N: Groups | None = None) -> dict[str, float]:
     """AUC, within users where they are known, log loss, normalized entropy (log loss over that of the label's mean),
-    calibration (the mean probability over the label's mean), squared error of probabilities, accuracy at one half.
+    calibration (the mean probability over the label's mean), squared error of probabilities, accuracy at one half; all
+    not-a-number where a logit is none.
     """
     rate = float(np.mean(label_N))
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < rate < 1 else float("nan")
@@ -70,5 +73,5 @@ def metrics(label_N: Floats, logit_N: Floats, user_N: Groups | None = None) -> d
         "normalized_entropy": float(loss / entropy),
         "calibration": float(np.mean(probability_N) / rate) if rate else float("nan"),
         "mean_squared_error": float(np.mean((probability_N - label_N) ** 2)),
-        "accuracy": float(np.mean((logit_N > 0) == (label_N > 0))),
+        "accuracy": float("nan") if np.isnan(logit_N).any() else float(np.mean((logit_N > 0) == (label_N > 0))),
     }

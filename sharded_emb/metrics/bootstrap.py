@@ -87,7 +87,11 @@ def _measures(label_N: Floats, logit_N: Floats) -> dict[str, Callable[[Floats], 
     losses_N = log_losses(label_N, logit_N)
     squares_N = (1 / (1 + np.exp(-np.clip(logit_N, -700, 700))) - label_N) ** 2
 
+    no_number = bool(np.isnan(logit_N).any())
+
     def auc(weight_N: Floats) -> float:
+        if no_number:
+            return float("nan")
         weight_N = weight_N[order_N]
         positive = np.bincount(block_N, weight_N * sorted_label_N)
         negative = np.bincount(block_N, weight_N * (1 - sorted_label_N))

@@ -28,7 +28,7 @@ from sharded_emb.metrics.lists import ListSums
 from sharded_emb.metrics.lists import means as lists_means
 from sharded_emb.models.base import NextItemModel
 from sharded_emb.training.scoring import Scoring, constant, for_evaluation
-from sharded_emb.vocabulary_rows import FIRST_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
 
 _ROWS_PER_LOOKUP = 1 << 16
 
@@ -62,8 +62,9 @@ class BinaryEvaluator:
         self.unknown = scoring.unknown
 
     def protocol(self, split: str) -> dict[str, Any]:
-        """All rows count once."""
-        return {name: {"split": split, "rows": "all", "ties": "count half"} for name in self.names(split)}
+        """All rows count once; AUC within users has those of the vocabulary alone."""
+        users = {"users": "of the vocabulary"} if "user" in self.scoring.dataset.columns else {}
+        return {name: {"split": split, "rows": "all", "ties": "count half", **users} for name in self.names(split)}
 
     def names(self, split: str) -> list[str]:
         """Of the evaluations: the split for the first task, and SPLIT_TASK for the others."""
@@ -78,11 +79,17 @@ class BinaryEvaluator:
         return dict(zip(self.names(split), found, strict=True))
 
     def users(self, split: str) -> Int64s | None:
-        """The user of each row of a split, where the data have a column of that name."""
-        if "user" not in self.scoring.dataset.columns:
+        """The user of each row of a split, where the data have a column of that name. Rows of users that are out of
+        vocabulary have nothing in common: each has a negative number of its own.
+        """
+        column = self.scoring.dataset.columns.get("user")
+        if column is None:
             return None
         found = [window.columns["user"].all_values() for window in self.scoring.windows(split, ["user"])]
-        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        user_N = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        if column.vocabulary is None:
+            return user_N
+        return np.where(user_N == UNKNOWN_ROW, -1 - np.arange(len(user_N)), user_N)
 
     def score(self, split: str) -> "Scored":
         """All rows in the order of the split, on every rank; of the first task."""

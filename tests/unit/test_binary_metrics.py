@@ -1,13 +1,19 @@
 """Metrics of probabilities: scikit-learn's, to the last digits."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, mean_squared_error, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from sharded_emb.metrics.binary import Floats, auc, group_auc, log_loss, metrics
+from sharded_emb.data.dataset import Column
+from sharded_emb.data.window import InMemory
+from sharded_emb.metrics.binary import Floats, Groups, auc, group_auc, log_loss, metrics
+from sharded_emb.training.evaluation import BinaryEvaluator
 
 
 def sigmoid(logit_N: Floats) -> Floats:
@@ -121,5 +127,32 @@ def test_squared_error_and_calibration_are_those_of_probabilities(rows: int, dec
     assert math.isnan(metrics(np.zeros(3), logit_N[:3] if rows > 2 else np.zeros(3))["calibration"])
 
 
-def test_a_score_that_is_no_number_has_no_auc() -> None:
-    assert math.isnan(auc(np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, np.nan, 2.0, 3.0])))
+def test_a_score_that_is_no_number_leaves_no_metric() -> None:
+    label_N, logit_N = np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, np.nan, 2.0, 3.0])
+    assert math.isnan(auc(label_N, logit_N))
+    found = metrics(label_N, logit_N, np.array([5, 5, 6, 6]))
+    assert all(math.isnan(value) for value in found.values()), found
+
+
+def users(user_N: list[int], vocabulary: str | None) -> Groups:
+    """As the evaluator has them."""
+    split = InMemory(pa.table({"user": pa.array(user_N, pa.int64())}))
+    scoring: Any = SimpleNamespace(
+        unknown={},
+        dataset=SimpleNamespace(columns={"user": Column(type="int64", vocabulary=vocabulary)}),
+        windows=lambda _, columns: (split.window(columns, each) for each in split.spans(1)),
+    )
+    found = BinaryEvaluator(scoring).users("test")
+    assert found is not None
+    return found
+
+
+def test_users_out_of_vocabulary_are_no_user() -> None:
+    user_N = [1, 2, 1, 3, 2, 1]
+    assert users(user_N, vocabulary=None).tolist() == user_N
+    apart = users(user_N, vocabulary="user")
+    assert len({*apart.tolist()}) == 5
+    assert apart[[1, 3, 4]].tolist() == [2, 3, 2]
+    # the rows of 1 are those of three users, and their order says nothing
+    label_N, logit_N = np.array([1.0, 1, 0, 0, 0, 1]), np.array([0.0, 2, 1, 0, 1, 2])
+    assert metrics(label_N, logit_N, apart)["group_auc"] == 1

@@ -74,6 +74,11 @@ def test_a_resample_of_one_class_has_no_auc_and_the_others_count() -> None:
     assert RESAMPLES == 1000
 
 
+def test_a_logit_that_is_no_number_leaves_no_metric() -> None:
+    measures = _measures(np.array([0.0, 1, 1]), np.array([0.0, np.nan, 2.0]))
+    assert all(math.isnan(measure(np.ones(3))) for measure in measures.values())
+
+
 def test_coverage_is_the_share_of_items_listed_and_novelty_their_surprise() -> None:
     counts_N = torch.tensor([9, 9, 8, 4, 2, 1, 1, 0] + [0] * 12)
     sums = ListSums(counts_N)
