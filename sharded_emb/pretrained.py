@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from safetensors import SafetensorError, safe_open
 
 from sharded_emb.component import Frozen
@@ -21,6 +22,18 @@ from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_AT_ONCE = 65_536
 _NAMED = 5  # missing ids that a message lists
+_NUMBERS = "fiu"  # kinds of NumPy's types: neither text nor truth values, nor complex
+_TENSORS = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+    "I64",
+    "I32",
+    "I16",
+    "I8",
+    "U8",
+)  # floats of 8 bits want a scale
 Chunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
 
@@ -114,7 +127,11 @@ class WeightsFile:
     def _by_row(self, first_row: int, end_row: int) -> Iterator[Chunk]:
         for start in range(first_row, end_row, _ROWS_AT_ONCE):
             end = min(start + _ROWS_AT_ONCE, end_row)
-            yield np.arange(start, end), np.asarray(self._matrix[start:end]).astype(np.float32)
+            piece = self._matrix[start:end]
+            # NumPy has no bf16
+            values_ND = piece.float().numpy() if isinstance(piece, torch.Tensor) else np.asarray(piece)
+            with np.errstate(over="ignore"):  # is not finite any more, and refused
+                yield np.arange(start, end), values_ND.astype(np.float32)
 
     def _by_id(self, first_row: int, end_row: int) -> Iterator[Chunk]:
         assert self._row_of_line is not None
@@ -131,17 +148,26 @@ class WeightsFile:
             line += len(batch)
 
     def _open_npy(self) -> None:
-        self._check_matrix(np.load(self.path, mmap_mode="r", allow_pickle=False))
+        matrix = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        self._check_type(str(matrix.dtype), matrix.dtype.kind in _NUMBERS)
+        self._check_matrix(matrix)
 
     def _open_safetensors(self) -> None:
-        file = safe_open(self.path, framework="np")
+        file = safe_open(self.path, framework="pt")
         keys = list(file.keys())
         key = self.config.key or (keys[0] if len(keys) == 1 else None)
         if key is None:
             raise self.wanted.problem("key", f"want one of {', '.join(keys)}, got null; name the tensor")
         if key not in keys:
             raise self.wanted.problem("key", f"want a tensor of {self.path.name}, got {key!r}{nearest(key, keys)}")
-        self._check_matrix(file.get_slice(key))
+        matrix = file.get_slice(key)
+        self._check_type(matrix.get_dtype(), matrix.get_dtype() in _TENSORS)
+        self._check_matrix(matrix)
+
+    def _check_type(self, got: str, holds_numbers: bool) -> None:
+        if not holds_numbers:
+            want = "want floats of 16, 32 or 64 bits, or whole numbers"
+            raise self.wanted.problem("path", f"{want}, got {got} in {self.path.name}; convert them")
 
     def _check_matrix(self, matrix: Any) -> None:
         shape = tuple(matrix.shape if hasattr(matrix, "shape") else matrix.get_shape())
@@ -171,6 +197,8 @@ class WeightsFile:
             if column not in columns:
                 hint = nearest(column, columns)
                 raise wanted.problem(key, f"want a column of {self.path.name}, got {column!r}{hint}")
+        vectors = file.schema_arrow.field(config.vector_column).type
+        self._check_type(str(vectors), _holds_numbers(vectors))
         ids = file.read(columns=[config.id_column]).column(0).combine_chunks()
         known = wanted.raw_ids[FIRST_ROW:]
         if pa.types.is_integer(ids.type) != pa.types.is_integer(known.type):
@@ -189,3 +217,9 @@ class WeightsFile:
             raise wanted.problem(
                 "missing", f"want vectors of all {len(known)} ids, got none for {len(missing)} of them, such as {named}"
             )
+
+
+def _holds_numbers(kind: pa.DataType) -> bool:
+    """Whether a column has lists of them."""
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrec.optim.keyed import KeyedOptimizer
 
 from sharded_emb.embeddings.lookup import Embeddings
+from sharded_emb.errors import InputError
 from sharded_emb.tables import Table
 
 
@@ -22,6 +23,19 @@ class LocalShard:
     values_RC: Tensor
     row: int
     column: int
+
+    def overwrite(self, rows_N: Tensor, values_NC: Tensor) -> None:
+        """Gives these rows of the table these values. Raises InputError for one that the table's type cannot hold."""
+        cast_NC = values_NC.to(self.values_RC.dtype)
+        if not cast_NC.isfinite().all():
+            place, column = (~cast_NC.isfinite()).nonzero()[0].tolist()
+            name, got = self.table.name, values_NC[place, column]
+            hint = f"set tables.{name}.dtype=fp32" if got.isfinite() else "take other weights"
+            raise InputError(
+                f"tables.{name}.weights.path: want numbers that {self.table.dtype} can hold, got {got:g} in row "
+                f"{int(rows_N[place])}; {hint}"
+            )
+        self.values_RC[(rows_N - self.row).to(self.values_RC.device)] = cast_NC.to(self.values_RC.device)
 
 
 def fused_states(fused: KeyedOptimizer) -> Iterator[tuple[str, Tensor]]:

@@ -281,7 +281,10 @@ def _inside(rows_R: Tensor, first: int, count: int) -> Tensor:
 
 @torch.no_grad()
 def load_pretrained(sharded: Sharded, table: str, file: Vectors) -> None:
-    """Writes the vectors of a file, or of another run, over the initial rows of a table. The padding row stays zero."""
+    """Writes the vectors of a file, or of another run, over the initial rows of a table. The padding row stays zero.
+
+    Raises InputError for a number that the type of the table cannot hold.
+    """
     for part in sharded.shards():
         if part.table.name != table:
             continue
@@ -291,7 +294,7 @@ def load_pretrained(sharded: Sharded, table: str, file: Vectors) -> None:
             kept_N = torch.from_numpy(rows_N)
             if part.table.padding_row is not None:
                 values_NC = torch.where((kept_N == part.table.padding_row)[:, None], 0, values_NC)
-            part.values_RC[(kept_N - part.row).to(part.values_RC.device)] = values_NC.to(part.values_RC)
+            part.overwrite(kept_N, values_NC)
 
 
 def set_learning_rates(sharded: Sharded, dense: Optimizer, factor: float) -> None:

@@ -1,5 +1,6 @@
 """Weights from a file are the same numbers under every plan, in every dtype, and stay them where they are frozen."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from sharded_emb.config.build import Built
+from sharded_emb.errors import InputError
 from tests.distributed import pretrained_cases
-from tests.distributed.next_item_config import SHARDINGS
+from tests.distributed.next_item_config import DIM, SHARDINGS, config
 from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
 
@@ -25,6 +28,18 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
         1: on_one_rank(lambda place: pretrained_cases.filled_tables(place, folder, file)),
         2: run_ranks(pretrained_cases.filled_tables, 2, folder, file)[1],
     }
+
+
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_a_number_too_large_for_the_table_is_refused(tmp_path: Path, sharding: str) -> None:
+    write_dataset(tmp_path / "tiny")
+    values = pretrained_cases.vectors()
+    values[9, 5] = 7e4
+    np.save(tmp_path / "w.npy", values)
+    keys = {"dim": DIM, "weights": {"path": str(tmp_path / "w.npy")}, "dtype": "fp16"}
+    want = "tables.item.weights.path: want numbers that fp16 can hold, got 70000 in row 9; set tables.item.dtype=fp32"
+    with pytest.raises(InputError, match=f"^{re.escape(want)}$"):
+        on_one_rank(lambda place: Built(config(tmp_path / "tiny", sharding, tables={"item": keys}), place))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -1,5 +1,6 @@
 """Weights from files: by row or by raw id, whatever is wrong with them said with its key."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save_file
 
 from sharded_emb.errors import InputError
 from sharded_emb.pretrained import PretrainedWeights, Wanted, WeightsFile
@@ -44,6 +47,37 @@ def test_row_i_of_a_matrix_is_row_i_of_the_table(tmp_path: Path, kind: str, dtyp
     assert read(opened(path)) == {row: expected[row].tolist() for row in range(ROWS)}
     assert read(opened(path), 3, 5) == {row: expected[row].tolist() for row in (3, 4)}
     assert opened(path).filled.from_file == ROWS
+
+
+def test_bf16_is_read_from_safetensors(tmp_path: Path) -> None:
+    values = torch.from_numpy(VECTORS).bfloat16()
+    torch_save_file({"w": values}, tmp_path / "w.safetensors")
+    assert read(opened(tmp_path / "w.safetensors")) == dict(enumerate(values.float().tolist()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "got"),
+    [
+        ("npy", np.full((ROWS, DIM), "a"), "<U1"),
+        ("npy", VECTORS + 1j, "complex64"),
+        ("npy", VECTORS > 0, "bool"),
+        ("safetensors", torch.from_numpy(VECTORS + 1j), "C64"),
+        ("safetensors", torch.from_numpy(VECTORS).to(torch.float8_e4m3fn), "F8_E4M3"),
+        ("parquet", [["a"] * DIM] * 3, "list<element: string>"),
+        ("parquet", [0.5] * 3, "double"),
+    ],
+)
+def test_what_is_no_number_is_refused(tmp_path: Path, kind: str, values: Any, got: str) -> None:
+    path = tmp_path / f"w.{kind}"
+    if kind == "npy":
+        np.save(path, values)
+    elif kind == "safetensors":
+        torch_save_file({"w": values}, path)
+    else:
+        pq.write_table(pa.table({"id": [11, 12, 13], "vector": values}), path)
+    want = "path: want floats of 16, 32 or 64 bits, or whole numbers, got "
+    with pytest.raises(InputError, match=re.escape(f"tables.item.weights.{want}{got} in w.{kind}; convert them")):
+        opened(path)
 
 
 def test_vectors_by_id_go_to_the_rows_of_their_ids(tmp_path: Path) -> None:
@@ -110,6 +144,14 @@ def test_what_is_wrong_is_said_with_its_key(tmp_path: Path, name: str, problem: 
 def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     values = VECTORS.copy()
     values[5, 2] = np.nan
+    np.save(tmp_path / "w.npy", values)
+    with pytest.raises(InputError, match=r"want finite numbers, got others for row 5"):
+        read(opened(tmp_path / "w.npy"))
+
+
+def test_what_is_too_large_for_fp32_is_refused(tmp_path: Path) -> None:
+    values = VECTORS.astype(np.float64)
+    values[5, 2] = 1e300
     np.save(tmp_path / "w.npy", values)
     with pytest.raises(InputError, match=r"want finite numbers, got others for row 5"):
         read(opened(tmp_path / "w.npy"))
