@@ -21,6 +21,7 @@ log = logging.getLogger("sharded_emb")
 
 FAILED = "failed"
 _BYTES = 4096  # written in one piece, so that nobody reads half of it
+_DETAIL = _BYTES // 8  # characters, of at most 6 bytes each
 _LOOKS = 10  # a stall is seen within a tenth of the time that makes it one
 
 
@@ -53,8 +54,10 @@ class Pulse:
     def tell(self, step: int, phase: str, detail: str = "") -> None:
         """From now on this rank does this."""
         self.mine = Moment(self.place.rank, step, phase, time.time(), detail)
-        values = [self._start, step, phase, self.mine.since, detail[: _BYTES // 8]]
-        os.pwrite(self._file, json.dumps(values).encode()[:_BYTES].ljust(_BYTES), 0)
+        values = [self._start, step, phase, self.mine.since, detail[:_DETAIL]]
+        # characters as they are, since an escape can take 12 bytes; half of a surrogate pair only has its escape
+        line = json.dumps(values, ensure_ascii=False).encode(errors="backslashreplace")
+        os.pwrite(self._file, line.ljust(_BYTES), 0)
 
     def everyone(self) -> list[Moment]:
         """By rank, as far as there is something to read."""
