@@ -78,7 +78,10 @@ def plan(
 
 
 def train(config: "RunConfig") -> "Outcome":
-    """Trains and evaluates, as the command does: the run is in `Outcome.path`, its metrics in `Outcome.metrics`."""
+    """Trains and evaluates, as the command does: the run is in `Outcome.path`, its metrics in `Outcome.metrics`.
+
+    SIGTERM and SIGINT stop it after the step, with a checkpoint; outside of the main thread it leaves them alone.
+    """
     cli.check_versions()
     from sharded_emb.config.run import RunConfig
     from sharded_emb.config.session import train as train_session

@@ -25,7 +25,12 @@ class Signals:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Signals are remembered, and afterwards do what they did before: the process may be somebody's notebook."""
+        """Signals are remembered, and afterwards do what they did before: the process may be somebody's notebook.
+        Outside of the main thread, which alone may handle them, they are left alone.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.getsignal(number) for number in STOPPING}
         for number in STOPPING:
             signal.signal(number, self._on_signal)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -26,3 +27,18 @@ def test_who_asks_twice_by_hand_is_obeyed_at_once_and_handlers_are_as_before() -
         with pytest.raises(SystemExit, match=r"^130$"):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_of_the_main_thread_signals_are_left_alone() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def listen() -> None:
+        signals = Signals()
+        signals.no_longer_than(1.0, lambda _: None)
+        with signals.listening():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert seen == [before]
