@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,9 +86,10 @@ def train(config: RunConfig) -> Outcome:
             built = Built(config, place)
             # before there is a folder, which a checkpoint that does not fit would leave behind
             begun = FROM_SEED if _goes_on(folder) else warm_started(built)
-            trainer = make_trainer(built, folder or RunFolder.create(config.run, config.name, tree, place), begun)
-            with _watched(trainer, config) as pulse, trainer.signals.listening():
-                return _to_the_end(trainer, built, pulse)
+            with closing(folder or RunFolder.create(config.run, config.name, tree, place)) as own:
+                trainer = make_trainer(built, own, begun)
+                with _watched(trainer, config) as pulse, trainer.signals.listening():
+                    return _to_the_end(trainer, built, pulse)
 
 
 def _goes_on(folder: RunFolder | None) -> bool:

@@ -11,7 +11,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -77,9 +78,10 @@ class RunFolder:
             if not (path / RUN).is_file():
                 return False
             lock = _locked(path)
-            before = yaml.safe_load((path / RUN).read_text(encoding="utf-8"))
-            if wrong := differences(before, config, path):
-                raise InputError(*wrong)
+            with _given_free(lock):
+                before = yaml.safe_load((path / RUN).read_text(encoding="utf-8"))
+                if wrong := differences(before, config, path):
+                    raise InputError(*wrong)
             return True
 
         return cls(path, place, {**config, "run": str(path)}, lock) if from_first_rank(claim, place) else None
@@ -204,12 +206,13 @@ def _create(folder: Path, config: dict[str, Any]) -> IO[str]:
     except OSError as error:
         raise InputError(f"run: want a folder that can be made, got {folder} ({error.strerror})") from error
     lock = _locked(folder)
-    if wrong := taken(folder):  # by a job that was faster
-        raise InputError(wrong)
-    (folder / "log").mkdir(exist_ok=True)
-    if (launch := launch_id()) is not None:
-        (folder / _LAUNCH).write_text(launch, encoding="utf-8")
-    _write_config(folder, config)
+    with _given_free(lock):
+        if wrong := taken(folder):  # by a job that was faster
+            raise InputError(wrong)
+        (folder / "log").mkdir(exist_ok=True)
+        if (launch := launch_id()) is not None:
+            (folder / _LAUNCH).write_text(launch, encoding="utf-8")
+        _write_config(folder, config)
     return lock
 
 
@@ -250,6 +253,16 @@ def _locked(folder: Path) -> IO[str]:
             f"run: want a folder that no other job uses, got {folder}, which one has locked; wait for it, or stop it"
         ) from error
     return lock
+
+
+@contextmanager
+def _given_free(lock: IO[str]) -> Iterator[None]:
+    """Where the block fails: a notebook keeps the error, and with it what was open."""
+    try:
+        yield
+    except BaseException:
+        lock.close()
+        raise
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 import sharded_emb
 from sharded_emb.training.progress import MEASURED
+from sharded_emb.training.tracking import TrackingConfig
 from tests.cli.in_process import Commands
 
 WORDS = ("loss=softmax", "tables.item.dim=8", "model.hidden=8", "model.blocks=1", "steps=4", "log_every_steps=1")
@@ -53,6 +55,29 @@ def test_what_is_wrong_is_raised_as_one_list(tmp_path: Path, tiny_data: Path) ->
         sharded_emb.prepare(sharded_emb.compose("dataset=quickstart", f"data={tiny_data}"))
     with pytest.raises(sharded_emb.InputError, match=r"^run: want a run folder, got .*nowhere, which has no run\.yaml"):
         sharded_emb.evaluate(tmp_path / "nowhere")
+
+
+def test_a_run_that_could_not_begin_leaves_its_folder_free(
+    tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: TrackingConfig, run: Any) -> Any:  # noqa: ARG001
+        raise RuntimeError("no login")
+
+    run = f"run={tmp_path / 'run'}"
+    with monkeypatch.context() as patched:
+        patched.setattr(TrackingConfig, "build", refused)
+        with pytest.raises(sharded_emb.InputError, match="no login") as kept:
+            trained(tmp_path / "run", tiny_data)
+    with pytest.raises(sharded_emb.InputError, match=r"^seed: want ") as kept_too:
+        sharded_emb.train(sharded_emb.compose(*WORDS, f"data={tiny_data}", run, "resume=true", "seed=7"))
+    assert sharded_emb.train(sharded_emb.compose(*WORDS, f"data={tiny_data}", run, "resume=true")).status == "finished"
+    assert kept.tb is not None
+    assert kept_too.tb is not None, "as a notebook keeps the last error"
+
+
+def test_a_run_may_be_in_a_thread(tmp_path: Path, tiny_data: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(trained, tmp_path / "run", tiny_data).result().status == "finished"
 
 
 def test_what_the_package_offers_is_listed_and_documented() -> None:
