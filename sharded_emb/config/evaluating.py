@@ -13,6 +13,7 @@ from sharded_emb.config.session import best_reachable, joined
 from sharded_emb.config.validate import validate
 from sharded_emb.config.where import from_home
 from sharded_emb.errors import InputError
+from sharded_emb.replacing import replacing
 from sharded_emb.training.against import Differences, of_baseline, of_model
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_allowed import Allowed
@@ -101,8 +102,7 @@ def _show_evaluation(
         found["against"] = {"name": config.against, "users": "paired bootstrap", "differences": values}
     if others["differs"]:
         found["differs"] = others["differs"]
-    (config.run / f"evaluation_{config.split}.json").write_text(
-        json.dumps(without_nan(found), indent=2) + "\n", encoding="utf-8"
-    )
+    with replacing(config.run / f"evaluation_{config.split}.json") as aside:
+        aside.write_text(json.dumps(without_nan(found), indent=2) + "\n", encoding="utf-8")
     write_page(config.run)
     print(f"evaluated {checkpoint.name} of {config.run}")

@@ -19,6 +19,7 @@ from sharded_emb.planning.outcome import Outcome
 from sharded_emb.planning.picture import picture
 from sharded_emb.planning.plan_file import written
 from sharded_emb.planning.report import report
+from sharded_emb.replacing import replacing
 from sharded_emb.tables import held
 
 
@@ -74,8 +75,7 @@ def _write(folder: Path, planned: Planned) -> None:
             "plan.svg": lambda: picture(planned.outcome),
         }
         for name, text in files.items():
-            aside = folder / f".{name}.part"
-            aside.write_text(text(), encoding="utf-8")
-            aside.replace(folder / name)
+            with replacing(folder / name) as aside:
+                aside.write_text(text(), encoding="utf-8")
     except OSError as error:
         raise InputError(f"out: want a folder that can be written, got {folder} ({error.strerror})") from error

@@ -20,6 +20,7 @@ import yaml
 
 from sharded_emb.data.work import Progress
 from sharded_emb.errors import InputError
+from sharded_emb.replacing import replacing
 
 SCHEME = "kafka://"
 TIMEOUT_SECONDS = 30.0
@@ -172,18 +173,14 @@ class _Reader:
 
     def write(self, stretch: Stretch, folder: Path) -> None:
         """The file of a stretch. A message without a value, which deletes a key, is no event."""
-        part = folder / f"{stretch.name}.{os.getpid()}.part"  # of this process alone
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with replacing(folder / stretch.name, writer=str(os.getpid())) as part, part.open("wb") as file:
                 for value in self._values(stretch):
                     # a line break of JSON is a space, and one within a text is written \n
                     file.write(value.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
-            part.rename(folder / stretch.name)
         except OSError as error:
             raise InputError(f"dataset.downloads: want a folder to write to, got {folder}: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def _values(self, stretch: Stretch) -> Iterator[bytes]:
         """Some offsets may be no messages: those of transactions, and what compaction took."""

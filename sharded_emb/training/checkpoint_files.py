@@ -13,6 +13,7 @@ from typing import Any
 from torch.distributed.checkpoint.metadata import Metadata
 
 from sharded_emb.errors import InputError
+from sharded_emb.replacing import replacing
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -170,10 +171,8 @@ def _crc_of(values: Any) -> int:
 
 def point(link: Path, name: str) -> None:
     """Makes a link name another checkpoint, in one step."""
-    aside = link.with_name(f".{link.name}.part")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(name)
-    aside.replace(link)
+    with replacing(link) as aside:
+        aside.symlink_to(name)
 
 
 def named(folder: Path, names: Sequence[str]) -> Mapping[str, Path]:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from sharded_emb.errors import InputError
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 from sharded_emb.metrics.baselines_logistic import logistic_scores
+from sharded_emb.replacing import replacing
 from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator, Recommended, Scored
 
 NEXT_ITEM_BASELINES = ("popularity", "markov", "sequence_knn")
@@ -81,16 +81,12 @@ def write_predictions(evaluator: NextItemEvaluator, split: str, file: Path, top_
 
     def write() -> int:
         table = _table(evaluator, split, parts)
-        aside = file.with_name(f".{file.name}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, aside)
-            aside.replace(file)
+            with replacing(file) as aside:
+                pq.write_table(table, aside)
         except OSError as error:
             raise InputError(f"predictions: want a file that can be written, got {file} ({error.strerror})") from error
-        finally:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
         return sum(len(part.rows_B) for part in parts)
 
     return from_first_rank(write, evaluator.scoring.place)

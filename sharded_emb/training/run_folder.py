@@ -26,6 +26,7 @@ from sharded_emb import versions
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.process_group import Place, launch_id
 from sharded_emb.errors import InputError
+from sharded_emb.replacing import replacing
 from sharded_emb.training.same_run import config_hash, differences
 from sharded_emb.training.tracking import Following, Tracked, TrackingConfig
 
@@ -146,9 +147,8 @@ class RunFolder:
     def write_text(self, name: str, text: Callable[[], str]) -> None:
         """The same of any text, which is only made where it is written."""
         if self._writes:
-            aside = self.path / f".{name}.part"
-            aside.write_text(text(), encoding="utf-8")
-            aside.replace(self.path / name)
+            with replacing(self.path / name) as aside:
+                aside.write_text(text(), encoding="utf-8")
 
     def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, flushed, and the same for TensorBoard."""
@@ -266,9 +266,8 @@ def _given_free(lock: IO[str]) -> Iterator[None]:
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
-    aside = folder / f".{RUN}.part"
-    aside.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    aside.replace(folder / RUN)
+    with replacing(folder / RUN) as aside:
+        aside.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _free(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sharded_emb.data.page import page, section, small, table
 from sharded_emb.planning.units import shown_bytes, shown_seconds
+from sharded_emb.replacing import replacing
 from sharded_emb.training.run_charts import curves, stacks
 
 REPORT = "report.html"
@@ -30,9 +31,8 @@ def write_page(run: Path) -> None:
         *_memory(result.get("memory")),
         _file(run, "run.yaml"),
     ]
-    aside = run / f".{REPORT}.part"
-    aside.write_text(page(f"Run {run.name}", parts), encoding="utf-8")
-    aside.replace(run / REPORT)
+    with replacing(run / REPORT) as aside:
+        aside.write_text(page(f"Run {run.name}", parts), encoding="utf-8")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -30,8 +30,11 @@ def test_a_run_is_as_good_as_itself_and_less_than_one_that_learned(
     sharded_emb.evaluate(run, f"against={run}")
     zero = {"difference": 0.0, "low": 0.0, "high": 0.0}
     assert all(each == zero for found in differences(run).values() for each in found.values())
+    before = tmp_path / "before"
+    before.hardlink_to(run / "evaluation_test.json")
     better = trained(tmp_path / "better", tiny_data, "model=two_tower", "steps=60", "embedding_optimizer.lr=0.3")
     mine = sharded_emb.evaluate(run, f"against={better}")
+    assert not before.samefile(run / "evaluation_test.json"), "who reads the old one has all of it"
     other = sharded_emb.evaluate(better)
     for split in ("test", "test_unfiltered"):
         for name, found in differences(run)[split].items():

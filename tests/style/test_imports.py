@@ -20,6 +20,7 @@ FLOORS = [
         "ids",
         "optim",
         "pretrained",
+        "replacing",
         "sharding",
         "component",
         "initializers",
