@@ -62,24 +62,32 @@ def _facts(result: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[tuple
 
 def _results(run: Path, result: Mapping[str, Any]) -> Iterator[str]:
     """A table for each evaluation of the run, with what `evaluate` has put beside it."""
-    beside = {split: _read(run / f"evaluation_{split}.json") for split in ("train", "valid", "test")}
-    metrics = {**result.get("metrics", {})}
-    for found in beside.values():
-        metrics = {**found.get("metrics", {}), **metrics}
-    for name, values in metrics.items():
-        rows = {"this run": values}
-        rows |= {
-            label: found[name]
-            for label, found in beside[name.partition("_")[0]].get("baselines", {}).items()
-            if name in found
-        }
-        best = beside[name.partition("_")[0]].get("best_reachable", {})
-        rows |= {"best reachable": best[name]} if name in best else {}
+    for name, said in _evaluations(run, result).items():
+        values = said["metrics"][name]
+        beside = {**said.get("baselines", {}), "best reachable": said.get("best_reachable", {})}
+        rows = {"this run": values} | {label: found[name] for label, found in beside.items() if name in found}
         shown = [metric for metric in values if not metric.startswith("recall")]
         cells = [[label, *(_number(of.get(metric)) for metric in shown)] for label, of in rows.items()]
-        protocol = result.get("protocol", {}).get(name, {})
+        protocol = said.get("protocol", {}).get(name, {})
         told = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in protocol.items())
         yield section(f"Result on {name.replace('_', ', ', 1)}", table(cells, ["", *shown]), small(told))
+
+
+def _evaluations(run: Path, result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """By evaluation what was said of it last, by the run or by `evaluate`: what stands side by side is of one time."""
+    found = dict.fromkeys(result.get("metrics", {}), result)
+    for split in ("train", "valid", "test"):
+        file = run / f"evaluation_{split}.json"
+        evaluated = _read(file)
+        for name in evaluated.get("metrics", {}):
+            if name not in found or _written(file) >= _written(run / "result.json"):
+                found[name] = evaluated
+    return found
+
+
+def _written(file: Path) -> int:
+    """When, in nanoseconds since 1970."""
+    return file.stat().st_mtime_ns
 
 
 def _number(value: float | None) -> str:

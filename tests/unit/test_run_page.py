@@ -1,6 +1,7 @@
 """`report.html` of a run: one page of all that its files say, as a browser shows it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -61,6 +62,8 @@ def made(folder: Path) -> Path:
     ]
     lines += [{"step": s, "split": "valid", "ndcg@10": s / 6000 if s < 900 else None} for s in range(100, 1201, 100)]
     evaluated = {
+        "metrics": {name: RESULT["metrics"][name] for name in ("test", "test_unfiltered")},
+        "protocol": RESULT["protocol"],
         "baselines": {"popularity": {"test": {"ndcg@10": 0.0625}}},
         "best_reachable": {"test": {"ndcg@10": 0.5}},
     }
@@ -109,6 +112,27 @@ def test_the_page_has_everything_of_a_run_and_fetches_nothing(tmp_path: Path) ->
     assert tables[4][1] == ["<item>", "761", "64", "fp32", "row_wise", "sparse", "2", "8 kB", "0 B"]
     assert tables[5][1:] == [["lookup", "2 ms", "1 ms"], ["communication", "4 ms", "2 ms"]]
     assert not re.search("http|src=|<script|<link|@import|url\\(", page)
+
+
+def test_what_stands_side_by_side_was_said_at_one_time(tmp_path: Path) -> None:
+    run = made(tmp_path).parent
+    evaluated, ended = run / "evaluation_test.json", run / "result.json"
+    protocol = {"test": {"scores": "the model's + counts"}}
+    more = {"metrics": {"test": {"ndcg@10": 0.25}}, "protocol": protocol}
+    evaluated.write_text(json.dumps({**json.loads(evaluated.read_text()), **more}))
+
+    def shown() -> list[list[str]]:
+        write_page(run)
+        root = parsed((run / "report.html").read_text())
+        return cells([*root.iter("table")][2])
+
+    os.utime(ended, (1000, 1000))
+    os.utime(evaluated, (2000, 2000))
+    assert shown() == [["", "ndcg@10"], ["this run", "0.2500"], ["popularity", "0.0625"], ["best reachable", "0.5000"]]
+    assert "counts" in (run / "report.html").read_text()
+    os.utime(ended, (3000, 3000))  # the run went on
+    assert shown() == [["", "ndcg@10", "hit_rate@10"], ["this run", "0.1875", "0.4000"]]
+    assert "counts" not in (run / "report.html").read_text()
 
 
 def test_a_page_of_a_run_that_has_only_begun_says_what_there_is(tmp_path: Path) -> None:
