@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sharded_emb.data.columns import Int64s
 from sharded_emb.distributed.agree import all_values
+from sharded_emb.distributed.process_group import Place
 from sharded_emb.metrics import bootstrap, ranking
 from sharded_emb.metrics.bootstrap import Difference
-from sharded_emb.training.compare import counted_ranks, fitted_baselines, regressed
+from sharded_emb.training.compare import counted_ranks, fitted_baselines, regressed, require_predicted
 from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, Scored
 
 Ranked = Iterable[tuple[Int64s, dict[str, Tensor]]]
@@ -47,7 +48,7 @@ def of_model(evaluator: BinaryEvaluator | NextItemEvaluator, split: str) -> Perf
     """Of the weights as they are. All ranks call it together."""
     if isinstance(evaluator, BinaryEvaluator):
         return Performance(split, scored=evaluator.score(split))
-    return Performance(split, ranks=_gathered(evaluator.ranks(split), evaluator))
+    return Performance(split, ranks=_gathered(evaluator.ranks(split), split, evaluator.scoring.place))
 
 
 def of_baseline(evaluator: BinaryEvaluator | NextItemEvaluator, name: str, split: str) -> Performance:
@@ -55,14 +56,16 @@ def of_baseline(evaluator: BinaryEvaluator | NextItemEvaluator, name: str, split
     if isinstance(evaluator, BinaryEvaluator):
         return Performance(split, scored=regressed(evaluator, split))
     baseline = next(each for each in fitted_baselines(evaluator) if each.name == name)
-    return Performance(split, ranks=_gathered(counted_ranks(evaluator, baseline, split), evaluator))
+    ranked = counted_ranks(evaluator, baseline, split)
+    return Performance(split, ranks=_gathered(ranked, split, evaluator.scoring.place))
 
 
-def _gathered(ranked: Ranked, evaluator: NextItemEvaluator) -> dict[str, Tensor]:
-    """In the order of the split."""
+def _gathered(ranked: Ranked, split: str, place: Place) -> dict[str, Tensor]:
+    """In the order of the split. Raises InputError where nothing is ranked, on all ranks alike."""
     with torch.no_grad():
         mine = [(rows, {name: rank_B.cpu() for name, rank_B in ranks.items()}) for rows, ranks in ranked]
-    parts = [part for of_rank in all_values(mine, evaluator.scoring.place) for part in of_rank]
+    parts = [part for of_rank in all_values(mine, place) for part in of_rank]
+    require_predicted(parts, split)
     order_B = np.argsort(np.concatenate([rows for rows, _ in parts]))
     return {name: torch.cat([ranks[name] for _, ranks in parts])[order_B] for name in parts[0][1]}
 

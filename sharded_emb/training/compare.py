@@ -1,7 +1,7 @@
 """What stands beside a model's metrics: baselines on the same rows by the same rule, and lists of recommendations."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +74,12 @@ def _counted(evaluator: NextItemEvaluator, baseline: Baseline, split: str) -> Me
 def write_predictions(evaluator: NextItemEvaluator, split: str, file: Path, top_k: int, filter_seen: bool) -> int:
     """Writes user, rank, item, score by raw ids, users in the order of the split; returns how many users.
 
-    Rank 1 is best. Raises InputError where the file cannot be written. All ranks call it together.
+    Rank 1 is best. Raises InputError where there is nobody, and where the file cannot be written. All ranks call it
+    together.
     """
     gathered = all_values(evaluator.recommend(split, top_k, filter_seen), evaluator.scoring.place)
     parts = [part for of_rank in gathered for part in of_rank]
+    require_predicted(parts, split)
 
     def write() -> int:
         table = _table(evaluator, split, parts)
@@ -90,6 +92,14 @@ def write_predictions(evaluator: NextItemEvaluator, split: str, file: Path, top_
         return sum(len(part.rows_B) for part in parts)
 
     return from_first_rank(write, evaluator.scoring.place)
+
+
+def require_predicted(parts: Sequence[object], split: str) -> None:
+    """Raises InputError where no row of a split has anything to predict from. parts: of all ranks."""
+    if not parts:
+        raise InputError(
+            f"split: want rows of two events or more, to predict the last, got none in {split}; choose another"
+        )
 
 
 def _table(evaluator: NextItemEvaluator, split: str, parts: list[Recommended]) -> pa.Table:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from sharded_emb.component import Frozen
+from sharded_emb.errors import InputError
 
 _LOWER_IS_BETTER = ("log_loss", "normalized_entropy", "mean_squared_error")
 
@@ -36,9 +37,17 @@ class EarlyStopping:
         self.since_best = 0
 
     def improved(self, metrics: dict[str, float]) -> bool:
-        """Whether these validation metrics are the best so far. The first ones are; not-a-number never is."""
+        """Whether these validation metrics are the best so far. The first ones are; not-a-number never is.
+
+        Raises InputError where there are none, on all ranks alike.
+        """
         if self.config is None:
             return False
+        if not metrics:
+            raise InputError(
+                "early_stopping: want rows of two events or more in the valid split, to predict the last, got "
+                "none; set early_stopping=null"
+            )
         value = metrics[self.config.metric] * self.config.sign
         if value > (float("-inf") if self.best is None else self.best):
             self.best, self.since_best = value, 0

@@ -1,16 +1,21 @@
 """SASRec through sharded tables: parity, bad ids, exact evaluation, checkpoints of any plan."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from sharded_emb.config.build import Built
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.errors import InputError
 from sharded_emb.ids.hash import hashed
-from sharded_emb.training.compare import baseline_metrics, fitted_baselines
+from sharded_emb.training.against import of_baseline, of_model
+from sharded_emb.training.compare import baseline_metrics, fitted_baselines, write_predictions
 from sharded_emb.training.evaluation import NextItemEvaluator
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 from tests.distributed import next_item_cases as cases
@@ -80,6 +85,27 @@ def test_baselines_count_unknown_items_as_the_model_reads_them(folder: Path, unk
         assert baseline_metrics(evaluator, "test").keys() == {"popularity", "markov", "sequence_knn"}
 
     on_one_rank(measured)
+
+
+def test_a_split_of_single_events_has_nothing_to_predict(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "tiny")
+    part = tmp_path / "tiny" / "test" / "part-00000.parquet"
+    test = pq.read_table(part)
+    for name in ("items", "times"):
+        first = pc.list_slice(test[name], 0, 1, return_fixed_size_list=False)
+        test = test.set_column(test.column_names.index(name), name, first)
+    pq.write_table(test, part)
+
+    def refused(place: Place) -> None:
+        evaluator = Built(config(tmp_path / "tiny"), place).evaluator()
+        assert isinstance(evaluator, NextItemEvaluator)
+        assert evaluator("test") == {"test": {}, "test_unfiltered": {}}
+        lists = partial(write_predictions, evaluator, "test", tmp_path / "lists.parquet", 5, True)
+        for ask in (lists, partial(of_model, evaluator, "test"), partial(of_baseline, evaluator, "markov", "test")):
+            with pytest.raises(InputError, match=r"^split: want rows of two events .* none in test; choose another$"):
+                ask()
+
+    on_one_rank(refused)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)

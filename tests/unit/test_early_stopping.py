@@ -5,6 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from sharded_emb.errors import InputError
 from sharded_emb.training.early_stopping import EarlyStopping, EarlyStoppingConfig
 
 
@@ -51,6 +52,13 @@ def test_not_a_number_is_never_the_best() -> None:
     improved, over = watch(EarlyStoppingConfig(patience=2), [math.nan, 0.1, math.nan, math.nan])
     assert improved == [False, True, False, False]
     assert over == [False, False, False, True]
+
+
+def test_a_validation_without_metrics_is_refused() -> None:
+    want = "early_stopping: want rows of two events or more in the valid split, to predict the last, got none"
+    with pytest.raises(InputError, match=rf"^{want}; set early_stopping=null$"):
+        EarlyStopping(EarlyStoppingConfig()).improved({})
+    assert not EarlyStopping(None).improved({})
 
 
 @pytest.mark.parametrize("first", [0.0, -1e30])
