@@ -37,6 +37,13 @@ def ranks_of_target(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: 
     return ranks[0], ranks[1]
 
 
+def without_seen(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: Tensor) -> Tensor:
+    """The scores, in their place, with -inf for what the user had, but never for the target."""
+    target_scores_B1 = scores_BN.gather(1, target_B[:, None])
+    scores_BN[row_P, item_P] = -torch.inf
+    return scores_BN.scatter_(1, target_B[:, None], target_scores_B1)
+
+
 def values(rank_B: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Tensor]:
     """hit_rate@k, recall@k, ndcg@k and mrr of each row, float64 (B). Recall is hit rate: there is one target a row."""
     found: dict[str, Tensor] = {}

@@ -173,7 +173,7 @@ class NextItemEvaluator:
             for name, rank_B in zip(names, ranks, strict=True):
                 summed[name].update({"rows": len(rows), **ranking.sums(rank_B)})
                 if lists:
-                    listed[name].add(scores_BN if name != split else without_seen(scores_BN, *seen))
+                    listed[name].add(scores_BN if name != split else ranking.without_seen(scores_BN, *seen))
         place = self.scoring.place
         found = {name: ranking.means(sums, lambda v: all_sums(v, place)) for name, sums in summed.items()}
         for name, sums in listed.items():
@@ -218,7 +218,7 @@ class NextItemEvaluator:
         found = []
         for rows, scores_BN in self.scores(split):
             if filter_seen:
-                scores_BN = without_seen(scores_BN, *self.targets_and_seen(split, rows))
+                scores_BN = ranking.without_seen(scores_BN, *self.targets_and_seen(split, rows))
             ordered = scores_BN.sort(dim=1, descending=True, stable=True)
             items_BK, scores_BK = ordered.indices[:, :top_k], ordered.values[:, :top_k]
             found.append(Recommended(rows, items_BK.cpu().numpy(), scores_BK.cpu().numpy()))
@@ -310,13 +310,6 @@ class NextItemEvaluator:
             embedded = lookup(batch.to(self.scoring.place.device))
             parts.append(model.items(embedded.sequences["candidates"].values_TD))
         return torch.cat(parts)
-
-
-def without_seen(scores_BN: Tensor, target_B: Tensor, row_P: Tensor, item_P: Tensor) -> Tensor:
-    """The scores, in their place, with -inf for what the user had, but never for the target."""
-    target_scores_B1 = scores_BN.gather(1, target_B[:, None])
-    scores_BN[row_P, item_P] = -torch.inf
-    return scores_BN.scatter_(1, target_B[:, None], target_scores_B1)
 
 
 def make_evaluator(scoring: Scoring, counts: CountsConfig | None = None) -> "BinaryEvaluator | NextItemEvaluator":
