@@ -1,11 +1,12 @@
 """Which events stay: by values of their columns, by time, and users and items with enough events."""
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sharded_emb.component import Frozen
 from sharded_emb.data.attribute import RAW
-from sharded_emb.data.layouts.base import ITEM, TIME, USER
+from sharded_emb.data.layouts.base import FRACTION, HALF_MICROSECOND, ITEM, TIME, USER
 from sharded_emb.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,24 +41,39 @@ def filtered(config: "LogConfig", events: Any, work: "Work") -> Any:
     for column, keep in config.keep.items():
         events = events.filter(keep.holds(events[RAW + column]))
     if config.time_from is not None:
-        events = events.filter(events[TIME] >= seconds(config.time_from))
+        events = events.filter(~_before(config.time_from, events))
     if config.time_to is not None:
-        events = events.filter(events[TIME] < seconds(config.time_to))
+        events = events.filter(_before(config.time_to, events))
     events = events.drop(*(RAW + column for column in config.kept_columns()))
     if config.min_user_events > 1 or config.min_item_events > 1:
         events = _k_core(config, events, work)
     return events
 
 
-def seconds(time: int | float | str) -> float:
-    """Seconds since 1970 of a number or an ISO date, in UTC unless it says otherwise. Raises ValueError."""
-    if isinstance(time, int | float):
-        return time
+def seconds(time: int | float | str) -> tuple[int, float]:
+    """Seconds since 1970 of a number or an ISO date, in UTC unless it says otherwise: the whole part, at most 2^62
+    away, and the fraction. Raises ValueError.
+    """
     try:
-        return float(time)
+        number = time if isinstance(time, int) else float(time)
     except ValueError:
-        found = datetime.fromisoformat(time)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        found = datetime.fromisoformat(str(time))
+        found = found if found.tzinfo else found.replace(tzinfo=UTC)
+        return math.floor(found.replace(microsecond=0).timestamp()), found.microsecond / 1e6
+    if math.isnan(number):
+        raise ValueError("not a number is no time")
+    number = max(-(2**62), min(2**62, number))
+    whole = math.floor(number)
+    return whole, number - whole
+
+
+def _before(time: int | float | str, events: Any) -> Any:
+    """Whether each event comes before a time, to the microsecond where that has a fraction."""
+    whole, fraction = seconds(time)
+    earlier = events[TIME] < whole
+    if not fraction:
+        return earlier
+    return earlier | ((events[TIME] == whole) & (events[FRACTION] < fraction - HALF_MICROSECOND))
 
 
 def _k_core(config: "LogConfig", events: Any, work: "Work") -> Any:

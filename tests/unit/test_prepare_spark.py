@@ -76,10 +76,12 @@ def test_bad_rows_and_dates_are_the_same_from_spark(tmp_path: Path) -> None:
     lines = [f"u{i % 2},i{i},{time}" for i, time in enumerate(times)]
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "log.csv").write_text("user,item,time\n" + "\n".join([*lines, "u1,short"]) + "\n")
-    config = EventLog(raw=str(tmp_path / "in"), max_bad_rows=10)
+    layout = NextItem(session_gap_seconds=3.6)
+    config = EventLog(raw=str(tmp_path / "in"), max_bad_rows=10, time_from=-0.5, time_to=7.7, layout=layout)
     (tmp_path / "out").mkdir()
     dataset = same(config, tmp_path / "out")
     assert dataset.manifest.bad_rows == {"dataset.raw": 1, "dataset.time": 4}
+    assert sorted(dataset.raw_ids("item").to_pylist()[2:]) == ["i0", "i1", "i6", "i8"]
 
 
 def test_spark_without_pyspark_says_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

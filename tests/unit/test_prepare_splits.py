@@ -59,6 +59,42 @@ def test_events_are_kept_by_columns_and_time(more: dict[str, Any], wanted: list[
     assert items(made(raw, tmp_path / "data", **more), "train") == wanted
 
 
+# fractions that no float64 holds, of seconds today, of milliseconds, and of dates
+TIMES = {
+    "seconds": ["1599999999.9", "1600000000", "1600000000.3", "1600000000.300001", "1600000000.7", "1600000001"],
+    "milliseconds": [f"1{tail}" for tail in ("599999999900", *(f"600000000{ms}" for ms in ("000", "300", "301", 700)))],
+    "dates": [f"2020-09-13T12:26:{tail}Z" for tail in ("39.9", "40", "40.3", "40.300001", "40.7", "41")],
+}
+
+
+@pytest.mark.parametrize("unit", list(TIMES))
+@pytest.mark.parametrize("time", [1600000000.3, "2020-09-13T14:26:40.3+02:00"])
+def test_fractions_of_seconds_count_where_events_are_kept_by_time(unit: str, time: Any, tmp_path: Path) -> None:
+    times = TIMES[unit]
+    raw = written(tmp_path, [("u", place, when) for place, when in enumerate(times)])
+    units = {"time_unit": unit} if unit == "milliseconds" else {}
+    left = {
+        key: made(raw, tmp_path / key, **units, **{key: time}).raw_ids("item")[2:] for key in ("time_from", "time_to")
+    }
+    assert {key: sorted(items.to_pylist()) for key, items in left.items()} == {
+        "time_from": list(range(2, len(times))),
+        "time_to": [0, 1],
+    }
+
+
+def test_times_before_1970_and_beyond_all_events(tmp_path: Path) -> None:
+    raw = written(tmp_path, [("u", place, when) for place, when in enumerate([-2, -1.5, -1.2, -1, 5])])
+
+    def left(**more: Any) -> list[int]:
+        return sorted(made(raw, tmp_path / str(more), **more).raw_ids("item")[2:].to_pylist())
+
+    assert left(time_from=-1.5, time_to=-1.1) == [1, 2]
+    assert left(time_from="-1.2") == [2, 3, 4]
+    assert left(time_from=-1e300, time_to="inf") == [0, 1, 2, 3, 4]
+    with pytest.raises(ValidationError, match=r"time_from\n.*want seconds since 1970 or a date such as .*, got 'nan'"):
+        left(time_from="nan")
+
+
 def test_a_column_to_keep_by_that_is_not_there_and_a_time_that_is_none(tmp_path: Path) -> None:
     raw = written(tmp_path, TYPED, "user,item,time,rating,kind")
     with pytest.raises(

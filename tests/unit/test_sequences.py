@@ -82,6 +82,29 @@ def test_sequences_are_those_of_a_loop(gap: float | None) -> None:
     assert {at == len(each) for at, each in zip(firsts, wanted, strict=True)} == {False, True}
 
 
+@pytest.mark.parametrize(
+    ("start", "gap", "steps", "lengths"),
+    [
+        (0, 0.5, [0.9, 1.1, 5.0, 5.8, 9.0, 9.1], [2, 1, 1, 2]),
+        (1_600_000_000, 0.5, [0.9, 1.1, 5.0, 5.8, 9.0, 9.1], [2, 1, 1, 2]),
+        (0, 0.1, [0.3, 0.4, 0.5, 0.601], [3, 1]),
+        (1_600_000_000, 0.1, [0.3, 0.4, 0.5, 0.601], [3, 1]),
+        (2**60, 0.25, [0.5, 0.75, 1.0, 1.5, 1.625], [3, 2]),
+        (-10, 1.5, [0.25, 1.75, 3.25, 4.76], [3, 1]),
+    ],
+)
+def test_pauses_are_measured_with_their_fractions(
+    start: int, gap: float, steps: list[float], lengths: list[int]
+) -> None:
+    rows = len(steps)
+    table = events().slice(0, rows).set_column(0, "first", pa.array([0] * rows)).sort_by("position")
+    late = start + np.array(steps) if abs(start) < 2**53 else np.array(steps)  # rounded as the numbers of a log are
+    whole = np.floor(late).astype(np.int64)
+    table = table.set_column(3, "fraction", pa.array(late - whole))
+    table = table.set_column(2, "time", pa.array(whole if abs(start) < 2**53 else start + whole))
+    assert sequences_of(table, COLUMNS, gap).lengths.tolist() == lengths
+
+
 @pytest.mark.parametrize("choice", [0.0, 0.5, 1.0])
 def test_rows_are_cut_out_of_them(choice: float) -> None:
     found, wanted = sequences_of(events(), COLUMNS), rows_of(events())

@@ -13,6 +13,8 @@ USER, ITEM, LABEL = "user", "item", "label"
 TIME, FRACTION, TIE, POSITION = "time", "fraction", "tie", "position"
 ORDER = (TIME, FRACTION, TIE, POSITION)
 """The total order of events: a second, the fraction of it, the rule for ties, and the place in the raw files."""
+HALF_MICROSECOND = 5e-7
+"""Distances of times are told apart to the microsecond: a float64 of today's seconds holds little more than that."""
 FIRST, PIECE = "first", "piece"
 
 

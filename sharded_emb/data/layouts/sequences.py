@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharded_emb.data.columns import Int64s, gathered
-from sharded_emb.data.layouts.base import FIRST, FRACTION, ORDER, TIME, USER
+from sharded_emb.data.layouts.base import FIRST, FRACTION, HALF_MICROSECOND, ORDER, TIME, USER
 
 _WORD_BITS = 63
 
@@ -60,14 +60,15 @@ class Sequences:
 def sequences_of(events: pa.Table, columns: Mapping[str, str], gap_seconds: float | None = None) -> Sequences:
     """The sequences of events with `first`, `user`, what orders them, and the source of each column, in any order.
 
-    columns: new name -> source. gap_seconds: a longer pause of a user begins a new sequence. `keys` are first and user,
-    ascending by first.
+    columns: new name -> source. gap_seconds: a pause of a user that is longer, to the microsecond, begins a new
+    sequence. `keys` are first and user, ascending by first.
     """
     order = in_order([events[name].to_numpy() for name in (FIRST, *ORDER)])
     at = {name: events[name].to_numpy()[order] for name in {FIRST, TIME, FRACTION, *columns.values()}}
     begins = at[FIRST][1:] != at[FIRST][:-1]
     if gap_seconds is not None:
-        begins |= np.diff(at[TIME].astype(np.float64)) > gap_seconds  # int64 may hold no such distance
+        pauses = np.diff(at[TIME]) + np.diff(at[FRACTION])  # each by itself: no float64 holds both
+        begins |= pauses > gap_seconds + HALF_MICROSECOND
     bounds = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(order)]]) if len(order) else np.zeros(1, np.int64)
     keys = events.select([FIRST, USER]).take(order[bounds[:-1]])
     tied = ties(at[FIRST], at[TIME], at[FRACTION])
