@@ -1,9 +1,10 @@
 """Work done ahead of whoever needs its results, in threads: numpy, torch and reads give up the interpreter's lock."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Literal, NoReturn, TypeVar
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -32,8 +33,8 @@ NONE = PrefetchConfig(batches=0, ids=False)
 
 
 def ahead(tasks: Iterable[Callable[[], T]], config: PrefetchConfig) -> Generator[T]:
-    """The results of tasks in their order; what a task raises is raised in its place. No thread is left at the end,
-    also where the iterator is closed before.
+    """The results of tasks in their order; what a task raises, or the iterator of them in place of one, is raised in
+    its place. No thread is left at the end, also where the iterator is closed before.
     """
     if not config.batches:
         yield from (task() for task in tasks)
@@ -41,7 +42,7 @@ def ahead(tasks: Iterable[Callable[[], T]], config: PrefetchConfig) -> Generator
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(config.workers, thread_name_prefix="prefetch") as threads:
         try:
-            for task in tasks:
+            for task in _with_error(tasks):
                 waiting.append(threads.submit(task))
                 if len(waiting) > config.batches:
                     yield waiting.popleft().result()
@@ -49,3 +50,15 @@ def ahead(tasks: Iterable[Callable[[], T]], config: PrefetchConfig) -> Generator
                 yield waiting.popleft().result()
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_error(tasks: Iterable[Callable[[], T]]) -> Iterator[Callable[[], T]]:
+    """The tasks, and one that raises what their iterator does: results that still wait come before it."""
+    try:
+        yield from tasks
+    except Exception as error:
+        yield partial(_raise, error)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

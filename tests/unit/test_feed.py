@@ -229,6 +229,19 @@ def test_any_other_error_reaches_the_caller_in_its_place(prefetch: PrefetchConfi
 
 
 @pytest.mark.parametrize("prefetch", PREFETCHES, ids=str)
+def test_an_error_in_place_of_a_task_comes_after_the_results_before_it(prefetch: PrefetchConfig) -> None:
+    def tasks() -> Iterator[Callable[[], int]]:
+        yield from failing(9, count=4)
+        raise ZeroDivisionError("no task 4")
+
+    before, found = threading.active_count(), list[int]()
+    with pytest.raises(ZeroDivisionError, match=r"^no task 4$"):
+        found.extend(ahead(tasks(), prefetch))
+    assert found == [0, 1, 2, 3]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("prefetch", PREFETCHES, ids=str)
 def test_no_thread_is_left_where_a_feed_is_left_early(prefetch: PrefetchConfig) -> None:
     before = threading.active_count()
     with closing(Made(prefetch=prefetch).feed().epoch(0, 0, 1)) as every:
