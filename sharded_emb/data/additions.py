@@ -6,6 +6,7 @@ what earlier parts say: each has the names and hashes of its files, and `.source
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -149,8 +150,13 @@ def _ledger(folder: Path) -> dict[str, list[SourceFile]]:
 
 
 def _note(folder: Path, part: str, sources: list[SourceFile]) -> None:
-    with (folder / _LEDGER).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"part": part, "files": [each.model_dump() for each in sources]}) + "\n")
+    """Appends a line. One that a kill has cut off is ended first, or this one would be lost with it."""
+    line = json.dumps({"part": part, "files": [each.model_dump() for each in sources]}).encode() + b"\n"
+    with (folder / _LEDGER).open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
 
 
 def _next_number(folder: Path, ledger: Mapping[str, object]) -> int:

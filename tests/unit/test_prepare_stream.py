@@ -137,6 +137,18 @@ def test_events_become_samples_once_whatever_became_of_the_parts(tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize("kept", [0, 1, 40, -1])
+def test_a_note_that_a_kill_has_cut_off_costs_no_other_one(kept: int, tmp_path: Path) -> None:
+    growing = Growing(tmp_path, NEXT_ITEM)
+    growing.write(1)
+    part, notes = growing.add().part, growing.parts / ".sources.jsonl"
+    assert part is not None
+    notes.write_bytes(notes.read_bytes()[:kept])
+    assert growing.add() == Added(None, 0, 0, 2)  # it is noted again, by what the part says
+    part.unlink()
+    assert growing.add() == Added(None, 0, 0, 2)
+
+
 def test_what_was_read_stays_as_it_is_and_samples_are_made_as_those_of_the_dataset_were(tmp_path: Path) -> None:
     growing = Growing(tmp_path, NEXT_ITEM)
     growing.write(1)
