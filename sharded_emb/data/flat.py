@@ -140,9 +140,9 @@ class FlatCopy:
 
     def _open(self, name: str) -> FlatSplit:
         origin = self._origin(name)
-        if (found := self._found(name, origin)) is not None:
-            return found
         try:
+            if (found := self._found(name, origin)) is not None:
+                return found
             with _alone(self.folder):
                 if (found := self._found(name, origin)) is None:
                     self._write(name, origin)
@@ -171,14 +171,21 @@ class FlatCopy:
         }
 
     def _found(self, name: str, origin: dict[str, Any]) -> FlatSplit | None:
+        """The copy, if it is whole and of these parts; None also where another process renews it just now."""
         folder = self.folder / name
+        text = _text(folder / "meta.json")
         try:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            meta = json.loads(text)
             sizes = {file: (folder / file).stat().st_size for file in meta["sizes"]}
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        same = {key: meta.get(key) for key in origin} == origin and sizes == meta["sizes"]
-        return FlatSplit(folder, meta) if same else None
+        if {key: meta.get(key) for key in origin} != origin or sizes != meta["sizes"]:
+            return None
+        try:
+            found = FlatSplit(folder, meta)
+        except FileNotFoundError:
+            return None
+        return found if _text(folder / "meta.json") == text else None  # else the files may be those of the next copy
 
     def _write(self, name: str, origin: dict[str, Any]) -> None:
         aside, folder = self.folder / f".{name}.part", self.folder / name
@@ -192,6 +199,14 @@ class FlatCopy:
             aside.rename(folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _text(file: Path) -> str:
+    """Of a file; nothing where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 @contextmanager

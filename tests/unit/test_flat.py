@@ -1,5 +1,6 @@
 """The copy of a split that can be read at any row: what it holds, when it is made anew, and what it refuses."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, write_manifest
 from sharded_emb.data.extents import GAP_ROWS, Extents
-from sharded_emb.data.flat import FlatCopy
+from sharded_emb.data.flat import FlatCopy, FlatSplit
 from sharded_emb.data.folder import write_split
 from sharded_emb.data.window import LengthsOf
 from sharded_emb.errors import InputError
@@ -146,6 +147,31 @@ def test_many_that_copy_at_once_make_one_copy(dataset: Dataset) -> None:
     for thread in threads:
         thread.join()
     assert found == [ROWS] * 4
+
+
+def test_a_copy_that_another_process_renews_while_it_is_opened_is_waited_for(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FlatCopy(dataset).split("train")
+    opened, folder = FlatSplit.__init__, dataset.folder / "flat" / "train"
+    cases: list[Callable[[], None]] = [
+        lambda: shutil.rmtree(folder),
+        lambda: (folder / "1.values").unlink(),
+        lambda: (folder / "meta.json").write_text("{}"),
+    ]
+
+    def open_late(self: FlatSplit, *given: Any) -> None:
+        if late:
+            late.pop()()
+        opened(self, *given)
+
+    monkeypatch.setattr(FlatSplit, "__init__", open_late)
+    for case in cases:
+        late = [case]
+        split = FlatCopy(dataset).split("train")
+        assert not late
+        window = split.window(["user"], Extents.span(0, ROWS))
+        assert window.columns["user"].values.tolist() == table()["user"].to_pylist()
 
 
 def replaced(name: str, array: Any) -> Callable[[pa.Table], pa.Table]:
