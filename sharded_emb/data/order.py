@@ -3,11 +3,10 @@
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from sharded_emb.data.columns import Int64s
+from sharded_emb.ids.hash import UInt64s, finalized
 
-UInt64s = npt.NDArray[np.uint64]
 BLOCKS_PER_POOL = 256
 _ROUNDS = 6
 
@@ -58,14 +57,7 @@ class Order:
         while out.any():
             left, right = found[out] >> half, found[out] & mask
             for key in self._keys[:_ROUNDS]:
-                left, right = right, left ^ (_mixed(right ^ key) & mask)
+                left, right = right, left ^ (finalized(right ^ key) & mask)
             found[out] = left << half | right
             out[out] = found[out] >= count
         return found.astype(np.int64)
-
-
-def _mixed(values: UInt64s) -> UInt64s:
-    """splitmix64's finalizer: every bit depends on every other."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from sharded_emb.ids.base import Ids, Int64s, only_first_row_is_padding
 from sharded_emb.vocabulary_rows import FIRST_ROW
+
+UInt64s = npt.NDArray[np.uint64]
 
 
 class Hash(Ids):
@@ -35,9 +38,15 @@ def hashed(ids_N: Int64s, rows: int) -> Int64s:
     return (mixed(ids_N) % np.uint64(rows - FIRST_ROW)).astype(np.int64) + FIRST_ROW
 
 
-def mixed(ids_N: Int64s) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """The finalizer of SplitMix64 (Steele et al., OOPSLA 2014), a bijection of 64-bit integers."""
-    bits_N = ids_N.astype(np.int64).view(np.uint64).copy()
+def mixed(ids_N: Int64s) -> UInt64s:
+    """`finalized`, of ids."""
+    return finalized(ids_N.astype(np.int64, copy=False).view(np.uint64))
+
+
+def finalized(bits_N: UInt64s) -> UInt64s:
+    """The finalizer of SplitMix64 (Steele et al., OOPSLA 2014), a bijection of 64-bit integers: every bit depends on
+    every other.
+    """
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits_N = (bits_N ^ (bits_N >> np.uint64(shift))) * np.uint64(factor)
     return bits_N ^ (bits_N >> np.uint64(31))

@@ -26,6 +26,11 @@ def test_an_order_of_a_trillion_rows_costs_no_more_than_what_is_asked_for() -> N
     assert rows.max() < 10**12
 
 
+def test_an_order_is_the_one_that_runs_were_begun_with() -> None:
+    order = Order(1000, 256, seed=5, epoch=2)
+    assert order.rows(0, 8).tolist() == [58, 184, 479, 514, 430, 720, 672, 964]
+
+
 def test_a_pool_has_rows_from_all_over_the_split() -> None:
     """Blocks are draws from all blocks: the tenths of the split have as many of them as draws would."""
     count, pool_rows = 1_000_000, 1 << 12
