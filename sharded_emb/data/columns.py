@@ -24,12 +24,12 @@ class RaggedColumn:
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray) -> "RaggedColumn":
         """Views on the buffers of a column of numbers or lists without nulls, copied only where chunks are joined."""
-        array = column.combine_chunks()
-        if isinstance(array, pa.ChunkedArray):  # no chunk at all, or more than one array can hold
-            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-        if pa.types.is_list(array.type):
-            return cls(as_numpy(array.values), as_numpy(array.offsets).astype(np.int64))
-        return cls(as_numpy(array))
+        chunks = column.chunks or [pa.array([], column.type)]
+        if not pa.types.is_list(column.type):
+            return cls(as_numpy(chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)))
+        if len(chunks) == 1:
+            return cls(as_numpy(chunks[0].values), as_numpy(chunks[0].offsets).astype(np.int64))
+        return cls(np.concatenate([as_numpy(chunk.flatten()) for chunk in chunks]), _bounds_of(chunks))
 
     @property
     def scalar(self) -> bool:
@@ -68,6 +68,14 @@ class RaggedColumn:
 def as_numpy(numbers: pa.Array) -> npt.NDArray[Any]:
     """A view to read, of numbers without nulls. pyarrow's own `to_numpy` imports pandas first: half a second."""
     return np.from_dlpack(numbers)
+
+
+def _bounds_of(chunks: Sequence[pa.ListArray]) -> Int64s:
+    """Where each row of lists in chunks begins among the values of all, and the end of the last; Arrow's offsets, which
+    are int32, cannot tell that of more than 2^31 values.
+    """
+    lengths = [np.diff(as_numpy(chunk.offsets)) for chunk in chunks]
+    return np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
 
 
 def joined(arrays: Sequence[Int64s]) -> Int64s:

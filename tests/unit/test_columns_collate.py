@@ -10,7 +10,7 @@ import torch
 
 from sharded_emb.batch import CANDIDATES, Extent
 from sharded_emb.data.collate import Collate
-from sharded_emb.data.columns import RaggedColumn
+from sharded_emb.data.columns import RaggedColumn, _bounds_of
 from sharded_emb.data.task import Label, Reading
 from sharded_emb.embeddings.lookup import candidate_feature
 from sharded_emb.errors import InputError, OutOfRangeIdError
@@ -47,6 +47,15 @@ def test_a_slice_of_a_column_has_its_own_rows_alone(chunks: int, start: int, cou
     values, lengths = column.take(np.arange(count))
     assert values.tolist() == [value for row in LISTS[start : start + count] for value in row]
     assert lengths.tolist() == [len(row) for row in LISTS[start : start + count]]
+
+
+def test_chunks_of_lists_may_hold_more_values_than_arrow_counts_in_one_array() -> None:
+    many = 2**30
+    chunk = pa.ListArray.from_arrays(pa.array([0, many - 1, many], pa.int32()), pa.nulls(many))  # which take no memory
+    bounds = _bounds_of([chunk, chunk.slice(1), chunk, chunk.slice(0, 1)])
+    assert bounds.tolist() == [0, many - 1, many, many + 1, 2 * many, 2 * many + 1, 3 * many]
+    with pytest.raises(pa.ArrowInvalid, match="overflow"):
+        pa.concat_arrays([chunk, chunk, chunk])
 
 
 def test_a_scalar_column_has_rows_of_one() -> None:
