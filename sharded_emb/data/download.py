@@ -1,11 +1,15 @@
 """A file from the web: resumed where an earlier try ended, complete or absent under its name."""
 
+import fcntl
 import http.client
 import json
+import os
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,43 +27,83 @@ class _CutOffError(Exception):
 
 
 def download(key: str, url: str, folder: Path, progress: Progress) -> Path:
-    """The file of a URL in `folder`, fetched unless it is there already. Raises InputError on `key`."""
+    """The file of a URL in `folder`, fetched unless it is there already, by one process at a time.
+
+    Raises InputError on `key`.
+    """
     name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name or "file"
     target = folder / name
     if target.is_file():
         return target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"dataset.downloads: want a folder to write to, got {folder}: {error.strerror}") from error
-    part = target.with_name(f"{name}.part")
-    with progress.step(f"fetching {url}"):
-        for attempt in range(1, TRIES + 1):
+    with alone(target, progress):
+        if not target.is_file():
+            with progress.step(f"fetching {url}"):
+                _complete(key, url, target)
+    return target
+
+
+@contextmanager
+def alone(target: Path, progress: Progress) -> Iterator[None]:
+    """One process at a time that makes a file: another one waits. Raises InputError where nothing can be written."""
+    file = target.with_name(f".{target.name}.lock")
+    while True:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            lock = file.open("w")
+        except OSError as error:
+            got = f"got {target.parent}: {error.strerror}"
+            raise InputError(f"dataset.downloads: want a folder to write to, {got}") from error
+        with lock:
+            with progress.step(f"waiting for another prepare that fetches {target.name}"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _names(file, lock.fileno()):
+                continue  # who had it has removed it, and a third one may have made another
             try:
-                _fetch(url, part)
-                break
-            except urllib.error.HTTPError as error:
-                if error.code == 416 and _size(part):  # another file than the part is of
-                    part.unlink()
+                yield
+            finally:
+                file.unlink()
+            return
+
+
+def _names(file: Path, opened: int) -> bool:
+    """Whether a path still stands for the file that was opened there."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(opened))
+    except FileNotFoundError:
+        return False
+
+
+def _complete(key: str, url: str, target: Path) -> None:
+    """Fetches a file, in several tries."""
+    part = target.with_name(f"{target.name}.part")
+    for attempt in range(1, TRIES + 1):
+        try:
+            _fetch(url, part)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and _size(part):  # another file than the part is of
+                part.unlink()
+                if attempt < TRIES:
                     continue
-                # what the server refuses will be refused again; what it fails at may not
-                if error.code < 500 or attempt == TRIES:
-                    raise InputError(f"{key}: want {url}, got HTTP {error.code} {error.reason}; check it") from error
-            except (_CutOffError, OSError, http.client.HTTPException, ValueError) as error:
-                if attempt == TRIES or isinstance(error, ValueError):
-                    hint = f"; run it again to go on behind {_size(part):,} bytes" if _size(part) else "; check it"
-                    raise InputError(f"{key}: want {url}, got {_reason(error)}{hint}") from error
-            time.sleep(WAIT_SECONDS * 2 ** (attempt - 1))
+            # what the server refuses will be refused again; what it fails at may not
+            if error.code < 500 or attempt == TRIES:
+                raise InputError(f"{key}: want {url}, got HTTP {error.code} {error.reason}; check it") from error
+        except (_CutOffError, OSError, http.client.HTTPException, ValueError) as error:
+            if attempt == TRIES or isinstance(error, ValueError):
+                hint = f"; run it again to go on behind {_size(part):,} bytes" if _size(part) else "; check it"
+                raise InputError(f"{key}: want {url}, got {_reason(error)}{hint}") from error
+        time.sleep(WAIT_SECONDS * 2 ** (attempt - 1))
     part.rename(target)
     _state_of(part).unlink(missing_ok=True)
-    return target
 
 
 def _fetch(url: str, part: Path) -> None:
     """Appends what is missing to the part. Raises _CutOffError where that is not all."""
-    state = _state_of(part)
-    known = json.loads(state.read_text()) if state.is_file() else {}
-    have = _size(part)
+    state, have = _state_of(part), _size(part)
+    try:
+        known = json.loads(state.read_text())
+    except (FileNotFoundError, ValueError):  # a kill may have cut it off
+        known = {}
     request = urllib.request.Request(url, headers={"User-Agent": "sharded-emb"})
     if have and known.get("version"):
         # If-Range: another version of the file comes whole

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sharded_emb.data import kafka
-from sharded_emb.data.download import download
+from sharded_emb.data.download import alone, download
 from sharded_emb.data.work import Progress, Work
 from sharded_emb.errors import InputError, nearest
 
@@ -93,7 +93,7 @@ def _from_storage(key: str, place: str, folder: Path, progress: Progress) -> lis
         if not names:
             raise InputError(f"{key}: want objects, got {place}, which nothing matches; check it")
         with progress.step(f"fetching {place}"):
-            return [_copied(system, name, folder) for name in names]
+            return [_copied(system, name, folder, progress) for name in names]
     except InputError:
         raise
     except Exception as error:  # every library of every store has errors of its own
@@ -102,11 +102,18 @@ def _from_storage(key: str, place: str, folder: Path, progress: Progress) -> lis
         ) from error
 
 
-def _copied(system: Any, name: str, folder: Path) -> Path:
+def _copied(system: Any, name: str, folder: Path, progress: Progress) -> Path:
     target = folder / PurePosixPath(name).name
     size = system.info(name)["size"]
-    if not target.is_file() or target.stat().st_size != size:
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def whole() -> bool:
+        return target.is_file() and target.stat().st_size == size
+
+    if whole():
+        return target
+    with alone(target, progress):
+        if whole():
+            return target
         part = target.with_name(f"{target.name}.part")
         with system.open(name, "rb") as source, part.open("wb") as copy:
             shutil.copyfileobj(source, copy, _BYTES_AT_ONCE)

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ import pytest
 from sharded_emb.data import download
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.locations import local_files
 from sharded_emb.data.prepare import prepare
+from sharded_emb.data.work import Progress
 from sharded_emb.errors import InputError
 
 LOG = b"user,item,time\n" + b"".join(b"u%d,i%d,%d\n" % (i % 50, i * 7 % 31, i) for i in range(4000))
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves LOG as any path. cut_after: bytes after which an answer breaks off, once for each in the list."""
+    """Serves LOG as any path. cut_after: bytes after which an answer breaks off, once for each in the list. failures:
+    codes to answer with first, 0 for none. gate: what has to be set before the rest of an answer comes.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -28,6 +33,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.cut_after: list[int] = []
         self.failures: list[int] = []
         self.asked: list[str | None] = []
+        self.gate = threading.Event()
+        self.gate.set()
 
     def url(self, path: str = "log.csv") -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
@@ -38,8 +45,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.headers.get("Range"))
-        if self.server.failures:
-            self.send_error(self.server.failures.pop(0))
+        if self.server.failures and (code := self.server.failures.pop(0)):
+            self.send_error(code)
             return
         body, start = self.server.body, 0
         wanted = self.headers.get("Range")
@@ -53,7 +60,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         end = start + self.server.cut_after.pop(0) if self.server.cut_after else len(body)
-        self.wfile.write(body[start:end])
+        self.wfile.write(body[start : start + 1000])
+        self.wfile.flush()
+        self.server.gate.wait()
+        self.wfile.write(body[start + 1000 : end])
 
     def log_message(self, *_: Any) -> None:
         """Not on the terminal."""
@@ -132,6 +142,62 @@ def test_what_a_server_refuses_is_an_error_at_once(server: Server, tmp_path: Pat
     with pytest.raises(InputError, match=r"^dataset\.raw: want http://.*/gone\.csv, got HTTP 404 Not Found; check it$"):
         made(server.url("gone.csv"), tmp_path / "data")
     assert len(server.asked) == 1
+
+
+def test_a_rest_that_a_server_refuses_is_fetched_anew_or_an_error(server: Server, tmp_path: Path) -> None:
+    server.cut_after, server.failures = [5000] * 4, [0, 0, 0, 0, 416]
+    with pytest.raises(
+        InputError, match=r"^dataset\.raw: want http://.*, got HTTP 416 Requested Range Not Satisfiable;"
+    ):
+        made(server.url(), tmp_path / "data")
+    server.cut_after, server.failures = [5000], [0, 416]  # the part is of another file
+    made(server.url(), tmp_path / "data", sha256=hashlib.sha256(LOG).hexdigest())
+    assert server.asked[-3:] == [None, "bytes=5000-", None]
+
+
+def test_what_a_kill_has_cut_off_of_the_notes_on_a_download_is_fetched_anew(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TRIES", 1)
+    server.cut_after = [10_000]
+    with pytest.raises(InputError):
+        made(server.url(), tmp_path / "data")
+    [notes] = (tmp_path / "downloads").rglob("*.json")
+    notes.write_text("")
+    made(server.url(), tmp_path / "data", sha256=hashlib.sha256(LOG).hexdigest())
+
+
+@pytest.mark.parametrize("place", ["url", "object"])
+def test_two_that_want_one_file_fetch_it_once(
+    place: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, found = Progress(None, shown=False), list[Path]()
+    if place == "object":
+        memory = fsspec.filesystem("memory")
+        memory.pipe({"/shared/log.csv": LOG})
+        opened = memory.open
+
+        def open_late(*given: Any, **named: Any) -> Any:
+            server.asked.append(None)
+            server.gate.wait()
+            return opened(*given, **named)
+
+        monkeypatch.setattr(type(memory), "open", lambda _, *given, **named: open_late(*given, **named))
+    raw = server.url() if place == "url" else "memory://shared/log.csv"
+    server.gate.clear()
+    threads = [
+        threading.Thread(target=lambda: found.extend(local_files("dataset.raw", raw, tmp_path, progress)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    server.gate.set()
+    for thread in threads:
+        thread.join()
+    assert [file.read_bytes() == LOG for file in found] == [True] * 3
+    assert len(server.asked) == 1
+    assert [file.name for file in found[0].parent.iterdir()] == ["log.csv"]
 
 
 def test_another_hash_is_an_error(server: Server, tmp_path: Path) -> None:
