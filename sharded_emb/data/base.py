@@ -70,11 +70,11 @@ class RawLog:
 class DatasetConfig(Component):
     """What becomes a dataset folder.
 
-    raw: the raw data: a path, a URL (https://, s3://, gs://), and for event logs also a pattern (`logs/*.csv`) or a
-    list of all these. What is fetched is kept in `downloads`, and a zip archive stands for the folder of its files.
-    sha256: the hash that the one file of `raw` has to have, before it is unpacked. paths: the keys that name files of
-    the raw data. max_bad_rows: as many malformed rows are left out, counted and listed in bad_rows.jsonl; more are an
-    error.
+    raw: the raw data: a path, a URL (https://, s3://, gs://), and for event logs and texts with a label also a pattern
+    (`logs/*.csv`) or a list of all these. What is fetched is kept in `downloads`, and a zip archive stands for the
+    folder of its files. sha256: the hash that the one file of `raw` has to have, before it is unpacked. paths: the keys
+    that name files of the raw data. max_bad_rows: as many malformed rows are left out, counted and listed in
+    bad_rows.jsonl; more are an error.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("raw",)

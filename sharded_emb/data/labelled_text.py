@@ -19,7 +19,7 @@ from sharded_emb.data.dataset import SCHEMA_VERSION, Column, Manifest, SplitInfo
 from sharded_emb.data.folder import write_split
 from sharded_emb.data.from_log import fingerprint
 from sharded_emb.data.reading import load
-from sharded_emb.data.tabular import TableFiles, column_names
+from sharded_emb.data.tabular import TableFiles, column_names, find_files
 from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.initializers import hashed_uniform, stream_key
@@ -31,9 +31,10 @@ _BUILT_OVER = "the train split alone; rows by count, most frequent first, ties b
 
 
 class LabelledText(DatasetConfig):
-    """raw: a file with a header line. text, label: the columns that hold them. positive: the label that is 1; every
-    other label is 0. separator: between columns; quotes are ordinary letters. min_count: words that fewer texts of the
-    train split hold are out of vocabulary. valid_fraction, test_fraction: of the texts, drawn by the seed.
+    """raw: files with a header line, or folders of nothing else, read in the order of their names. text, label:
+    the columns that hold them. positive: the label that is 1; every other label is 0. separator: between columns;
+    quotes are ordinary letters. min_count: words that fewer texts of the train split hold are out of vocabulary.
+    valid_fraction, test_fraction: of the texts, drawn by the seed.
     """
 
     text: str = "text"
@@ -46,8 +47,9 @@ class LabelledText(DatasetConfig):
 
     def make(self, work: Work) -> Manifest:
         """See `DatasetConfig.make`; the split rule is at random by seed."""
-        path = self.raw_path("texts with a label", work)
-        words, label_N = self._read(work, path)
+        places = self.raw_files("texts with a label", work)
+        paths = [path for place in places for path in find_files("dataset.raw", place, "text")]
+        words, label_N = self._read(work, paths)
         split_N = self._splits(len(label_N), work.seed)
         known = _vocabulary(words.filter(pa.array(split_N == "train")), self.min_count)
         rows = _rows(words, known)
@@ -65,30 +67,31 @@ class LabelledText(DatasetConfig):
             counts={"texts": len(label_N), "words": int(pc.sum(pc.list_value_length(words)).as_py())},
             vocabularies=vocabulary.write(work.folder, {WORD: known}),
             built_over=_BUILT_OVER,
-            source=fingerprint([path]),
+            source=fingerprint(paths),
             seed=work.seed,
             dataset=self.model_dump(mode="json"),
         )
 
-    def _read(self, work: Work, path: Path) -> tuple[pa.ListArray, npt.NDArray[np.float32]]:
+    def _read(self, work: Work, paths: list[Path]) -> tuple[pa.ListArray, npt.NDArray[np.float32]]:
         """The words of each text, and 0 or 1."""
-        files = TableFiles("dataset.raw", [path], "text", separator=self.separator, quote="")
-        require_columns({"dataset.text": self.text, "dataset.label": self.label}, column_names(files), path)
+        files = TableFiles("dataset.raw", paths, "text", separator=self.separator, quote="")
+        require_columns({"dataset.text": self.text, "dataset.label": self.label}, column_names(files), paths[0])
         loaded = load(work, "texts", files, [self.text, self.label])
         work.bad.judge()
         table = loaded.table.order_by("position")
         spaced = table[RAW + self.text].lower().re_replace(r"[0-9]", "0").re_replace(r"([^\p{L}0\s])", r" \1 ")
         found = table.select(text=spaced, label=table[RAW + self.label]).to_pyarrow()
         if not len(found):
-            raise InputError(f"dataset.raw: want texts, got none in {path}; give a file that holds some")
+            raise InputError(f"dataset.raw: want texts, got none in {self.raw}; give a file that holds some")
         for column in ("text", "label"):
             if found[column].null_count:
                 first = pc.index(pc.is_null(found[column]), True).as_py()
-                raise InputError(f"dataset.{column}: want a value in each line, got none in line {first + 2} of {path}")
+                place = loaded.places.of(first)
+                raise InputError(f"dataset.{column}: want a value in each line, got none in {place}")
         labels = pc.unique(found["label"]).to_pylist()
         if self.positive not in labels:
             raise InputError(
-                f"dataset.positive: want a label of {path}, got {self.positive!r}{nearest(self.positive, labels)}"
+                f"dataset.positive: want a label of {self.raw}, got {self.positive!r}{nearest(self.positive, labels)}"
             )
         words = pc.split_pattern_regex(pc.utf8_trim_whitespace(found["text"]), r"\s+").combine_chunks()
         return words, pc.equal(found["label"], self.positive).to_numpy().astype(np.float32)

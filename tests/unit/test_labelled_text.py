@@ -76,6 +76,25 @@ def test_every_message_of_the_real_file_is_read(real_data: Path, tmp_path: Path)
     assert sum(1 for line in raw.read_text(encoding="utf-8").splitlines()[1:] if line.startswith("spam\t")) == 747
 
 
+def test_a_folder_and_a_pattern_are_their_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    whole = made(write(tmp_path, LINES), tmp_path / "whole")
+    (folder := tmp_path / "in").mkdir()
+    for name, lines in (("b", LINES[7:]), ("a", LINES[:7])):
+        write(folder, lines).rename(folder / name)
+    for name, raw in (("folder", folder), ("pattern", folder / "[ab]")):
+        dataset = made(raw, tmp_path / name)
+        assert [each.name for each in dataset.manifest.source] == ["a", "b"]
+        for split in ("train", "valid", "test"):
+            assert dataset.split(split).equals(whole.split(split))
+    with (folder / "b").open("a") as file:
+        file.write("\thello\n")
+    with pytest.raises(InputError, match=r"^dataset\.label: want a value in each line, got none in line 15 of b$"):
+        made(folder, tmp_path / "no_label")
+    (folder / "c").write_text("about these files\n")
+    with pytest.raises(InputError, match=r"^dataset\.raw: want the columns Label, SMS of a, got about .* in c$"):
+        made(folder, tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("lines", "header", "keys", "problem"),
     [
