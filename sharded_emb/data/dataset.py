@@ -218,8 +218,23 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
+def aside(folder: Path) -> Path:
+    """Where a dataset is while another one takes its name."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def moved_aside(folder: Path) -> Path | None:
+    """The dataset that had this name, where a kill has left none there."""
+    if folder.exists():
+        return None
+    return old if ((old := aside(folder)) / MANIFEST).is_file() else None
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dataset folder. Raises InputError on `data`: no folder, no manifest, another version."""
+    if (old := moved_aside(folder)) is not None:
+        got = f"got {folder}, which a prepare that was killed has moved to {old}"
+        raise InputError(f"data: want a dataset folder, {got}; move it back")
     if not folder.is_dir():
         raise InputError(
             f"data: want a dataset folder, got {folder}, which is none; make it with prepare data={folder}"

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sharded_emb.data.bad_rows import SIDE_FILE
-from sharded_emb.data.dataset import MANIFEST, Column, SplitInfo, part_name
+from sharded_emb.data.dataset import MANIFEST, Column, SplitInfo, aside, moved_aside, part_name
 from sharded_emb.errors import InputError
 
 ROWS_PER_PART = 1_048_576
@@ -30,6 +30,8 @@ _OURS = {MANIFEST, LOCK, "vocabulary", "attributes", "train", "valid", "test", "
 @contextmanager
 def staged(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder to write to, beside `folder`, which takes its name when the block ends without an error.
+
+    A dataset that an overwriting prepare had moved aside when it was killed has its name again first.
 
     Raises InputError on `data` when the name is taken: by a dataset without `overwrite`, by anything else, or by
     another prepare that is writing now; and when nothing can be written there.
@@ -50,8 +52,11 @@ def staged(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             raise InputError(
                 f"data: want {folder} for itself, got another prepare that writes it; wait for it"
             ) from error
-        _empty(part)
         try:
+            if (old := moved_aside(folder)) is not None:
+                old.rename(folder)
+            require_free(folder, overwrite=overwrite)  # again, as another prepare may have ended since
+            _empty(part)
             yield part
             _take_name(part, folder)
         except BaseException:
@@ -91,10 +96,11 @@ def _take_name(part: Path, folder: Path) -> None:
     if not folder.exists():
         part.rename(folder)
         return
-    old = part.with_name(f".{folder.name}.old")
+    old = aside(folder)
     shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
     part.rename(folder)
+    (old / MANIFEST).unlink(missing_ok=True)  # first: what is deleted in part is no dataset
     shutil.rmtree(old)
 
 

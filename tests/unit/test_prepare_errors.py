@@ -16,6 +16,7 @@ import pytest
 from sharded_emb.data import prepare as prepare_module
 from sharded_emb.data.atomic import AtomicFiles
 from sharded_emb.data.base import DatasetConfig
+from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.prepare import prepare, problems_of_engine
 from sharded_emb.data.sequence_text import SequenceText
@@ -201,6 +202,63 @@ def test_a_crash_leaves_nothing_and_keeps_the_old_dataset(
             attempt(SequenceText(raw=str(text)), target, overwrite=overwrite)
     assert (folder / "manifest.yaml").read_text() == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.txt"]
+
+
+@pytest.mark.parametrize("rename", [0, 1])
+def test_a_kill_while_a_dataset_takes_the_name_of_another_loses_neither(
+    rename: int, text: Path, tmp_path: Path
+) -> None:
+    folder, old = tmp_path / "data", tmp_path / ".data.old"
+    attempt(SequenceText(raw=str(text)), folder)
+    before = (folder / "manifest.yaml").read_text()
+    text.write_text("w a b c d\n")
+    _killed_at(rename, text, folder)
+    if rename:
+        with pytest.raises(
+            InputError, match=r"^data: want a dataset .*/data, which a prepare that was killed has moved to .*; move "
+        ):
+            Dataset.open(folder)
+    with pytest.raises(InputError, match=r"^data: want a new folder, got .*, which holds a dataset; overwrite=true "):
+        attempt(SequenceText(raw=str(text)), folder)
+    assert (folder / "manifest.yaml").read_text() == before
+    attempt(SequenceText(raw=str(text)), folder, overwrite=True)
+    assert not old.exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.txt"]
+    assert Dataset.open(folder).manifest.counts["users"] == 1
+
+
+def test_a_folder_that_is_no_dataset_is_not_put_in_the_place_of_one(text: Path, tmp_path: Path) -> None:
+    (tmp_path / ".data.old").mkdir()
+    (tmp_path / ".data.old" / "chapter.txt").write_text("years of work")
+    attempt(SequenceText(raw=str(text)), tmp_path / "data")
+    assert (tmp_path / ".data.old" / "chapter.txt").read_text() == "years of work"
+
+
+_KILLED_AT = """
+import os, sys
+from pathlib import Path
+from sharded_emb.data import prepare as module
+from sharded_emb.data.sequence_text import SequenceText
+
+left, rename = [int(sys.argv[3])], Path.rename
+
+def killed(self, target):
+    if Path(sys.argv[2]) in (self, Path(target)):
+        if not left[0]:
+            os._exit(9)
+        left[0] -= 1
+    return rename(self, target)
+
+Path.rename = killed
+module.prepare(SequenceText(raw=sys.argv[1]), Path(sys.argv[2]), seed=0, overwrite=True)
+"""
+
+
+def _killed_at(rename: int, text: Path, folder: Path) -> None:
+    """An overwriting prepare that ends before so many of its renames of the folder."""
+    command = [sys.executable, "-c", _KILLED_AT, str(text), str(folder), str(rename)]
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(Path.cwd())}, timeout=120, check=False)
+    assert ran.returncode == 9
 
 
 _KILLED = """
