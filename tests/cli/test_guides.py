@@ -21,12 +21,13 @@ def test_the_guides_are_those_that_are_promised() -> None:
         "a first data set of your own",
         "reading the numbers",
         "resuming",
+        "a click log of your own",
         "choosing a plan",
         "from one machine to many",
         "a pooling, a model or a data set from outside the package",
         "when something fails",
     ]
-    assert len(COMMANDS) >= 9
+    assert len(COMMANDS) >= 10
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "conf" not in line and "PYTHONPATH" not in line])
