@@ -48,16 +48,10 @@ def component_class(target: str) -> Any:
 def _resolve(base: type[Component], value: object) -> object:
     if isinstance(value, base):
         return value
-    if isinstance(value, str) and base.named:
-        if value not in base.named:
-            names = ", ".join(base.named)
-            hint = f"; did you mean {meant}?" if (meant := closest(value, base.named)) else ""
-            text = f"want one of {names}, or a mapping with _target_ naming {_a(base)}, got {value!r}{hint}"
-            raise PydanticCustomError("component", text.replace("{", "{{").replace("}", "}}"))
+    if isinstance(value, str) and value in base.named:
         value = {"_target_": base.named[value]}
     if not isinstance(value, Mapping) or "_target_" not in value:
-        got = f"got {value!r}".replace("{", "{{").replace("}", "}}")
-        raise PydanticCustomError("component", f"want a mapping with _target_ naming {_a(base)}, {got}")
+        raise PydanticCustomError("component", _wanted(base, value))
     target = base.named.get(str(value["_target_"]), str(value["_target_"]))
     try:
         found = component_class(target)
@@ -68,13 +62,21 @@ def _resolve(base: type[Component], value: object) -> object:
     return found.model_validate({key: item for key, item in value.items() if key != "_target_"})
 
 
+def _wanted(base: type[Component], value: object) -> str:
+    """What may stand in a slot, and what came, which is neither a known name nor a mapping with `_target_`."""
+    names = f"one of {', '.join(base.named)}, or " if base.named else ""
+    got = f"a mapping with {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else repr(value)
+    hint = f"; did you mean {meant}?" if isinstance(value, str) and (meant := closest(value, base.named)) else ""
+    return f"want {names}a mapping with _target_ naming {_a(base)}, got {got}{hint}"
+
+
 def _a(base: type[Component]) -> str:
     return f"{'an' if base.__name__[0] in 'AEIOU' else 'a'} {base.__name__}"
 
 
 def _wrong_target(text: str) -> PydanticCustomError:
     # the type is the key inside the slot that the error is about
-    return PydanticCustomError("_target_", text.replace("{", "{{").replace("}", "}}"))
+    return PydanticCustomError("_target_", text)
 
 
 def _failure(target: str, error: Exception) -> str:

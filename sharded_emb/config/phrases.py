@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, core_schema
 
 from sharded_emb.component import component_class
+from sharded_emb.config.other_options import others_with
 from sharded_emb.errors import closest, nearest
 
 Place = tuple[int | str, ...]
@@ -140,13 +141,14 @@ def _value_at(tree: Any, place: Place) -> Any:
 
 
 def _hint(siblings: Sequence[str], tree: Mapping[str, Any], place: Place) -> str:
-    """The nearest of the keys beside it, else keys of that name elsewhere, else the keys beside it."""
+    """The nearest of the keys beside it, else keys of that name elsewhere, else the keys beside it, and who has it."""
     known = [key for key in siblings if key != "_target_"]
-    if closest(str(place[-1]), known) is None:
-        elsewhere = [other for other in _places_of(place[-1], tree) if other != _dotted(place)]
-        if len(place) == 1 and elsewhere:
-            return f"; did you mean {' or '.join(elsewhere)}?"
-    return nearest(str(place[-1]), known) or "; there are none here"
+    if closest(str(place[-1]), known) is not None:
+        return nearest(str(place[-1]), known)
+    elsewhere = [other for other in _places_of(place[-1], tree) if other != _dotted(place)]
+    if len(place) == 1 and elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    return (nearest(str(place[-1]), known) or "; there are none here") + others_with(tree, place)
 
 
 def _places_of(name: object, tree: Any, place: str = "") -> Iterator[str]:

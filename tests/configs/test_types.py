@@ -44,7 +44,17 @@ def test_all_problems_of_a_command_line_come_in_one_list() -> None:
         (
             "dataset.layout.histories=1",
             "dataset.layout.histories: unknown key; there are: session_gap_seconds, split, test_fraction, "
-            "valid_fraction",
+            "valid_fraction; LabelledEvents (dataset=labelled_events) has it",
+        ),
+        (
+            "dataset.layout=labelled_event",
+            "dataset.layout: want one of next_item, labelled_events, or a mapping with _target_ naming a Layout, got "
+            "'labelled_event'; did you mean labelled_events?",
+        ),
+        (
+            "dataset.layout={label: clicked}",
+            "dataset.layout.label: unknown key; there are: session_gap_seconds, split, test_fraction, valid_fraction; "
+            "LabelledEvents (dataset=labelled_events) has it",
         ),
         ("global_batch=abc", "global_batch: want an integer, got 'abc'"),
         ("global_batch=1.5", "global_batch: want an integer, got 1.5"),
@@ -127,7 +137,9 @@ def test_a_target_of_another_kind_is_not_called() -> None:
 
 def test_a_target_takes_the_keys_of_its_class_alone() -> None:
     assert problems("dense_optimizer._target_=sharded_emb.optim.base.DenseOptimizer") == [
-        f"dense_optimizer.{key}: unknown key; there are: lr, weight_decay" for key in ("beta1", "beta2", "eps")
+        f"dense_optimizer.{key}: unknown key; there are: lr, weight_decay; AdamW (dense_optimizer=adamw), "
+        "DenseAdam (dense_optimizer=adam) have it"
+        for key in ("beta1", "beta2", "eps")
     ]
 
 
@@ -135,8 +147,18 @@ def test_a_chosen_option_does_not_get_the_keys_that_an_experiment_has_for_its_ow
     # sasrec_beauty sets loss.negatives, of sampled_softmax, and embedding_optimizer.lr, which all have
     assert problems("experiment=sasrec_beauty", "loss=softmax", "embedding_optimizer=sgd") == []
     assert problems("experiment=sasrec_beauty", "loss=softmax", "loss.negatives=5") == [
-        "loss.negatives: unknown key; there are: label_smoothing, scores, weight"
+        "loss.negatives: unknown key; there are: label_smoothing, scores, weight; SampledSoftmax "
+        "(loss=sampled_softmax), BPR (loss=bpr), SampledBinary (loss=gbce) have it"
     ]
+
+
+def test_what_stands_in_a_slot_is_a_name_or_has_a_target() -> None:
+    words = ["dataset.layout=labelled_events", "dataset.layout.label=clicked"]  # the second replaces the first
+    assert problems(*words, command="prepare") == [
+        "dataset.layout: want one of next_item, labelled_events, or a mapping with _target_ naming a Layout, got a "
+        "mapping with label"
+    ]
+
 
 
 @pytest.mark.parametrize(

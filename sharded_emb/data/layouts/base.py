@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -82,6 +82,11 @@ class Arranged:
 
 class Layout(Component):
     """The slot `dataset.layout`: which samples a log becomes, and how they are split."""
+
+    named: ClassVar[dict[str, str]] = {
+        "next_item": "sharded_emb.data.layouts.next_item.NextItem",
+        "labelled_events": "sharded_emb.data.layouts.labelled_events.LabelledEvents",
+    }
 
     def label_column(self) -> str | None:
         """The raw event column that holds the label; null where the layout has none."""

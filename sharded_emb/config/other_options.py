@@ -1,0 +1,39 @@
+"""Which options of a group have a key that the chosen one has not."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sharded_emb.component import component_class
+from sharded_emb.config.groups import Groups, read_yaml
+from sharded_emb.config.where import conf_folder
+
+_SHOWN = 3
+
+
+def others_with(tree: Mapping[str, Any], place: Sequence[int | str]) -> str:
+    """`; CLASS has it (GROUP=OPTION)`, or nothing: classes that would have the key, in a slot of the same class."""
+    group, *inside, key = map(str, place)
+    groups = Groups([conf_folder()])
+    usual = (groups.defaults("train") or {}).get(group)
+    found: dict[str, str] = {}
+    for option in sorted(groups.options(group), key=lambda each: each != usual):
+        target = _target_at(read_yaml(groups.folders[0] / group / f"{option}.yaml", group), tree.get(group), inside)
+        if target is not None and key in component_class(target).model_fields:
+            found.setdefault(target.rpartition(".")[2], f"{group}={option}")
+    named = [f"{name} ({option})" for name, option in found.items()]
+    if not named:
+        return ""
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    return f"; {', '.join(named[:_SHOWN])}{more} {'have' if len(named) > 1 else 'has'} it"
+
+
+def _target_at(option: Any, mine: Any, inside: Sequence[str]) -> str | None:
+    """The class inside an option, if those around it are the ones of the tree."""
+    for part in inside:
+        if not isinstance(option, Mapping) or not isinstance(mine, Mapping):
+            return None
+        if option.get("_target_") != mine.get("_target_"):
+            return None
+        option, mine = option.get(part), mine.get(part)
+    target = option.get("_target_") if isinstance(option, Mapping) else None
+    return None if target is None else str(target)
