@@ -160,6 +160,10 @@ def test_what_stands_in_a_slot_is_a_name_or_has_a_target() -> None:
     ]
 
 
+def test_a_layout_may_take_the_place_of_that_of_events() -> None:
+    words = ["dataset=events", "dataset.layout._target_=labelled_events", "dataset.layout.label=clicked"]
+    assert problems(*words, command="prepare") == []
+
 
 @pytest.mark.parametrize(
     ("words", "lr"),
