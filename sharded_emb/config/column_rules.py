@@ -44,7 +44,10 @@ def _columns(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
         elif column is None:
             yield f"{key}: want a column of {dataset.folder}, got {feature.column!r}{_hint(feature.column, dataset)}"
         elif column.vocabulary is None and not column.type.endswith(("int64", "int64>")):
-            yield f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}"
+            yield (
+                f"{key}: want a column of ids, got {feature.column!r}, which holds {column.type}; an attribute of "
+                "numbers becomes ids by edges or buckets in dataset.attributes"
+            )
         elif column.vocabulary is None and table is not None and not _takes_any(table, tree["tables"][feature.table]):
             yield (
                 f"{key}: want ids of a vocabulary, got {feature.column!r}, which holds {column.type} without one; set "

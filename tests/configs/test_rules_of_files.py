@@ -60,6 +60,18 @@ def test_training_stops_by_the_auc_within_users_where_there_are_any(tiny_data: P
     ]
 
 
+def test_numbers_are_no_ids_of_a_feature(tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    manifest = read_manifest(tiny_data)
+    columns = {**manifest.columns, "price": Column(type="float32")}
+    write_manifest(tmp_path / "data", manifest.model_copy(update={"columns": columns}))
+    words = ["+tables.price={rows: 9, dim: 8}", "+features.price={table: price, column: price, pooling: sum}"]
+    assert problems(*words, f"data={tmp_path}/data", files=True) == [
+        "features.price.column: want a column of ids, got 'price', which holds float32; an attribute of numbers "
+        "becomes ids by edges or buckets in dataset.attributes"
+    ]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_tf32_wants_a_gpu(tiny_data: Path, device: str) -> None:
