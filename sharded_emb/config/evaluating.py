@@ -19,7 +19,7 @@ from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_allowed import Allowed
 from sharded_emb.training.compare import baseline_metrics, write_predictions
 from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator
-from sharded_emb.training.report import results_table
+from sharded_emb.training.report import protocol_line, results_table
 from sharded_emb.training.run_folder import without_nan
 from sharded_emb.training.run_page import write_page
 
@@ -89,7 +89,7 @@ def _show_evaluation(
     for name in metrics:
         rows = {config.model.__class__.__name__: metrics[name]}
         rows |= {other: found[name] for other, found in beside.items() if name in found}
-        print(f"{name}  ({', '.join(f'{key}: {value}' for key, value in protocol[name].items())})")
+        print(protocol_line(name, protocol[name]))
         print(results_table(rows))
     found = {"checkpoint": checkpoint.name, "metrics": metrics, "baselines": others["baselines"], "protocol": protocol}
     found |= {"best_reachable": best} if best else {}

@@ -29,7 +29,7 @@ from sharded_emb.training.loop import Trainer
 from sharded_emb.training.parts import Parts
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.pulse import Pulse, Watch
-from sharded_emb.training.report import results_table
+from sharded_emb.training.report import protocol_line, results_table
 from sharded_emb.training.run_folder import RunFolder, log_file, log_to, of_launch
 from sharded_emb.training.run_page import PICTURE, write_page
 from sharded_emb.training.same_run import config_hash
@@ -235,7 +235,7 @@ def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
     if trainer.stop_signal:
         log.warning("stopped by signal %d after step %d", trainer.stop_signal, trainer.progress.step)
     else:
-        _show(metrics, built, folder, time.monotonic() - started)
+        _show(metrics, built, trainer, time.monotonic() - started)
     if built.place.rank == 0:
         write_page(folder.path)
     return Outcome(folder.path, metrics, trainer.stop_signal)
@@ -246,9 +246,11 @@ def best_reachable(built: Built) -> Metrics:
     return built.dataset.manifest.best_reachable or {}
 
 
-def _show(metrics: Metrics, built: Built, folder: RunFolder, seconds: float) -> None:
+def _show(metrics: Metrics, built: Built, trainer: Trainer, seconds: float) -> None:
     if built.place.rank == 0:
+        for name, protocol in trainer.protocol().items():
+            print(protocol_line(name, protocol))
         best = {f"{split}: best reachable": values for split, values in best_reachable(built).items()}
         shown = {**metrics, **best}
         print(results_table(shown))
-        print(f"{seconds:.0f} s; the run is in {folder.path}")
+        print(f"{seconds:.0f} s; the run is in {trainer.parts.folder.path}")

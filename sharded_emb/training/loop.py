@@ -294,17 +294,18 @@ class Trainer:
                 self.parts.folder.write_metrics(self.progress.step, name, metrics)
         return found
 
+    def protocol(self) -> dict[str, Any]:
+        """What makes the final metrics comparable, by name of the evaluation."""
+        return self.parts.evaluator.protocol("valid") | self.parts.evaluator.protocol("test")
+
     def result(self, metrics: Metrics) -> dict[str, Any]:
         """What result.json says of the run besides how it ended."""
-        protocol: dict[str, Any] = {}
-        for split in ("valid", "test"):
-            protocol |= self.parts.evaluator.protocol(split)
         return {
             "steps": self.progress.step,
             **self.course.result(self.progress),
             "samples_per_second": round(self.progress.samples / max(self.progress.training_seconds, 1e-9), 1),
             "metrics": metrics,
-            "protocol": protocol,
+            "protocol": self.protocol(),
             **({"warm_start": started} if (started := self.warm_start) else {}),
             **({"unknown_ids": unknown} if (unknown := self.unknown_ids) else {}),
             **({"managed_tables": managed} if (managed := self.managed_tables) else {}),

@@ -1,9 +1,15 @@
 """Tables of results for people."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+
+def protocol_line(name: str, protocol: Mapping[str, Any]) -> str:
+    """The name of an evaluation, and what makes its numbers comparable."""
+    return f"{name}  ({', '.join(f'{key}: {value}' for key, value in protocol.items())})"
 
 
 def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:

@@ -43,6 +43,20 @@ def test_a_run_is_as_good_as_itself_and_less_than_one_that_learned(
     assert f"test: the difference to {better}, and where 95 of 100 samples of users have it" in capsys.readouterr().out
 
 
+def test_train_and_evaluate_say_the_protocol_above_their_numbers(
+    tmp_path: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("model=gru4rec", "model.hidden=8", "steps=2", "evaluation.counts={weight: 2, scale: 20}")
+    counted = trained(tmp_path / "counted", tiny_data, *words)
+    by_train = capsys.readouterr().out.splitlines()
+    sharded_emb.evaluate(counted)
+    by_evaluate = capsys.readouterr().out.splitlines()
+    lines = [line for line in by_train if "(split: " in line]
+    assert [line.split()[0] for line in lines] == ["valid", "valid_unfiltered", "test", "test_unfiltered"]
+    assert all(line.endswith("scores: the model's + 2 log(1 + 20 sequence_knn))") for line in lines)
+    assert {*lines[2:]} <= {*by_evaluate}
+
+
 def test_a_baseline_is_one_that_stands_beside_the_model(run: Path) -> None:
     mine = sharded_emb.evaluate(run, "against=markov", "baselines=true", "split=valid")
     markov = json.loads((run / "evaluation_valid.json").read_text())["baselines"]["markov"]
