@@ -12,13 +12,13 @@ from sharded_emb.config.run import EvaluateConfig
 from sharded_emb.config.session import best_reachable, joined
 from sharded_emb.config.validate import validate
 from sharded_emb.config.where import from_home
-from sharded_emb.errors import InputError
 from sharded_emb.replacing import replacing
 from sharded_emb.training.against import Differences, of_baseline, of_model
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_allowed import Allowed
-from sharded_emb.training.compare import baseline_metrics, write_predictions
+from sharded_emb.training.compare import baseline_metrics
 from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator
+from sharded_emb.training.predictions import Lists, write_lists, write_scores
 from sharded_emb.training.report import protocol_line, results_table
 from sharded_emb.training.run_folder import without_nan
 from sharded_emb.training.run_page import write_page
@@ -38,11 +38,13 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         baselines = baseline_metrics(evaluator, split) if config.baselines else {}
         differences = _against(built, evaluator) if config.against is not None else {}
         if config.predictions is not None:
-            if not isinstance(evaluator, NextItemEvaluator):
-                raise InputError("predictions: want a next-item model, which has items to list, got a binary one")
-            users = write_predictions(evaluator, split, config.predictions, config.top_k, config.filter_seen)
+            if isinstance(evaluator, NextItemEvaluator):
+                lists = Lists(config.top_k, config.filter_seen)
+                written = write_lists(evaluator, split, config.predictions, lists)
+            else:
+                written = write_scores(evaluator, split, config.predictions)
             if place.rank == 0:
-                print(f"{config.predictions}: the top {config.top_k} of {users:,} users")
+                print(f"{config.predictions}: {written}")
         if place.rank == 0:
             for line in fit.told():
                 print(line)

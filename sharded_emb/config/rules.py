@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sharded_emb.config.phrases import shown
-from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
+from sharded_emb.config.run import PrepareConfig, RunConfig
 from sharded_emb.errors import closest, nearest
 from sharded_emb.losses.base import BinaryLossConfig, LabelledLossConfig
 from sharded_emb.metrics import binary, ranking
@@ -44,8 +44,6 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     ]
     if not issubclass(kind, PrepareConfig):
         found += [*_end(sound), *_metric(sound), *_counts(sound), *_tasks(sound), *_ids_ahead(sound)]
-    if issubclass(kind, EvaluateConfig):
-        found += _predictions(sound)
     return found
 
 
@@ -250,9 +248,3 @@ def _counts(sound: Tree) -> Iterator[str]:
     counts = None if evaluation is None else evaluation.counts
     if counts is not None and model is not None and model.task != "next_item":
         yield f"evaluation.counts: want null with a binary model, which scores no items, got {counts}; leave it out"
-
-
-def _predictions(sound: Tree) -> Iterator[str]:
-    """Only a next-item model has items to list."""
-    if sound.get("predictions") is not None and "model" in sound and sound["model"].task != "next_item":
-        yield "predictions: want a next-item model, which has items to list, got a binary one; leave predictions out"

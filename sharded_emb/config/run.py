@@ -162,7 +162,7 @@ class EvaluateConfig(RunConfig):
 
     split: which part of the data. baselines: counting baselines beside the model. against: a run folder or a baseline,
     to which the difference is said, with an interval by a paired bootstrap over users. predictions: a Parquet file for
-    the top_k items of every user.
+    the top_k items of every user, or for the probabilities of the labels of every row.
     """
 
     split: Literal["train", "valid", "test"] = "test"

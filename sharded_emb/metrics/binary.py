@@ -58,6 +58,11 @@ def log_loss(label_N: Floats, logit_N: Floats) -> float:
     return float(np.mean(log_losses(label_N, logit_N)))
 
 
+def probabilities(logit_N: Floats) -> Floats:
+    """That a label is 1, from its logit."""
+    return np.exp(-np.logaddexp(0, -logit_N))
+
+
 def metrics(label_N: Floats, logit_N: Floats, user_N: Groups | None = None) -> dict[str, float]:
     """AUC, within users where they are known, log loss, normalized entropy (log loss over that of the label's mean),
     calibration (the mean probability over the label's mean), squared error of probabilities, accuracy at one half; all
@@ -65,7 +70,7 @@ def metrics(label_N: Floats, logit_N: Floats, user_N: Groups | None = None) -> d
     """
     rate = float(np.mean(label_N))
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < rate < 1 else float("nan")
-    loss, probability_N = log_loss(label_N, logit_N), np.exp(-np.logaddexp(0, -logit_N))
+    loss, probability_N = log_loss(label_N, logit_N), probabilities(logit_N)
     return {
         "auc": auc(label_N, logit_N),
         **({} if user_N is None else {"group_auc": group_auc(label_N, logit_N, user_N)}),

@@ -1,23 +1,19 @@
-"""What stands beside a model's metrics: baselines on the same rows by the same rule, and lists of recommendations."""
+"""What stands beside a model's metrics: baselines on the same rows by the same rule."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from sharded_emb.data.columns import Int64s
-from sharded_emb.distributed.agree import all_sums, all_values, from_first_rank
+from sharded_emb.distributed.agree import all_sums, from_first_rank
 from sharded_emb.errors import InputError
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 from sharded_emb.metrics.baselines_logistic import logistic_scores
-from sharded_emb.replacing import replacing
-from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator, Recommended, Scored
+from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator, Scored
 
 NEXT_ITEM_BASELINES = ("popularity", "markov", "sequence_knn")
 BINARY_BASELINES = ("logistic_regression",)
@@ -71,51 +67,9 @@ def _counted(evaluator: NextItemEvaluator, baseline: Baseline, split: str) -> Me
     }
 
 
-def write_predictions(evaluator: NextItemEvaluator, split: str, file: Path, top_k: int, filter_seen: bool) -> int:
-    """Writes user, rank, item, score by raw ids, users in the order of the split; returns how many users.
-
-    Rank 1 is best. Raises InputError where there is nobody, and where the file cannot be written. All ranks call it
-    together.
-    """
-    gathered = all_values(evaluator.recommend(split, top_k, filter_seen), evaluator.scoring.place)
-    parts = [part for of_rank in gathered for part in of_rank]
-    require_predicted(parts, split)
-
-    def write() -> int:
-        table = _table(evaluator, split, parts)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as aside:
-                pq.write_table(table, aside)
-        except OSError as error:
-            raise InputError(f"predictions: want a file that can be written, got {file} ({error.strerror})") from error
-        return sum(len(part.rows_B) for part in parts)
-
-    return from_first_rank(write, evaluator.scoring.place)
-
-
 def require_predicted(parts: Sequence[object], split: str) -> None:
     """Raises InputError where no row of a split has anything to predict from. parts: of all ranks."""
     if not parts:
         raise InputError(
             f"split: want rows of two events or more, to predict the last, got none in {split}; choose another"
         )
-
-
-def _table(evaluator: NextItemEvaluator, split: str, parts: list[Recommended]) -> pa.Table:
-    dataset = evaluator.scoring.dataset
-    rows_B = np.concatenate([part.rows_B for part in parts])
-    order_B = np.argsort(rows_B, kind="stable")
-    items_BK = np.concatenate([part.items_BK for part in parts])[order_B]
-    scores_BK = np.concatenate([part.scores_BK for part in parts])[order_B]
-    users_B = dataset.split(split)["user"].to_numpy()[rows_B[order_B]]
-    listed = np.isfinite(scores_BK).ravel()  # a user who had nearly everything has a shorter list
-    vocabulary = dataset.vocabulary_of(evaluator.table.name, [evaluator.column])
-    assert vocabulary is not None  # a table that is scored has rows of one
-    columns: Mapping[str, pa.Array] = {
-        "user": dataset.raw_ids("user").take(pa.array(np.repeat(users_B, items_BK.shape[1])[listed])),
-        "rank": pa.array(np.tile(np.arange(1, items_BK.shape[1] + 1), len(users_B))[listed]),
-        "item": dataset.raw_ids(vocabulary).take(pa.array(items_BK.ravel()[listed])),
-        "score": pa.array(scores_BK.ravel()[listed]),
-    }
-    return pa.table(columns)

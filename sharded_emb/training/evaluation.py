@@ -72,7 +72,7 @@ class BinaryEvaluator:
 
     def __call__(self, split: str, lists: bool = False) -> Metrics:  # noqa: ARG002
         """By the name of the evaluation."""
-        scored, users = self._score(split), self.users(split)
+        scored, users = self.scores(split), self.users(split)
         if not len(scored[0].label_N):
             return {name: {} for name in self.names(split)}
         found = (binary.metrics(each.label_N, each.logit_N, users) for each in scored)
@@ -85,19 +85,18 @@ class BinaryEvaluator:
         column = self.scoring.dataset.columns.get("user")
         if column is None:
             return None
-        found = [window.columns["user"].all_values() for window in self.scoring.windows(split, ["user"])]
-        user_N = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        user_N = self.scoring.values(split, "user")
         if column.vocabulary is None:
             return user_N
         return np.where(user_N == UNKNOWN_ROW, -1 - np.arange(len(user_N)), user_N)
 
     def score(self, split: str) -> "Scored":
         """All rows in the order of the split, on every rank; of the first task."""
-        return self._score(split)[0]
+        return self.scores(split)[0]
 
     @torch.no_grad()
-    def _score(self, split: str) -> list["Scored"]:
-        """Of all tasks."""
+    def scores(self, split: str) -> list["Scored"]:
+        """The same of each task."""
         plain = self.scoring.sharded.plain.eval()
         none = np.zeros((0, len(self.scoring.reading.labels)))
         mine: list[tuple[np.ndarray, ...]] = [(np.zeros(0, dtype=np.int64), none, none)]

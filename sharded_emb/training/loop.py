@@ -225,11 +225,9 @@ class Trainer:
             self._save(best=True)
         elif self.limits.save_after(self.progress.step):
             self._save_if_possible()
-        shown = "  ".join(
-            f"{name} {value:.4f}" for name, value in found["valid"].items() if not re.match("recall|.*@5$", name)
-        )
-        mark = "  (best so far)" if best else ""
-        log.info("%s  step %d  valid  %s%s", self.course.where(self.progress), self.progress.step, shown, mark)
+        shown = {name: value for name, value in found["valid"].items() if not re.match("recall|.*@5$", name)}
+        said = "  ".join([f"{name} {value:.4f}" for name, value in shown.items()] + ["(best so far)"] * best)
+        log.info("%s  step %d  valid  %s", self.course.where(self.progress), self.progress.step, said)
 
     def _save(self, best: bool = False) -> None:
         started = time.monotonic()

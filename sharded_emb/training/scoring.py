@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +66,11 @@ class Scoring:
             with together(self.place):
                 window = flat.window(columns, extents)
             yield window
+
+    def values(self, split: str, column: str) -> Int64s:
+        """All of a column with one number a row, in the order of a split."""
+        found = [window.columns[column].all_values() for window in self.windows(split, [column])]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
     def collate(self, split: str) -> Collate:
         """Which counts anew what is unknown."""

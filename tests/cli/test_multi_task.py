@@ -40,3 +40,16 @@ def test_each_task_has_metrics_of_its_own_labels(start: Commands) -> None:
         rate, metrics = positive.mean(), found["metrics"][name]
         entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
         assert metrics["log_loss"] / metrics["normalized_entropy"] == pytest.approx(entropy)
+    file = start.folder / "scores" / "test.parquet"
+    evaluated = start("evaluate", f"run={start.folder / 'run'}", f"predictions={file}")
+    assert evaluated.code in (0, None), evaluated.err
+    assert f"{file}: the scores of 60 rows" in evaluated.out
+    scores, newest = pq.read_table(file).to_pydict(), [line.split(",") for line in lines[-60:]]
+    assert [*scores] == ["user", "item", "label_like", "score_like", "label_love", "score_love"]
+    assert scores["user"] == [int(user) for user, *_ in newest]
+    assert scores["item"] == [int(item) for _, item, *_ in newest]
+    assert scores["label_love"] == [float(rating == "5") for _, _, rating, _ in newest]
+    for task, name in (("like", "test"), ("love", "test_love")):
+        label_N, score_N = (np.array(scores[f"{column}_{task}"]) for column in ("label", "score"))
+        loss = -np.log(np.where(label_N > 0, score_N, 1 - score_N)).mean()
+        assert loss == pytest.approx(found["metrics"][name]["log_loss"])

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from sklearn.metrics import roc_auc_score
 
 from tests.cli.commands import metrics_lines, result, run
 
@@ -119,8 +120,11 @@ def test_din_learns_clicks_from_ml100k(real_data: Path, tmp_path: Path) -> None:
     run("train", "experiment=din_ml100k", f"data={data}", f"run={folder}", "steps=120", "sharding=table_wise")
     found = result(folder)["metrics"]
     assert found["test"]["auc"] > 0.6
-    said = run("evaluate", f"run={folder}", "baselines=true", "split=test")
+    said = run("evaluate", f"run={folder}", "baselines=true", "split=test", f"predictions={tmp_path}/scores.parquet")
     assert "logistic_regression" in said
+    scores = pq.read_table(tmp_path / "scores.parquet").to_pydict()
+    assert [*scores] == ["user", "item", "label", "score"]
+    assert roc_auc_score(scores["label"], scores["score"]) == pytest.approx(found["test"]["auc"], abs=1e-9)
     assert json.loads((folder / "evaluation_test.json").read_text())["metrics"]["test"] == found["test"]
 
 

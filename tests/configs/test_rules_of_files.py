@@ -13,8 +13,9 @@ from sharded_emb.config.against_rules import labels_of
 from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.data.dataset import Column, Dataset, read_manifest, write_manifest
 from sharded_emb.errors import InputError
-from sharded_emb.training import compare
+from sharded_emb.training import predictions
 from tests.configs.problems import problems
+from tests.distributed.ranks import on_one_rank
 
 DIN = "experiment=din_ml100k"
 
@@ -162,19 +163,9 @@ def test_predictions_that_cannot_be_written_leave_nothing_behind(
         file.write_text("half")
         raise OSError(28, "No space left on device")
 
-    class Evaluator:
-        class scoring:  # noqa: N801
-            place = None
-
-        def recommend(self, *_: object) -> list[object]:
-            return []
-
-    monkeypatch.setattr(compare, "all_values", lambda value, place: [value])  # noqa: ARG005
-    monkeypatch.setattr(compare, "from_first_rank", lambda write, place: write())  # noqa: ARG005
-    monkeypatch.setattr(compare, "_table", lambda *_: pa.table({}))
-    monkeypatch.setattr(compare.pq, "write_table", fails)
+    monkeypatch.setattr(predictions.pq, "write_table", fails)
     with pytest.raises(InputError, match=r"^predictions: want a file that can be written, got .*No space left"):
-        compare.write_predictions(Evaluator(), "test", tmp_path / "x.parquet", 10, True)  # type: ignore[arg-type]
+        on_one_rank(lambda place: predictions._write(lambda: pa.table({}), tmp_path / "x.parquet", place))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -170,7 +170,7 @@ def test_evaluate_wants_a_run_folder(tmp_path: Path) -> None:
         f"run: want a mapping in {tmp_path}/mine/run.yaml, got something else"
     ]
     (tmp_path / "mine" / "run.yaml").write_text(yaml.safe_dump(compose_tree("train", ["experiment=din_ml100k"])))
-    assert problems(f"run={tmp_path}/mine", "split=tset", "predictions=x.parquet", command="evaluate") == [
+    assert problems(f"run={tmp_path}/mine", "split=tset", "top_k=0", command="evaluate") == [
         "split: want train, valid or test, got 'tset'; did you mean test?",
-        "predictions: want a next-item model, which has items to list, got a binary one; leave predictions out",
+        "top_k: want a number above 0, got 0",
     ]

@@ -15,8 +15,9 @@ from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.ids.hash import hashed
 from sharded_emb.training.against import of_baseline, of_model
-from sharded_emb.training.compare import baseline_metrics, fitted_baselines, write_predictions
+from sharded_emb.training.compare import baseline_metrics, fitted_baselines
 from sharded_emb.training.evaluation import NextItemEvaluator
+from sharded_emb.training.predictions import Lists, write_lists
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 from tests.distributed import next_item_cases as cases
 from tests.distributed.next_item_config import DIM, LOSSES, MODELS, MORE_LOSSES, SHARDINGS, config
@@ -100,7 +101,7 @@ def test_a_split_of_single_events_has_nothing_to_predict(tmp_path: Path) -> None
         evaluator = Built(config(tmp_path / "tiny"), place).evaluator()
         assert isinstance(evaluator, NextItemEvaluator)
         assert evaluator("test") == {"test": {}, "test_unfiltered": {}}
-        lists = partial(write_predictions, evaluator, "test", tmp_path / "lists.parquet", 5, True)
+        lists = partial(write_lists, evaluator, "test", tmp_path / "lists.parquet", Lists(5, filter_seen=True))
         for ask in (lists, partial(of_model, evaluator, "test"), partial(of_baseline, evaluator, "markov", "test")):
             with pytest.raises(InputError, match=r"^split: want rows of two events .* none in test; choose another$"):
                 ask()
