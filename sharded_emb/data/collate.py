@@ -87,14 +87,15 @@ class _Part:
 class Collate:
     """Makes the batches of one split for one rank. unknown: what was found so far, of features that take it.
 
-    Raises OutOfRangeIdError that names table, feature, id, rows, rank, step and row of the batch, and InputError for a
-    weight of a sample that is none. Safe to call from several threads.
+    Raises OutOfRangeIdError that names table, feature, id, rows, rank, step and row of the batch, or the split, if its
+    name is given, and the row of that; and InputError for a weight of a sample that is none. Safe to call from several
+    threads.
     """
 
-    def __init__(self, split: Split | pa.Table, reading: Reading, rank: int) -> None:
+    def __init__(self, split: Split | pa.Table, reading: Reading, rank: int, name: str | None = None) -> None:
         self.split: Split = InMemory(split) if isinstance(split, pa.Table) else split
         self.reading = reading
-        self.rank = rank
+        self.rank, self.name = rank, name
         self.table_of = {f.name: table for table in reading.tables for f in table.features}
         self.composed = {name for name, table in self.table_of.items() if table.parts}
         self.columns = sorted(reading.columns())
@@ -224,7 +225,7 @@ class Collate:
         if many.clean:
             return bags
         if feature.unknown == "error":
-            self._check(feature, bags, step)
+            self._check(feature, bags, part, step)
         else:
             bags, counts[feature.name] = self._replaced(feature, bags)
         padding = self._padding(feature)
@@ -238,11 +239,17 @@ class Collate:
         split = table.ids.split(bags.ids, table.rows)
         return {part_name(feature, part): replace(bags, ids=rows) for part, rows in split.items()}
 
-    def _check(self, feature: Feature, bags: Bags, step: int) -> None:
+    def _check(self, feature: Feature, bags: Bags, part: _Part, step: int) -> None:
         """Raises OutOfRangeIdError for what is no row of the table."""
+
+        def where(row: int) -> str:
+            if self.name is not None:
+                return f"split {self.name}, row {part.of_split[row]}"
+            return f"rank {self.rank}, step {step}, row {row} of the batch"
+
         table = self.table_of[feature.name]
         if not table.ids.assigned:
-            check_ids(feature, bags, table.rows, lambda row: f"rank {self.rank}, step {step}, row {row} of the batch")
+            check_ids(feature, bags, table.rows, where)
 
     def _replaced(self, feature: Feature, bags: Bags) -> tuple[Bags, UnknownCount]:
         """The same bags with rows of the table alone, and what else there was."""

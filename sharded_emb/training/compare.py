@@ -1,5 +1,6 @@
 """What stands beside a model's metrics: baselines on the same rows by the same rule."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +15,8 @@ from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 from sharded_emb.metrics.baselines_logistic import logistic_scores
 from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator, Scored
+
+log = logging.getLogger("sharded_emb")
 
 NEXT_ITEM_BASELINES = ("popularity", "markov", "sequence_knn")
 BINARY_BASELINES = ("logistic_regression",)
@@ -36,10 +39,13 @@ def fitted_baselines(evaluator: NextItemEvaluator) -> list[Baseline]:
 def regressed(evaluator: BinaryEvaluator, split: str) -> Scored:
     """Labels of a split, and logits of a logistic regression on what the model reads. All ranks call it together."""
     dataset, reading = evaluator.scoring.dataset, evaluator.scoring.reading
-    columns, label = [feature.column for feature in reading.features], reading.labels[0]
+    label = reading.labels[0]
 
     def regress() -> Scored:
-        probability_N = logistic_scores(dataset, columns, split, label)
+        ids = [each for each in reading.features if not each.raw]
+        for left in (each for each in reading.features if each.raw):
+            log.warning("logistic_regression leaves out feature %s, whose ids have no vocabulary", left.name)
+        probability_N = logistic_scores(dataset, ids or reading.features, split, label)
         label_N = label.of(dataset.split(split)[label.column].to_numpy()).astype(np.float64)
         return Scored(label_N, np.log(probability_N) - np.log1p(-probability_N))
 

@@ -191,6 +191,7 @@ class NextItemEvaluator:
         train = self.scoring.flat.split("train")
         with together(self.scoring.place):
             read = train.window([self.column], Extents.span(0, train.rows)).columns[self.column]
+        self._check(Bags(read.all_values(), read.lengths()), "train", np.arange(train.rows))
         return RaggedColumn(self._as_rows(read.all_values()), read.offsets - read.offsets[0])
 
     def _of_lists(self, mine: ListSums) -> dict[str, float]:
@@ -282,16 +283,18 @@ class NextItemEvaluator:
             return events
         return as_rows(events, out_of_range(events, self.table.rows), self.table.rows, self.feature)
 
+    def _check(self, bags: Bags, split: str, rows: Int64s) -> None:
+        """All of a history counts, also what no lookup reads; every rank checks all, so all raise alike."""
+        if self.feature.unknown == "error":
+            check_ids(self.feature, bags, self.table.rows, lambda row: f"split {split}, row {rows[row]}")
+
     def _eligible(self, split: str, columns: Iterable[str]) -> Iterator[tuple[Int64s, Window]]:
         """The rows that have something to predict from, some at a time, the shortest of them first."""
         for window in self.scoring.windows(split, {*columns, self.column}):
             self._held = (split, window)
             column, rows = window.columns[self.column], window.rows()
             lengths = column.lengths()
-            if self.feature.unknown == "error":
-                # all of a history counts as seen, also what no lookup reads; every rank checks all, so all raise alike
-                bags = Bags(column.values, lengths)
-                check_ids(self.feature, bags, self.table.rows, lambda row: f"split {split}, row {rows[row]}")  # noqa: B023
+            self._check(Bags(column.values, lengths), split, rows)
             by_length = np.argsort(lengths, kind="stable")  # batches of like lengths need the least padding
             yield rows[by_length[lengths[by_length] >= 2]], window
         self._held = None

@@ -74,7 +74,7 @@ class Scoring:
 
     def collate(self, split: str) -> Collate:
         """Which counts anew what is unknown."""
-        collate = Collate(self.flat.split(split), self.reading, self.place.rank)
+        collate = Collate(self.flat.split(split), self.reading, self.place.rank, split)
         self.unknown[split] = collate.unknown
         return collate
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from sharded_emb.config.build import Built
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.errors import InputError
+from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.ids.hash import hashed
 from sharded_emb.training.against import of_baseline, of_model
 from sharded_emb.training.compare import baseline_metrics, fitted_baselines
@@ -86,6 +87,28 @@ def test_baselines_count_unknown_items_as_the_model_reads_them(folder: Path, unk
         assert baseline_metrics(evaluator, "test").keys() == {"popularity", "markov", "sequence_knn"}
 
     on_one_rank(measured)
+
+
+@pytest.mark.parametrize("bad", [-1, ITEMS, 2**31 + 11])
+def test_what_counts_over_the_train_split_trusts_no_id(tmp_path: Path, bad: int) -> None:
+    write_dataset(tmp_path / "tiny")
+    part = tmp_path / "tiny" / "train" / "part-00000.parquet"
+    train = pq.read_table(part)
+    items = train["items"].to_pylist()
+    items[5] = [bad, *range(2, 9)]  # which max_length cuts off
+    times = [[*range(len(each))] for each in items]
+    for name, lists in (("items", items), ("times", times)):
+        train = train.set_column(train.column_names.index(name), name, pa.array(lists, pa.list_(pa.int64())))
+    pq.write_table(train, part)
+
+    def refused(place: Place) -> None:
+        evaluator = Built(config(tmp_path / "tiny"), place).evaluator()
+        with pytest.raises(
+            OutOfRangeIdError, match=rf": id {bad} is out of range \[0, {ITEMS}\) \(split train, row 5\)$"
+        ):
+            baseline_metrics(evaluator, "test")
+
+    on_one_rank(refused)
 
 
 def test_a_split_of_single_events_has_nothing_to_predict(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Counting baselines: by hand on tiny logs, and the published marks on real ones."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,12 @@ from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.prepare import prepare
 from sharded_emb.data.sequence_text import SequenceText
 from sharded_emb.data.task import Label
-from sharded_emb.errors import InputError
+from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 from sharded_emb.metrics.baselines_logistic import features, logistic_scores
+from sharded_emb.tables import Feature
+from sharded_emb.vocabulary_rows import UNKNOWN_ROW
+from tests.tables import make_feature
 
 Ints = npt.NDArray[np.int64]
 
@@ -119,13 +123,29 @@ def clicks(tmp_path: Path) -> Dataset:
     return Dataset.open(tmp_path / "data")
 
 
+def reading(*columns: str, **more: Any) -> list[Feature]:
+    return [make_feature(name, name, pooling="sum", **more) for name in columns]
+
+
+@pytest.mark.parametrize(("split", "bad"), [("test", -1), ("test", 2**31 + 11), ("train", 32)])
+def test_logistic_regression_trusts_no_id(clicks: Dataset, split: str, bad: int) -> None:
+    table = clicks.split(split)
+    items = table["item"].to_numpy().copy()
+    items[3] = bad
+    clicks._tables[split] = table.set_column(table.column_names.index("item"), "item", pa.array(items))
+    with pytest.raises(OutOfRangeIdError, match=rf": id {bad} is out of range \[0, 32\) \(split {split}, row 3\)$"):
+        logistic_scores(clicks, reading("user", "item"), "test", Label("label"))
+    found = features(clicks, reading("item", unknown="hash"), split)
+    assert found[[3]].nonzero()[1].tolist() == [UNKNOWN_ROW]
+
+
 def test_logistic_regression_finds_what_one_column_tells(clicks: Dataset) -> None:
-    scores = logistic_scores(clicks, ["user", "item", "items"], "test", Label("label"))
+    scores = logistic_scores(clicks, reading("user", "item", "items"), "test", Label("label"))
     labels = clicks.split("test")["label"].to_numpy()
     assert scores.shape == labels.shape
     assert 0.85 < ((scores > 0.5) == labels).mean() < 0.95
-    with pytest.raises(InputError, match=r"^baselines: want columns of ids, got 'label'; leave it out$"):
-        logistic_scores(clicks, ["user", "label"], "test", Label("label"))
+    with pytest.raises(InputError, match=r"^baselines: want columns of ids, got 'label'; leave baselines out$"):
+        logistic_scores(clicks, reading("user", "label"), "test", Label("label"))
 
 
 def test_logistic_regression_reads_the_label_that_it_is_told(clicks: Dataset) -> None:
@@ -134,8 +154,8 @@ def test_logistic_regression_reads_the_label_that_it_is_told(clicks: Dataset) ->
         table = clicks.split(split)
         opposite = pa.array(1 - table["label"].to_numpy())
         turned._tables[split] = table.append_column("bought", opposite)
-    scores = logistic_scores(clicks, ["item"], "test", Label("label"))
-    np.testing.assert_allclose(logistic_scores(turned, ["item"], "test", Label("bought")), 1 - scores, atol=1e-2)
+    scores = logistic_scores(clicks, reading("item"), "test", Label("label"))
+    np.testing.assert_allclose(logistic_scores(turned, reading("item"), "test", Label("bought")), 1 - scores, atol=1e-2)
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
@@ -145,11 +165,11 @@ def test_logistic_regression_wants_both_labels(clicks: Dataset, split: str) -> N
     clicks._tables[split] = table.set_column(place, "label", pa.array(np.ones(len(table), np.float32)))
     message = rf"^baselines: want both labels 0 and 1 in train and valid, got one in {split}; leave baselines out$"
     with pytest.raises(InputError, match=message):
-        logistic_scores(clicks, ["item"], "test", Label("label"))
+        logistic_scores(clicks, reading("item"), "test", Label("label"))
 
 
 def test_features_are_one_hot_and_multi_hot(clicks: Dataset) -> None:
-    matrix = features(clicks, ["item", "items"], "valid").toarray()
+    matrix = features(clicks, reading("item", "items"), "valid").toarray()
     rows = clicks.rows("item")
     for got, sample in zip(matrix, clicks.split("valid").to_pylist(), strict=True):
         expected = np.zeros(2 * rows)

@@ -249,6 +249,13 @@ def test_an_id_out_of_range_is_an_error_with_its_name_on_it(bad: int) -> None:
         collate_bad(bad)
 
 
+def test_an_id_out_of_range_in_an_evaluation_has_the_split_and_the_row_of_that() -> None:
+    collate = Case([[2], [3], [2, -1], [5]]).collate()
+    collate.name = "valid"
+    with pytest.raises(OutOfRangeIdError, match=r" id -1 is out of range \[0, 1684\) \(split valid, row 2\)$"):
+        collate(np.array([1, 2]), 2, 0)
+
+
 def test_the_error_reads_as_the_interface_has_it() -> None:
     case = Case([[2], [3], [4, 2147483659], [5]])
     with pytest.raises(InputError) as raised:
