@@ -16,7 +16,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from sharded_emb.component import Frozen
+from sharded_emb.data.vocabulary_hash import hash_of
 from sharded_emb.errors import InputError, nearest
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.yaml"
@@ -103,8 +105,12 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """The dataset in `folder`. Raises InputError on `data` when there is none, or one of another version."""
-        return cls(folder, read_manifest(folder))
+        """The dataset in `folder`. Raises InputError on `data` when there is none, or one of another version, or one
+        without a vocabulary.
+        """
+        found = cls(folder, read_manifest(folder))
+        require_parts([found._vocabulary_file(table) for table in found.manifest.vocabularies])
+        return found
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -116,9 +122,21 @@ class Dataset:
         return self._vocabulary_info(table).rows
 
     def vocabulary(self, table: str) -> pa.Table:
-        """row (int64), raw (int64 or string, null for rows 0 and 1), count (int64), in the order of the rows."""
-        self._vocabulary_info(table)
-        return self._read(f"vocabulary/{table}", [self.folder / "vocabulary" / f"{table}.parquet"])
+        """row (int64), raw (int64 or string, null for rows 0 and 1), count (int64), in the order of the rows.
+
+        Raises InputError for a file that is not the one of the manifest: its rows would be other ids.
+        """
+        info, name, file = self._vocabulary_info(table), f"vocabulary/{table}", self._vocabulary_file(table)
+        if name not in self._tables:
+            found = self._read(name, [file])
+            same = "raw" in found.column_names and len(found) == info.rows
+            if not same or hash_of(found["raw"].combine_chunks()[FIRST_ROW:]) != info.sha256:
+                del self._tables[name]
+                raise InputError(
+                    f"data: want the vocabulary that {MANIFEST} describes in {file}, got another; {AGAIN}, or put the "
+                    "file back"
+                )
+        return self._tables[name]
 
     def vocabulary_of(self, table: str, columns: Iterable[str]) -> str | None:
         """Whose ids are rows of a table that these columns read: of the vocabulary of its name, else of the one that
@@ -177,6 +195,9 @@ class Dataset:
             # one chunk a column: whoever reads it by numpy would join the chunks again and again
             self._tables[name] = pa.concat_tables([_read_file(file) for file in files]).combine_chunks()
         return self._tables[name]
+
+    def _vocabulary_file(self, table: str) -> Path:
+        return self.folder / "vocabulary" / f"{table}.parquet"
 
     def _vocabulary_info(self, table: str) -> VocabularyInfo:
         known = self.manifest.vocabularies

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +20,16 @@ def hash_of(raw: pa.Array) -> str:
     if kind == "int64":
         digest.update(raw.to_numpy().astype("<i8").tobytes())
     else:
-        digest.update(pc.binary_length(raw).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-        digest.update("".join(raw.to_pylist()).encode())
+        lengths = pc.binary_length(raw).to_numpy(zero_copy_only=False).astype("<i8")
+        digest.update(lengths.tobytes())
+        digest.update(_bytes(raw.cast(pa.large_string())))
     return digest.hexdigest()
+
+
+def _bytes(texts: pa.LargeStringArray) -> memoryview:
+    """Of all texts, one after the other, as they are in memory."""
+    _, offsets, letters = texts.buffers()
+    if not len(texts) or letters is None:
+        return memoryview(b"")
+    bounds = np.frombuffer(offsets, np.int64)[texts.offset :][: len(texts) + 1]
+    return memoryview(letters)[bounds[0] : bounds[-1]]

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sharded_emb.data.dataset import Column, Manifest, SplitInfo, VocabularyInfo, write_manifest
+from sharded_emb.data.dataset import Column, Manifest, SplitInfo, write_manifest
+from sharded_emb.data.vocabulary import describe
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 ITEMS, USERS = 37, 45
@@ -47,12 +48,14 @@ def write_dataset(folder: Path) -> None:
         table = pa.table({"user": users, "importance": importance, **columns})
         pq.write_table(table, folder / split / "part-00000.parquet")
     (folder / "vocabulary").mkdir()
+    vocabularies = {}
     (folder / "attributes").mkdir()
     pq.write_table(pa.table({"tags": pa.array(TAGGED, pa.list_(pa.int64()))}), folder / "attributes" / "item.parquet")
     for name, size in (("item", ITEMS), ("user", FIRST_ROW + USERS), ("tag", TAGS)):
         raw = pa.array([None, None, *(1000 + i for i in range(size - FIRST_ROW))], pa.int64())
         vocabulary = pa.table({"row": pa.array(range(size), pa.int64()), "raw": raw, "count": pa.array([1] * size)})
         pq.write_table(vocabulary, folder / "vocabulary" / f"{name}.parquet")
+        vocabularies[name] = describe(vocabulary)
     lists = {
         998 + item: [998 + other for other in (item, *others)] for item, others in HARD.items() if item >= FIRST_ROW
     }
@@ -73,11 +76,7 @@ def write_dataset(folder: Path) -> None:
             item_attributes={"tags": Column(type="list<int64>", vocabulary="tag")},
             splits={split: SplitInfo(rows=USERS, parts=1) for split in rows},
             counts={"users": USERS, "items": ITEMS - FIRST_ROW, "events": sum(map(len, sequences()))},
-            vocabularies={
-                "item": VocabularyInfo(rows=ITEMS, raw="int64", sha256="0"),
-                "user": VocabularyInfo(rows=FIRST_ROW + USERS, raw="int64", sha256="0"),
-                "tag": VocabularyInfo(rows=TAGS, raw="int64", sha256="0"),
-            },
+            vocabularies=vocabularies,
             built_over="all events",
             source=[],
             seed=0,

@@ -59,6 +59,24 @@ def test_a_folder_that_is_none(folder: Path, tmp_path: Path) -> None:
         Dataset.open(folder / "train")
 
 
+@pytest.mark.parametrize("how", ["rows", "order", "gone"])
+def test_a_vocabulary_that_is_not_the_one_of_the_manifest(folder: Path, how: str) -> None:
+    file = folder / "vocabulary" / "item.parquet"
+    vocabulary = pq.read_table(file)
+    if how == "gone":
+        file.unlink()
+        with pytest.raises(InputError, match=r"^data: want the file .*item\.parquet, which the manifest"):
+            Dataset.open(folder)
+        return
+    rows = [0, 1, 3, 2, 4] if how == "order" else [0, 1, 2, 3]
+    pq.write_table(vocabulary.take(rows), file)
+    dataset = Dataset.open(folder)
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"^data: want the vocabulary that manifest.yaml .* in {file}, got"):
+            dataset.raw_ids("item")
+    assert dataset.raw_ids("user").to_pylist() == [None, None, 7, 8]
+
+
 def test_another_schema_version(folder: Path) -> None:
     edit_manifest(folder, schema_version=2)
     message = r"^data: want schema_version 1 in .*manifest\.yaml, got 2; prepare the folder again with overwrite=true$"
