@@ -9,6 +9,7 @@ from sharded_emb.errors import nearest
 from sharded_emb.losses.base import LabelledLossConfig
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.tables import FeatureConfig, TableConfig
+from sharded_emb.vocabulary_rows import PADDING_ROW
 
 
 def column_problems(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
@@ -99,7 +100,11 @@ def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
     for name, table in sound.get("tables", {}).items():
         if scored is not None and scored.table == name and table.ids.takes_any:
             yield f"tables.{name}.ids: want rows, since each row is ranked as an item, got {table.ids}"
-        if (of := vocabularies.get(name)) is None or table.rows == "auto" or table.ids.takes_any:
+        of = vocabularies.get(name)
+        if of is not None and table.padding_row not in (None, PADDING_ROW):
+            got = f"got {table.padding_row}, which is that of an id"
+            yield f"tables.{name}.padding_row: want {PADDING_ROW} or null with the rows of vocabulary {of}, {got}"
+        if of is None or table.rows == "auto" or table.ids.takes_any:
             continue
         rows = dataset.rows(of)
         if table.rows < rows and any(f.table == name and f.unknown == "error" for f in features.values()):

@@ -254,3 +254,11 @@ def test_a_table_that_counts_ids_is_trained_with_a_next_item_model_in_one_piece_
             "tables.item.scale_grad_by_freq: want false for a next-item model on several ranks, which all read "
             "the candidates, got true; train on one"
         ]
+
+
+def test_the_padding_row_of_a_vocabulary_is_no_id_of_it(tiny_data: Path) -> None:
+    assert problems("tables.item.padding_row=null", f"data={tiny_data}", files=True) == []
+    want = "tables.item.padding_row: want 0 or null with the rows of vocabulary item"
+    for row in (1, 5):
+        said = problems(f"tables.item.padding_row={row}", f"data={tiny_data}", files=True)
+        assert said == [f"{want}, got {row}, which is that of an id"]
