@@ -28,7 +28,7 @@ def make(config: LogConfig, work: Work) -> Manifest:
     with work.progress.step("counting ids"):
         counts = vocabulary.count_ids(raw, attributes)
     if not len(counts["user"]) or not len(counts["item"]):
-        raise InputError(f"dataset.raw: want events, got none in {config.raw}; give a log that holds some")
+        raise InputError(_no_events(config))
     events = pc.sum(counts["user"]["count"]).as_py()
     vocabularies = _vocabularies(config, counts, work)
     log = vocabulary.Encoder(work, vocabularies).encode(raw, config)
@@ -52,6 +52,14 @@ def make(config: LogConfig, work: Work) -> Manifest:
     )
 
 
+def _no_events(config: LogConfig) -> str:
+    """The problem, under the keys that may have left none."""
+    chosen = [f"dataset.{name}" for name in ("keep", "time_from", "time_to") if getattr(config, name) not in (None, {})]
+    if chosen:
+        return f"{', '.join(chosen)}: want events of {config.raw} that stay, got none; let more stay"
+    return f"dataset.raw: want events, got none in {config.raw}; give a log that holds some"
+
+
 def _check_tables(config: LogConfig) -> None:
     """Rules for vocabularies that there are none of."""
     tables = {"user", "item", *(a.table or name for name, a in config.all_attributes().items() if a.counted)}
@@ -66,7 +74,7 @@ def _check_tables(config: LogConfig) -> None:
 
 def _vocabularies(config: LogConfig, counts: dict[str, pa.Table], work: Work) -> dict[str, pa.Table]:
     old = work.extend
-    return {
+    built = {
         table: vocabulary.build(
             count,
             config.vocabularies.get(table),
@@ -74,6 +82,15 @@ def _vocabularies(config: LogConfig, counts: dict[str, pa.Table], work: Work) ->
         )
         for table, count in counts.items()
     }
+    problems = [
+        f"dataset.vocabularies.{name}: want a rule that leaves an id, got one that leaves none of "
+        f"{len(counts[name]):,}; the most frequent one is there {pc.max(counts[name]['count']).as_py():,} times"
+        for name in config.vocabularies
+        if len(built[name]) == FIRST_ROW and len(counts[name])
+    ]
+    if problems:
+        raise InputError(*problems)
+    return built
 
 
 def _write(part: Path, arranged: Arranged, log: Log, items: int) -> dict[str, SplitInfo]:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from sharded_emb.data.page import page, section, small, table
 from sharded_emb.planning.units import shown_bytes, shown_seconds
 from sharded_emb.replacing import replacing
 from sharded_emb.training.run_charts import curves, stacks
+
+log = logging.getLogger("sharded_emb")
 
 REPORT = "report.html"
 PICTURE = "plan.svg"
@@ -36,8 +39,12 @@ def write_page(run: Path) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A file that is not there says nothing."""
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """A file that is not there, or is no JSON, says nothing."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:
+        log.warning("%s: want JSON in %s, got something else; the page is made without it", REPORT, file)
+        return {}
     return found
 
 

@@ -57,6 +57,23 @@ def test_a_file_that_is_not_there_gets_the_nearest_name(text: Path, tmp_path: Pa
         attempt(SequenceText(raw=str(tmp_path / "logg.txt")), tmp_path / "data")
 
 
+def test_what_leaves_no_event_is_named(atomic: Path, tmp_path: Path) -> None:
+    for more, key in (
+        ({"keep": {"rating": {"least": 100}}}, "dataset.keep"),
+        ({"time_from": 100, "keep": {"rating": {"least": 1}}}, "dataset.keep, dataset.time_from"),
+    ):
+        config = AtomicFiles.model_validate({"raw": str(atomic), **more})
+        with pytest.raises(InputError, match=rf"^{key}: want events of .* that stay, got none; let more stay$"):
+            attempt(config, tmp_path / "data")
+
+
+def test_a_rule_that_leaves_no_id_is_named(atomic: Path, tmp_path: Path) -> None:
+    config = AtomicFiles.model_validate({"raw": str(atomic), "vocabularies": {"item": {"min_count": 2}}})
+    message = r"^dataset\.vocabularies\.item: want a rule that leaves an id, got .* none of 3; the most .* 1 times$"
+    with pytest.raises(InputError, match=message):
+        attempt(config, tmp_path / "data")
+
+
 def test_a_log_without_an_event(text: Path, atomic: Path, tmp_path: Path) -> None:
     (atomic / "x.inter").write_text((atomic / "x.inter").read_text().splitlines()[0] + "\n")
     text.write_text("")

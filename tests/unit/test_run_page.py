@@ -135,6 +135,13 @@ def test_what_stands_side_by_side_was_said_at_one_time(tmp_path: Path) -> None:
     assert "counts" not in (run / "report.html").read_text()
 
 
+def test_a_page_is_made_without_a_file_that_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "result.json").write_text("{")
+    write_page(tmp_path)
+    assert "under way" in (tmp_path / "report.html").read_text()
+    assert f"report.html: want JSON in {tmp_path}/result.json, got something else" in caplog.text
+
+
 def test_a_page_of_a_run_that_has_only_begun_says_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("name: x\n")
     write_page(tmp_path)
