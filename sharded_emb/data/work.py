@@ -1,5 +1,6 @@
 """What every step of `prepare` works with: an engine, a folder, and what it has to tell."""
 
+import re
 import sys
 import threading
 import time
@@ -8,16 +9,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import duckdb
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, PositiveInt
+from pydantic_core import PydanticCustomError
 
 from sharded_emb.component import Frozen
 from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.dataset import Dataset
 
 _QUIET_SECONDS = 5.0
+
+
+def _size(value: object) -> object:
+    """One that both engines can read."""
+    if value is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B", str(value)):
+        raise PydanticCustomError("size", f"want a size such as 4GB, got {value}")
+    return value
 
 
 class EngineConfig(Frozen):
@@ -31,7 +40,7 @@ class EngineConfig(Frozen):
     """
 
     engine: Literal["duckdb", "spark"] = "duckdb"
-    memory_limit: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]i?B$")
+    memory_limit: Annotated[str | None, BeforeValidator(_size)] = None
     threads: PositiveInt | None = None
     temp: str | None = None
     progress: bool = True

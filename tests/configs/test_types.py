@@ -184,3 +184,11 @@ def test_a_chosen_option_refers_to_the_tree_of_the_experiment(tmp_path: Path) ->
     (tmp_path / "dense_optimizer" / "mine.yaml").write_text(text)
     tree = compose_tree("train", ["experiment=sasrec_beauty", "dense_optimizer=mine"], tmp_path)
     assert tree["dense_optimizer"] == {"_target_": "somewhere.Else", "lr": 0.2, "weight_decay": 0.5}
+
+
+def test_a_limit_of_memory_is_a_size() -> None:
+    for given in ("foo", "10"):
+        said = problems("dataset.raw=x", "dataset=events", f"prepare.memory_limit={given}", command="prepare")
+        assert said == [f"prepare.memory_limit: want a size such as 4GB, got {given}"]
+    for given in ("4GB", "'1.5 GiB'", "null"):
+        assert problems("dataset.raw=x", "dataset=events", f"prepare.memory_limit={given}", command="prepare") == []
