@@ -35,9 +35,7 @@ class SequenceText(LogConfig):
 
     def read(self, work: Work) -> RawLog:
         """See `LogConfig.read`."""
-        path = self.raw_path("a text file with one `user item item ...` a line", work)
-        if path.is_dir():
-            raise InputError(f"dataset.raw: want a text file, got the folder {path}; name a file in it")
+        path = _one_file(self.raw_path("a text file with one `user item item ...` a line", work))
         self._check_columns(path)
         loaded = load_lines(work, "lines", "dataset.raw", path)
         lines = loaded.table.filter(loaded.table.line != "")
@@ -90,6 +88,16 @@ class SequenceText(LogConfig):
         table = pa.table({"item": pa.array(list(values), type=pa.string()), RAW + _ATTRIBUTES: lists})
         table = table.append_column("position", pa.array(range(len(table)), pa.int64()))
         return work.backend.create_table("raw_items", ibis.memtable(table))
+
+
+def _one_file(path: Path) -> Path:
+    """The file, or the only one of a folder, as of an archive that was unpacked."""
+    if not path.is_dir():
+        return path
+    files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    if len(files) != 1:
+        raise InputError(f"dataset.raw: want one text file, got the folder {path} with {len(files)} files; name one")
+    return files[0]
 
 
 def _checked(words: Any, path: Path, places: Places, work: Work) -> Any:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,22 @@ def test_a_rule_that_leaves_no_id_is_named(atomic: Path, tmp_path: Path) -> None
     message = r"^dataset\.vocabularies\.item: want a rule that leaves an id, got .* none of 3; the most .* 1 times$"
     with pytest.raises(InputError, match=message):
         attempt(config, tmp_path / "data")
+
+
+def test_a_text_may_be_the_one_file_of_a_folder_or_an_archive(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "log.txt").write_text(text.read_text())
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+        archive.write(text, "inside/log.txt")
+    for raw in (folder, tmp_path / "raw.zip"):
+        attempt(SequenceText(raw=str(raw)), tmp_path / f"of {raw.name}")
+        assert Dataset.open(tmp_path / f"of {raw.name}").manifest.counts == {"users": 2, "items": 3, "events": 5}
+    (folder / "other.txt").touch()
+    with pytest.raises(
+        InputError, match=r"^dataset\.raw: want one text file, got .* with 2 files; name one$"
+    ):
+        attempt(SequenceText(raw=str(folder)), tmp_path / "data")
 
 
 def test_a_log_without_an_event(text: Path, atomic: Path, tmp_path: Path) -> None:
