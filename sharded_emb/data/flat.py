@@ -152,7 +152,9 @@ class FlatCopy:
                 f"flat_copy: want a place for a copy of the {name} split, got {self.folder}: {error.strerror}; name "
                 "another folder"
             ) from error
-        assert found is not None
+        if found is None:
+            got = f"got {self.folder}, where somebody has changed it while it was made"
+            raise InputError(f"flat_copy: want a copy of the {name} split, {got}; name another folder, or try again")
         return found
 
     def _origin(self, name: str) -> dict[str, Any]:

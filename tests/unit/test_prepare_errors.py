@@ -85,9 +85,7 @@ def test_a_text_may_be_the_one_file_of_a_folder_or_an_archive(text: Path, tmp_pa
         attempt(SequenceText(raw=str(raw)), tmp_path / f"of {raw.name}")
         assert Dataset.open(tmp_path / f"of {raw.name}").manifest.counts == {"users": 2, "items": 3, "events": 5}
     (folder / "other.txt").touch()
-    with pytest.raises(
-        InputError, match=r"^dataset\.raw: want one text file, got .* with 2 files; name one$"
-    ):
+    with pytest.raises(InputError, match=r"^dataset\.raw: want one text file, got .* with 2 files; name one$"):
         attempt(SequenceText(raw=str(folder)), tmp_path / "data")
 
 
