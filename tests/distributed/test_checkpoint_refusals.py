@@ -5,17 +5,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sharded_emb.config.build import Built
-from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.dataset import Dataset, read_manifest, write_manifest
+from sharded_emb.data.vocabulary import describe
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_vocabularies import Vocabulary
 from tests.distributed import next_item_cases as cases
 from tests.distributed.next_item_config import config
-from tests.distributed.next_item_data import write_dataset
+from tests.distributed.next_item_data import ITEMS, write_dataset
 from tests.distributed.ranks import on_one_rank
 
 
@@ -42,13 +45,20 @@ def load(folder: Path, run: Path, vocabularies: dict[str, Vocabulary] | None = N
     on_one_rank(task)
 
 
-def test_the_checkpoint_of_another_vocabulary(folder: Path, run: Path) -> None:
+def test_the_checkpoint_of_another_vocabulary(folder: Path, run: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "other")
+    file = tmp_path / "other" / "vocabulary" / "item.parquet"
+    item = pq.read_table(file)
+    item = item.set_column(1, "raw", pa.array([None, None, *range(ITEMS - 2)], pa.int64()))
+    pq.write_table(item, file)
+    manifest, said = read_manifest(tmp_path / "other"), describe(item)
+    vocabularies = {**manifest.vocabularies, "item": said}
+    write_manifest(tmp_path / "other", manifest.model_copy(update={"vocabularies": vocabularies}))
+    other = Vocabulary("item", "item", ITEMS, said.sha256, Dataset.open(tmp_path / "other"))
     with pytest.raises(
         InputError, match=r"^data: want the vocabulary of item \(of items\) that .*step-5 was trained on, or one that "
     ):
-        load(
-            folder, run, vocabularies={"item": Vocabulary("item", "item", 37, "somebody else's", Dataset.open(folder))}
-        )
+        load(folder, run, vocabularies={"item": other})
 
 
 def test_another_dim(folder: Path, run: Path) -> None:

@@ -140,7 +140,9 @@ def users(user_N: list[int], vocabulary: str | None) -> Groups:
     scoring: Any = SimpleNamespace(
         unknown={},
         dataset=SimpleNamespace(columns={"user": Column(type="int64", vocabulary=vocabulary)}),
-        windows=lambda _, columns: (split.window(columns, each) for each in split.spans(1)),
+        values=lambda _, column: np.concatenate(
+            [split.window([column], each).columns[column].all_values() for each in split.spans(1)]
+        ),
     )
     found = BinaryEvaluator(scoring).users("test")
     assert found is not None
