@@ -23,17 +23,8 @@ from sharded_emb.vocabulary_rows import FIRST_ROW
 _ROWS_AT_ONCE = 65_536
 _NAMED = 5  # missing ids that a message lists
 _NUMBERS = "fiu"  # kinds of NumPy's types: neither text nor truth values, nor complex
-_TENSORS = (
-    "F64",
-    "F32",
-    "F16",
-    "BF16",
-    "I64",
-    "I32",
-    "I16",
-    "I8",
-    "U8",
-)  # floats of 8 bits want a scale
+# floats of 8 bits want a scale
+_TENSORS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8")
 Chunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
 
