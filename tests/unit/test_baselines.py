@@ -1,6 +1,8 @@
 """Counting baselines: by hand on tiny logs, and the published marks on real ones."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.prepare import prepare
 from sharded_emb.data.sequence_text import SequenceText
 from sharded_emb.data.task import Label
+from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 from sharded_emb.metrics.baselines_logistic import features, logistic_scores
 from sharded_emb.tables import Feature
+from sharded_emb.training.compare import regressed
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
+from tests.distributed.ranks import on_one_rank
 from tests.tables import make_feature
 
 Ints = npt.NDArray[np.int64]
@@ -146,6 +151,21 @@ def test_logistic_regression_finds_what_one_column_tells(clicks: Dataset) -> Non
     assert 0.85 < ((scores > 0.5) == labels).mean() < 0.95
     with pytest.raises(InputError, match=r"^baselines: want columns of ids, got 'label'; leave baselines out$"):
         logistic_scores(clicks, reading("user", "label"), "test", Label("label"))
+
+
+def test_logistic_regression_says_what_it_leaves_out(clicks: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    (item,) = reading("item")
+    of_model = SimpleNamespace(features=[item, replace(item, name="film", raw=True)], labels=[Label("label")])
+    evaluator: Any = SimpleNamespace()
+    evaluator.scoring = SimpleNamespace(dataset=clicks, reading=of_model)
+
+    def scored(place: Place) -> Any:
+        evaluator.scoring.place = place
+        return regressed(evaluator, "test").logit_N
+
+    alone = logistic_scores(clicks, [item], "test", Label("label"))
+    np.testing.assert_allclose(1 / (1 + np.exp(-on_one_rank(scored))), alone, atol=1e-12)
+    assert "logistic_regression leaves out feature film, whose ids have no vocabulary" in caplog.text
 
 
 def test_logistic_regression_reads_the_label_that_it_is_told(clicks: Dataset) -> None:

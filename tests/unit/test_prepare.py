@@ -78,30 +78,37 @@ def test_dates_are_seconds_since_1970(tmp_path: Path) -> None:
     assert raw_sequences(dataset, "test") == [("u", ["a", "b", "c"])]
 
 
-def test_dates_keep_their_second_whatever_its_fraction(tmp_path: Path) -> None:
-    lines = [
-        "b,1970-01-01 00:00:01.2",
-        "a,1970-01-01 00:00:00.999999",
-        "c,1969-12-31 23:59:59.5",
-        "d,1969-12-31T23:59:58.7Z",
-    ]
+@pytest.mark.parametrize(
+    ("lines", "items", "times"),
+    [
+        (  # a second is kept whatever its fraction
+            [
+                "b,1970-01-01 00:00:01.2",
+                "a,1970-01-01 00:00:00.999999",
+                "c,1969-12-31 23:59:59.5",
+                "d,1969-12-31T23:59:58.7Z",
+            ],
+            ["d", "c", "a", "b"],
+            [-2, -1, 0, 1],
+        ),
+        (  # and an offset from UTC counts
+            [
+                "c,1970-01-01T02:00:03+02:00",
+                "a,1970-01-01 01:00:01+01",
+                "d,1969-12-31T19:00:04-0500",
+                "b,1970-01-01T00:00:02Z",
+            ],
+            ["a", "b", "c", "d"],
+            [1, 2, 3, 4],
+        ),
+    ],
+    ids=["fractions", "offsets"],
+)
+def test_dates_are_exact(lines: list[str], items: list[str], times: list[int], tmp_path: Path) -> None:
     raw = log(tmp_path, "user,item,time\n" + "".join(f"u,{line}\n" for line in lines))
     dataset = made(EventLog(raw=raw), tmp_path / "data")
-    assert raw_sequences(dataset, "test") == [("u", ["d", "c", "a", "b"])]
-    assert dataset.split("test")["times"].to_pylist() == [[-2, -1, 0, 1]]
-
-
-def test_dates_may_have_an_offset_from_utc(tmp_path: Path) -> None:
-    lines = [
-        "c,1970-01-01T02:00:03+02:00",
-        "a,1970-01-01 01:00:01+01",
-        "d,1969-12-31T19:00:04-0500",
-        "b,1970-01-01T00:00:02Z",
-    ]
-    raw = log(tmp_path, "user,item,time\n" + "".join(f"u,{line}\n" for line in lines))
-    dataset = made(EventLog(raw=raw), tmp_path / "data")
-    assert raw_sequences(dataset, "test") == [("u", ["a", "b", "c", "d"])]
-    assert dataset.split("test")["times"].to_pylist() == [[1, 2, 3, 4]]
+    assert raw_sequences(dataset, "test") == [("u", items)]
+    assert dataset.split("test")["times"].to_pylist() == [times]
 
 
 def test_vocabulary_rows_go_by_count_then_by_raw_id(tmp_path: Path) -> None:
