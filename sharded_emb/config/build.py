@@ -21,7 +21,7 @@ from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.flat import FlatCopy
 from sharded_emb.data.source import Measures, Source
 from sharded_emb.data.window import InMemory, LengthsOf, Split
-from sharded_emb.distributed.agree import all_values, from_first_rank, together
+from sharded_emb.distributed.agree import all_values, from_first_rank, patience, together
 from sharded_emb.distributed.phases import Phases
 from sharded_emb.distributed.plan import Asked, Plan, make_plan, present
 from sharded_emb.distributed.process_group import Place
@@ -56,7 +56,7 @@ class Built:
         self.dataset = Dataset.open(config.data)
         self.flat = FlatCopy(self.dataset, config.flat_copy)
         for ready in (place.local_rank == 0, True):  # one of a machine copies what the others then read
-            with together(place):  # a damaged part shows now, not after the training
+            with together(place), patience(place):  # a damaged part shows now, not after the training
                 for split in self.dataset.manifest.splits if ready else ():
                     self.flat.split(split)
         self.given = given_plan(config)
@@ -99,7 +99,7 @@ class Built:
     def _load_pretrained(self) -> dict[str, Filled]:
         """By table what its file of weights gave. Raises InputError on every rank."""
         found = {}
-        with together(self.place):
+        with together(self.place), patience(self.place):
             for name in self.of_runs:
                 found[name] = self._fill(self.sharded, name)
         return found

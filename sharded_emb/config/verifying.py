@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.session import joined
-from sharded_emb.distributed.agree import from_first_rank
+from sharded_emb.distributed.agree import from_first_rank, patience
 from sharded_emb.training.step import Learner, Stepping
 from sharded_emb.training.verify import Difference, differences, without_dropout
 from sharded_emb.training.verify import train as train_some
@@ -23,14 +23,17 @@ def verify(config: RunConfig) -> list[Difference]:
         ids_ahead = config.prefetch.sends_ids(built.sharded.embeddings.knows_ids)
         sharded = Learner(built.sharded, built.dense, config.schedule, stepping, ids_ahead=ids_ahead)
         without_dropout(built.sharded.plain)
-        reference = None
+        reference: Learner | None = None
+        others: list[float] = []
         if place.rank == 0:
             whole = built.unsharded()
             without_dropout(whole.plain)
             dense = config.dense_optimizer.build(whole.dense_parameters())
             reference = Learner(whole, dense, config.schedule, stepping)
         losses = train_some(sharded, built.source(), built.collate(), VERIFIED_STEPS)
-        others = [] if reference is None else train_some(reference, built.source(), built.collate(), VERIFIED_STEPS)
+        with patience(place):
+            if reference is not None:
+                others = train_some(reference, built.source(), built.collate(), VERIFIED_STEPS)
         tolerances = built.tolerances()
         found = differences(sharded, reference, tolerances)
         far = from_first_rank(lambda: max(abs(a - b) for a, b in zip(losses, others, strict=True)), place)

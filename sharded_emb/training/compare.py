@@ -49,7 +49,7 @@ def regressed(evaluator: BinaryEvaluator, split: str) -> Scored:
         label_N = label.of(dataset.split(split)[label.column].to_numpy()).astype(np.float64)
         return Scored(label_N, np.log(probability_N) - np.log1p(-probability_N))
 
-    return from_first_rank(regress, evaluator.scoring.place)
+    return from_first_rank(regress, evaluator.scoring.place, slowly=True)
 
 
 def counted_ranks(

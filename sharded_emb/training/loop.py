@@ -15,7 +15,6 @@ from sharded_emb.data.source import Share
 from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.distributed.agree import all_sums, all_values
 from sharded_emb.distributed.phases import DATA, STEP, named
-from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import NotSavedError
 from sharded_emb.training.course import Course, Epochs, Fetching
 from sharded_emb.training.early_stopping import EarlyStopping
@@ -46,7 +45,7 @@ class _AllRanks(NamedTuple):
     asked_at: int
 
 
-def _say_not_saved(step: int, error: NotSavedError) -> None:
+def _say_not_saved(step: int, error: Exception) -> None:
     log.error("no checkpoint of step %d: %s; the one before is whole", step, error)
 
 
@@ -105,7 +104,7 @@ class Trainer:
                     self._epoch()
         except AskedToStopError as asked:  # in an evaluation, which is due again when the run goes on
             self.stop_signal = asked.signal
-        except (InputError, NotFiniteLossError):  # of all ranks, which can end a save together
+        except Exception:  # of all ranks, or of one that the others wait for: a save can end meanwhile
             self._settle(failed=True)
             raise
         finally:
@@ -252,9 +251,9 @@ class Trainer:
         """Waits for a save in the background. A run that needs none, or has `failed`, only says that it did."""
         try:
             self.parts.checkpoints.wait()
-        except NotSavedError as error:
+        except (NotSavedError, RuntimeError) as error:  # the latter of an exchange with a rank that is gone
             step, needed = self.under_way
-            if needed and not failed:
+            if not failed and (needed or isinstance(error, RuntimeError)):
                 raise
             _say_not_saved(step, error)
 

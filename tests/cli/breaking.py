@@ -3,8 +3,9 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from sharded_emb.batch import Jagged
 from sharded_emb.models.base import NextItemConfig, NextItemModel
 from sharded_emb.tables import Table
+from sharded_emb.training import checkpoint_files as files
 
 
 class Breaking(NextItemConfig):
-    """how: raise, kill, not_finite, stall, slow_save, or none. rank, step: of the one that breaks. once: a file that is
-    made then, and keeps it from breaking again.
+    """how: raise (saves in the background are slow meanwhile), kill, not_finite, stall, slow_save, or none. rank, step:
+    of the one that breaks. once: a file that is made then, and keeps it from breaking again.
     """
 
     how: str
@@ -36,6 +38,8 @@ class BreakingModel(NextItemModel):
         self.turn, self.config, self.calls = nn.Linear(dim, dim), config, 0
         if config.how == "slow_save":
             self.register_state_dict_post_hook(lambda *_: self._slowly())
+        if config.how == "raise" and self._mine():
+            files.pieces_of_rank = _late(files.pieces_of_rank)
 
     def _mine(self) -> bool:
         return int(os.environ.get("RANK", "0")) == self.config.rank
@@ -64,3 +68,11 @@ class BreakingModel(NextItemModel):
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "stall":
             time.sleep(self.config.seconds)
+
+
+def _late(work: Callable[..., Any]) -> Callable[..., Any]:
+    def waits(*given: Any) -> Any:
+        time.sleep(2)
+        return work(*given)
+
+    return waits

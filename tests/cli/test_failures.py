@@ -72,7 +72,8 @@ def alive(pid: int) -> bool:
 
 def test_the_rank_that_failed_is_heard_first_and_named_by_the_others(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
-    launched = Launched(tmp_path, data, [f"run={run}", "model.how=raise"])
+    saving = ["checkpoint.every_steps=3", "checkpoint.asynchronous=true"]
+    launched = Launched(tmp_path, data, [f"run={run}", "model.how=raise", *saving])
     assert launched.end(120) == 1
     said = launched.said()
     at = [
@@ -90,7 +91,8 @@ def test_the_rank_that_failed_is_heard_first_and_named_by_the_others(tmp_path: P
     found = result(run)
     assert (found["status"], found["steps"]) == ("failed", 3)
     assert found["error"].startswith("OtherRankFailedError: rank 1 failed after step 3: ValueError")
-    assert not (run / "checkpoints").exists(), "nobody saves without the others"
+    checkpoints = {each.name for each in (run / "checkpoints").iterdir()}
+    assert checkpoints == {"last", "step-3"}, "what was being saved is whole; nobody saves anew without the others"
 
 
 def test_torchrun_restarts_a_run_that_goes_on_by_itself(tmp_path: Path, data: Path) -> None:
