@@ -1,18 +1,17 @@
 """A file from the web: resumed where an earlier try ended, complete or absent under its name."""
 
-import fcntl
 import http.client
 import json
-import os
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sharded_emb.data.alone import alone
 from sharded_emb.data.work import Progress
 from sharded_emb.errors import InputError
 
@@ -35,7 +34,7 @@ def download(key: str, url: str, folder: Path, progress: Progress) -> Path:
     target = folder / name
     if target.is_file():
         return target
-    with alone(target, progress):
+    with fetching(target, progress):
         if not target.is_file():
             with progress.step(f"fetching {url}"):
                 _complete(key, url, target)
@@ -43,34 +42,15 @@ def download(key: str, url: str, folder: Path, progress: Progress) -> Path:
 
 
 @contextmanager
-def alone(target: Path, progress: Progress) -> Iterator[None]:
-    """One process at a time that makes a file: another one waits. Raises InputError where nothing can be written."""
-    file = target.with_name(f".{target.name}.lock")
-    while True:
+def fetching(target: Path, progress: Progress) -> Iterator[None]:
+    """By one process at a time: another one waits. Raises InputError where nothing can be written."""
+    with ExitStack() as stack:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            lock = file.open("w")
+            stack.enter_context(alone(target, progress.step(f"waiting for another prepare that fetches {target.name}")))
         except OSError as error:
             got = f"got {target.parent}: {error.strerror}"
             raise InputError(f"dataset.downloads: want a folder to write to, {got}") from error
-        with lock:
-            with progress.step(f"waiting for another prepare that fetches {target.name}"):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _names(file, lock.fileno()):
-                continue  # who had it has removed it, and a third one may have made another
-            try:
-                yield
-            finally:
-                file.unlink()
-            return
-
-
-def _names(file: Path, opened: int) -> bool:
-    """Whether a path still stands for the file that was opened there."""
-    try:
-        return os.path.samestat(file.stat(), os.fstat(opened))
-    except FileNotFoundError:
-        return False
+        yield
 
 
 def _complete(key: str, url: str, target: Path) -> None:

@@ -8,13 +8,11 @@ FOLDER/SPLIT/N.values     the values of column N, little-endian
 FOLDER/SPLIT/N.offsets    of a column of lists: where each row begins, and the end of the last; int64
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sharded_emb.data.alone import alone
 from sharded_emb.data.columns import RaggedColumn, as_numpy
 from sharded_emb.data.dataset import AGAIN, MANIFEST, Dataset, not_whole, require_parts
 from sharded_emb.data.extents import Extents
@@ -143,7 +142,7 @@ class FlatCopy:
         try:
             if (found := self._found(name, origin)) is not None:
                 return found
-            with _alone(self.folder):
+            with alone(self.folder / name):
                 if (found := self._found(name, origin)) is None:
                     self._write(name, origin)
                     found = self._found(name, origin)
@@ -209,15 +208,6 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process of this machine at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _copy(dataset: Dataset, name: str, folder: Path) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlparse
 
 import yaml
 
+from sharded_emb.data.download import fetching
 from sharded_emb.data.work import Progress
 from sharded_emb.errors import InputError
 from sharded_emb.replacing import replacing
@@ -80,10 +81,14 @@ def topic_files(key: str, place: str, folder: Path, progress: Progress) -> list[
     Raises InputError on `key` for a topic that is not there or empty, and where messages were deleted unread.
     """
     brokers, topic, client = _parsed(key, place)
-    have: dict[int, int] = {}
-    for stretch in _stretches(folder):
-        have[stretch.partition] = max(stretch.end, have.get(stretch.partition, 0))
-    with _reader(key, place, {**client, "bootstrap.servers": brokers}) as reader, progress.step(f"reading {place}"):
+    with (
+        _reader(key, place, {**client, "bootstrap.servers": brokers}) as reader,
+        fetching(folder / topic, progress),  # two at once would write files that overlap
+        progress.step(f"reading {place}"),
+    ):
+        have: dict[int, int] = {}
+        for stretch in _stretches(folder):
+            have[stretch.partition] = max(stretch.end, have.get(stretch.partition, 0))
         for partition in reader.partitions(topic):
             first, end = reader.watermarks(topic, partition)
             start = have.get(partition, first)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sharded_emb.data import kafka
-from sharded_emb.data.download import alone, download
+from sharded_emb.data.download import download, fetching
 from sharded_emb.data.work import Progress, Work
 from sharded_emb.errors import InputError, nearest
 
@@ -111,7 +111,7 @@ def _copied(system: Any, name: str, folder: Path, progress: Progress) -> Path:
 
     if whole():
         return target
-    with alone(target, progress):
+    with fetching(target, progress):
         if whole():
             return target
         part = target.with_name(f"{target.name}.part")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,27 @@ def test_a_dataset_and_a_stream_have_each_message_once(broker: Broker, tmp_path:
     assert add().part is None
     with pytest.raises(InputError, match=r"want messages that were not read yet, got shop-00000-.*put the files"):
         add("elsewhere")
+
+
+def test_who_reads_a_topic_that_is_being_read_waits_and_goes_on_behind(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.send("busy", [(0, b"first")])
+    place, write, others = f"kafka://{broker.address}/busy", kafka._Reader.write, []
+
+    def slowly(*given: Any) -> None:
+        if not others:
+            broker.send("busy", [(0, b"second")])
+            others.append(threading.Thread(target=files, args=(place, tmp_path)))
+            others[0].start()
+            others[0].join(1)
+            assert others[0].is_alive()
+        write(*given)
+
+    monkeypatch.setattr(kafka._Reader, "write", slowly)
+    files(place, tmp_path)
+    others[0].join()
+    assert [path.read_bytes() for path in files(place, tmp_path)] == [b"first\n", b"second\n"]
 
 
 def test_a_file_has_the_messages_of_a_stretch_as_lines(broker: Broker, tmp_path: Path) -> None:
