@@ -33,7 +33,7 @@ class TableConfig(Frozen):
     rows: "auto" takes the size of the vocabulary of the same name, else of that which its columns are ids of. ids: what
     an id says about the row that it reads, of which there may be fewer than ids. dtype, state_dtype, output_dtype: of
     the weights, of the optimizer's state, and of the vectors that a lookup gives and the gradients that it takes, from
-    which models get float32.
+    which models get float32. Changes of less than 1/512 of a number are lost in bf16, and numbers below 3e-8 in fp16.
     max_norm: rows are read, and updated, as if scaled down to this norm_type-norm. scale_grad_by_freq: the gradient of
     a row is divided by how often the global batch reads it. weights: pretrained ones in place of `init`. freeze: the
     weights stay as they were filled. optimizer, sharding: null for what the groups embedding_optimizer and sharding

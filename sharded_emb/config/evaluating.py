@@ -68,8 +68,7 @@ def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> Di
         grown = Allowed(grown=config.checkpoint.grow_tables, inherited=True)
         checkpoints.load_what_fits(other_built.sharded, None, checkpoints.newest(), grown)
         other = of_model(other_built.evaluator(), config.split)
-    users = evaluator.users(config.split) if isinstance(evaluator, BinaryEvaluator) else None
-    return mine.less(other, users)
+    return mine.less(other, evaluator.scoring.users(config.split))
 
 
 def _show_differences(differences: Differences, against: str) -> None:

@@ -35,11 +35,12 @@ def item_rows(config: RunConfig, tables: list[Table]) -> int | None:
 
 def seen_before(config: RunConfig, tables: list[Table], train: Split) -> Seen:
     """What the loss asks for that does not depend on the batch."""
-    rows = item_rows(config, tables)
-    if rows is None or not isinstance(config.loss, NextItemLossConfig) or "counts_N" not in config.loss.asks_for:
+    rows, model, loss = item_rows(config, tables), config.model, config.loss
+    if rows is None or not isinstance(loss, NextItemLossConfig) or "counts_N" not in loss.asks_for:
         return NOTHING_SEEN
-    assert isinstance(config.model, NextItemConfig)
-    counts_N = frequencies(train, config.features[config.model.history].column, rows)
+    assert isinstance(model, NextItemConfig)
+    feature = next(f for table in tables for f in table.features if f.name == model.history)
+    counts_N = frequencies(train, feature, rows, predicted="batch_E" in loss.asks_for)
     return Seen(counts_N=torch.from_numpy(counts_N.astype(np.float64)))
 
 

@@ -17,10 +17,11 @@ from sharded_emb.config.run import PrepareConfig, RunConfig
 from sharded_emb.errors import closest, nearest
 from sharded_emb.losses.base import BinaryLossConfig, LabelledLossConfig
 from sharded_emb.metrics import binary, ranking
-from sharded_emb.models.base import NextItemConfig
+from sharded_emb.models.base import ModelConfig, NextItemConfig
 from sharded_emb.models.click import ClickConfig
 from sharded_emb.models.multi_task import MultiTaskConfig
 from sharded_emb.optim.schedule import Warmup
+from sharded_emb.tables import FeatureConfig
 
 Tree = Mapping[str, Any]
 
@@ -90,7 +91,7 @@ def _model(tree: Tree, sound: Tree) -> Iterator[str]:
     """A model has to find its features, and a loss that fits it."""
     model, loss = sound.get("model"), sound.get("loss")
     if model is not None and whole("features", tree, sound):
-        found = model.problems(sound["features"])
+        found = model.problems(sound["features"]) or [*_unread(model, sound["features"])]
         yield from found
         named = {feature.table for feature in sound["features"].values()}
         if not found and named <= set(sound.get("tables", {})):
@@ -100,6 +101,15 @@ def _model(tree: Tree, sound: Tree) -> Iterator[str]:
             f"loss: want a loss for {_named(model.task)}, as {type(model).__name__} is one, got "
             f"{type(loss).__name__}, which is for {_named(loss.task)}"
         )
+
+
+def _unread(model: ModelConfig, features: Mapping[str, FeatureConfig]) -> Iterator[str]:
+    """What a model does not read would be looked up for nothing, and seem to have been tried."""
+    read = {*model.reads(features)}
+    read |= {needed for name in read for needed in features[name].pooling.needs()}
+    for name in sorted(features.keys() - read):
+        got = "one that it does not; name it where the model says what it reads, or leave it out"
+        yield f"features.{name}: want a feature that {type(model).__name__} reads, got {got}"
 
 
 def _numbers(sound: Tree) -> Iterator[str]:

@@ -19,7 +19,7 @@ from sharded_emb.data.extents import Extents
 from sharded_emb.data.per_row import Float32s, PerRow
 from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.unknown_ids import add_counts, as_rows, out_of_range
-from sharded_emb.data.window import InMemory, Split, Window
+from sharded_emb.data.window import InMemory, Split, Window, predicted_items
 from sharded_emb.errors import InputError
 from sharded_emb.tables import Feature, part_name
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
@@ -147,14 +147,11 @@ class Collate:
         return self._batch(of_batch, step, candidates.numpy())
 
     def _predicted_by(self, everyone: Int64s, window: Window) -> Int64s:
-        """The ids of all events of these rows but the first of each, as far as they are items."""
+        """The items that the model predicts in these rows."""
         feature = next(each for each in self.reading.features if each.name == self.reading.sequence)
         places = window.extents.places(everyone)
         assert places is not None
-        column, limit = window.columns[feature.column], self.reading.limit(feature)
-        values, lengths = column.take(places, limit, newest=feature.keep == "newest")
-        events = np.delete(values, (np.cumsum(lengths) - lengths)[lengths > 0])
-        return events[(events >= FIRST_ROW) & (events < self.table_of[feature.name].rows)]
+        return predicted_items(window.columns[feature.column], places, feature, self.table_of[feature.name].rows)
 
     def count(self, batch: Batch) -> None:
         """Adds what is unknown in a batch to `unknown`."""

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.extents import Extents
+from sharded_emb.data.unknown_ids import as_rows, out_of_range
+from sharded_emb.tables import Feature
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _MEGABYTES_AT_ONCE = 32
@@ -91,13 +93,33 @@ class LengthsOf:
         return total
 
 
-def frequencies(split: Split, column: str, rows: int) -> Int64s:
-    """How often each row of a table is an event of a column (N); what is no item counts nothing."""
+def frequencies(split: Split, feature: Feature, rows: int, predicted: bool = False) -> Int64s:
+    """How often each row of a table is an event of a sequence (N), also of what is cut off. predicted: how often it is
+    one of `predicted_items` instead.
+    """
     counts_N = np.zeros(rows, np.int64)
     for extents in split.spans(_MEGABYTES_AT_ONCE):
-        values = split.window([column], extents).columns[column].all_values()
-        counts_N += np.bincount(values[(values >= FIRST_ROW) & (values < rows)], minlength=rows)
+        column = split.window([feature.column], extents).columns[feature.column]
+        if predicted:
+            items = predicted_items(column, np.arange(len(extents)), feature, rows)
+        else:
+            items = _items(column.all_values(), feature, rows)
+        counts_N += np.bincount(items, minlength=rows)
     return counts_N
+
+
+def predicted_items(column: RaggedColumn, places: Int64s, feature: Feature, rows: int) -> Int64s:
+    """The items that a next-item model predicts in rows at these places: all that are read but the first of each."""
+    limit = None if feature.max_length is None else feature.max_length + 1
+    values, lengths = column.take(places, limit, newest=feature.keep == "newest")
+    return _items(np.delete(values, (np.cumsum(lengths) - lengths)[lengths > 0]), feature, rows)
+
+
+def _items(events: Int64s, feature: Feature, rows: int) -> Int64s:
+    """Events as rows of the item table, without those that are no item."""
+    if feature.unknown != "error":
+        events = as_rows(events, out_of_range(events, rows), rows, feature)
+    return events[(events >= FIRST_ROW) & (events < rows)]
 
 
 def nobody() -> Int64s:

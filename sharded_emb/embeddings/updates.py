@@ -11,6 +11,9 @@ import torch
 
 from sharded_emb.tables import Table, Update
 
+_ROUNDED_AWAY = {"fp32": 0.0, "fp16": 2.0**-12, "bf16": 2.0**-9}
+"""By type: a number less so much of itself, or less, is the same number."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -84,6 +87,17 @@ def _update_problems(table: Table, step: Step) -> Iterator[str]:
         yield (
             f"tables.{table.name}.dtype: want fp32 with weight_decay_mode=all_decoupled, whose factor of nearly 1 "
             f"would be rounded away, got {table.dtype}"
+        )
+    shrinks = table.optimizer.lr * table.optimizer.weight_decay
+    if table.optimizer.weight_decay_mode == "touched_decoupled" and shrinks < _ROUNDED_AWAY[table.dtype]:
+        yield (
+            f"tables.{table.name}.dtype: want fp32 with weight_decay_mode=touched_decoupled and lr * weight_decay = "
+            f"{shrinks:g}, whose factor of nearly 1 would be rounded away, got {table.dtype}"
+        )
+    if table.state_dtype == "fp16" and table.optimizer.keeps_squares and not table.freeze:
+        yield (
+            f"tables.{table.name}.state_dtype: want fp32 or bf16 with {type(table.optimizer).__name__}, whose squares "
+            "of gradients are often below the smallest number of fp16 and would be 0, got fp16"
         )
 
 

@@ -25,8 +25,8 @@ class Loss(nn.Module):
 class Seen:
     """What a loss that asks for it is told of the training data, on every rank alike.
 
-    counts_N: how often each row of the item table is an event of the train split, float64. batch_E: the ids of the
-    events that the global batch predicts.
+    counts_N: how often each row of the item table is an event of the train split, or, where batch_E is asked for, one
+    that is predicted there; float64. batch_E: the items that the global batch predicts.
     """
 
     counts_N: Tensor | None = None

@@ -1,6 +1,7 @@
 """Logistic regression on the columns that a click-through model reads: what the model's interactions have to beat."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +23,22 @@ STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 """Inverse strengths of the L2 penalty that are tried; the valid split decides."""
 
 
-def logistic_scores(dataset: Dataset, read: Sequence[Feature], split: str, label: Label) -> npt.NDArray[np.float64]:
+@dataclass(frozen=True)
+class Columns:
+    """What a regression reads of each split: columns of ids by feature, and columns of numbers."""
+
+    features: Sequence[Feature]
+    numbers: Sequence[str] = ()
+
+
+def logistic_scores(dataset: Dataset, read: Columns, split: str, label: Label) -> npt.NDArray[np.float64]:
     """The probability that the label is 1 for each row of a split, in its order, by a model fitted on train.
 
-    read: the features whose columns it reads. An id that is no row of the vocabulary is row 1 for it, where that is no
-    error.
-
     One weight a row of each column's vocabulary: one-hot for single values; lists are multi-hot, divided by the square
-    root of their length, so that long histories do not drown the rest. Raises InputError for columns that are no ids,
-    and where there is but one label to fit or to choose by, and OutOfRangeIdError.
+    root of their length, so that long histories do not drown the rest. An id that is no row of the vocabulary is row 1
+    for it, where that is no error. One weight a number, less its mean over train and divided by its deviation there.
+    Raises InputError for columns that are no ids, and where there is but one label to fit or to choose by, and
+    OutOfRangeIdError.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -51,13 +59,13 @@ def logistic_scores(dataset: Dataset, read: Sequence[Feature], split: str, label
     return fitted[-1][1].predict_proba(features(dataset, read, split))[:, 1]
 
 
-def features(dataset: Dataset, read: Sequence[Feature], split: str) -> "sparse.csr_array":
-    """(rows of the split, sum of vocabulary sizes), the blocks in the order of the features that are read."""
+def features(dataset: Dataset, read: Columns, split: str) -> "sparse.csr_array":
+    """(rows of the split, sum of vocabulary sizes + numbers), the blocks in the order in which they are read."""
     from scipy import sparse
 
     table = dataset.split(split)
     blocks = []
-    for feature in read:
+    for feature in read.features:
         column = dataset.columns.get(feature.column)
         if column is None or column.vocabulary is None:
             raise InputError(f"baselines: want columns of ids, got {feature.column!r}; leave baselines out")
@@ -68,6 +76,11 @@ def features(dataset: Dataset, read: Sequence[Feature], split: str) -> "sparse.c
         bags = Bags(ragged.values[ragged.offsets[0] : ragged.offsets[-1]], lengths)
         ids = _known(feature, bags, rows, split)
         blocks.append(sparse.csr_array((weights, ids, starts), shape=(len(lengths), rows)))
+    for name in read.numbers:
+        train_N = dataset.split("train")[name].to_numpy()
+        deviation = train_N.std(dtype=np.float64) or 1.0  # one of a single value says nothing
+        number_N = (table[name].to_numpy() - train_N.mean(dtype=np.float64)) / deviation
+        blocks.append(sparse.csr_array(number_N[:, None]))
     return sparse.csr_array(sparse.hstack(blocks, format="csr"))
 
 

@@ -36,12 +36,16 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def of_means(mine: Mapping[str, Floats], others: Mapping[str, Floats], seed: int = 0) -> dict[str, Difference]:
-    """Of the means over users of values (U) by metric, one a user."""
+def of_means(
+    mine: Mapping[str, Floats], others: Mapping[str, Floats], user_N: Ints, seed: int = 0
+) -> dict[str, Difference]:
+    """Of the means over rows of values (N) by metric. user_N: of each row."""
     names = [name for name in mine if name in others]
-    gaps_UM = np.stack([mine[name] - others[name] for name in names], 1)
-    resampled_RM = np.concatenate([times_RU @ gaps_UM / len(gaps_UM) for times_RU in _draws(len(gaps_UM), seed)])
-    return _differences(names, gaps_UM.mean(0), resampled_RM)
+    gaps_NM = np.stack([mine[name] - others[name] for name in names], 1)
+    _, at_N, rows_U = np.unique(user_N, return_inverse=True, return_counts=True)
+    gaps_UM = np.stack([np.bincount(at_N, gap_N) for gap_N in gaps_NM.T], 1)
+    resampled = [times_RU @ gaps_UM / (times_RU @ rows_U)[:, None] for times_RU in _draws(len(rows_U), seed)]
+    return _differences(names, gaps_NM.mean(0), np.concatenate(resampled))
 
 
 def of_labels(label_N: Floats, logits: tuple[Floats, Floats], user_N: Ints, seed: int = 0) -> dict[str, Difference]:

@@ -71,11 +71,11 @@ def means(summed: Mapping[str, float], add_up: Callable[[list[float]], list[floa
     return {name: total / rows for name, total in totals.items()} if rows else {}
 
 
-def protocol(filtered: bool, split: str) -> dict[str, object]:
-    """What makes these numbers comparable with others."""
+def protocol(split: str, removed_of: str | None = None) -> dict[str, object]:
+    """What makes these numbers comparable with others. removed_of: whose items are removed, if any are."""
     return {
         "split": split,
         "ranked": "all items",
-        "seen_items": "removed: all the user had, never the target" if filtered else "kept",
+        "seen_items": "kept" if removed_of is None else f"removed: all the {removed_of} had, never the target",
         "ties": "count half",
     }

@@ -3,7 +3,7 @@
 B  rows    S  events with a successor    K  candidates    D  dim
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -34,6 +34,10 @@ class ModelConfig(Component):
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
         """What the model misses among the features, each line beginning with the key."""
         raise NotImplementedError
+
+    def reads(self, features: Mapping[str, FeatureConfig]) -> Collection[str]:
+        """The features that it has a use for, of those of the config: all of them, unless a model says otherwise."""
+        return features.keys()
 
     def table_problems(
         self,

@@ -4,7 +4,7 @@ of those that ask each history for the interest in an item.
 B  rows    D  dim of the item table
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -72,6 +72,10 @@ class HistoriesConfig(ClickConfig):
     target: str = "item"
     hidden: tuple[PositiveInt, ...] = (128, 64)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def reads(self, features: Mapping[str, FeatureConfig]) -> Collection[str]:
+        """The histories, and all pooled features."""
+        return {*self.histories, *(name for name, feature in features.items() if feature.pooled)}
 
     def problems(self, features: Mapping[str, FeatureConfig]) -> list[str]:
         """The sequences have to be there unpooled, the target pooled and of the same table."""

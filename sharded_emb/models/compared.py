@@ -4,7 +4,7 @@ L  longest row    S  events with a successor    N  items    D  dim
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -34,6 +34,10 @@ class ComparedConfig(NextItemConfig):
         """What is beside the history is as long."""
         found = super().problems(features)
         return found or [line for name in self.beside for line in self._beside_problems(name, features)]
+
+    def reads(self, features: Mapping[str, FeatureConfig]) -> Collection[str]:
+        """The history, what is beside it, and what describes items."""
+        return {self.history, *self.beside, *(name for name, feature in features.items() if feature.of is not None)}
 
     def _beside_problems(self, name: str, features: Mapping[str, FeatureConfig]) -> list[str]:
         """A feature beside the history has to be read as it is, event by event."""

@@ -17,6 +17,7 @@ class Adagrad(EmbeddingOptimizer):
     """
 
     kernel_on: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+    keeps_squares: ClassVar[bool] = True
 
     eps: PositiveFloat = 1e-8
     initial_accumulator: NonNegativeFloat = 0.1

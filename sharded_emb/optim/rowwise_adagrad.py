@@ -16,6 +16,7 @@ class RowWiseAdagrad(EmbeddingOptimizer):
     """A dim-th of Adagrad's state, which is why it is what large tables are trained with."""
 
     kernel_on: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+    keeps_squares: ClassVar[bool] = True
     reads_whole_rows: ClassVar[bool] = True
 
     eps: PositiveFloat = 1e-8

@@ -4,6 +4,7 @@ B  rows
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,20 +22,30 @@ Ranked = Iterable[tuple[Int64s, dict[str, Tensor]]]
 Differences = dict[str, dict[str, Difference]]
 
 
-class Performance:
-    """What a model did on a split, row by row, on every rank: ranks of targets, or labels and logits."""
+@dataclass(frozen=True)
+class Ranks:
+    """Of the targets of those rows of a split that have something to predict from, in its order, by evaluation."""
 
-    def __init__(self, split: str, ranks: dict[str, Tensor] | None = None, scored: Scored | None = None) -> None:
-        self.split = split
-        self.ranks = ranks
-        self.scored = scored
+    rows_B: Int64s
+    by_name: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What a model did on a split, row by row, on every rank."""
+
+    split: str
+    ranks: Ranks | None = None
+    scored: Scored | None = None
 
     def less(self, other: "Performance", user_N: Int64s | None) -> Differences:
-        """The differences by evaluation and metric. user_N: of each row that has a label; None for one a row."""
+        """The differences by evaluation and metric. user_N: of each row of the split; None for one a row."""
         if self.ranks is not None and other.ranks is not None:
+            rows_B = self.ranks.rows_B
+            user_B = rows_B if user_N is None else user_N[rows_B]
             return {
-                name: bootstrap.of_means(_by_metric(rank_B), _by_metric(other.ranks[name]))
-                for name, rank_B in self.ranks.items()
+                name: bootstrap.of_means(_by_metric(rank_B), _by_metric(other.ranks.by_name[name]), user_B)
+                for name, rank_B in self.ranks.by_name.items()
             }
         assert self.scored is not None
         assert other.scored is not None
@@ -60,14 +71,16 @@ def of_baseline(evaluator: BinaryEvaluator | NextItemEvaluator, name: str, split
     return Performance(split, ranks=_gathered(ranked, split, evaluator.scoring.place))
 
 
-def _gathered(ranked: Ranked, split: str, place: Place) -> dict[str, Tensor]:
+def _gathered(ranked: Ranked, split: str, place: Place) -> Ranks:
     """In the order of the split. Raises InputError where nothing is ranked, on all ranks alike."""
     with torch.no_grad():
         mine = [(rows, {name: rank_B.cpu() for name, rank_B in ranks.items()}) for rows, ranks in ranked]
     parts = [part for of_rank in all_values(mine, place) for part in of_rank]
     require_predicted(parts, split)
-    order_B = np.argsort(np.concatenate([rows for rows, _ in parts]))
-    return {name: torch.cat([ranks[name] for _, ranks in parts])[order_B] for name in parts[0][1]}
+    rows_B = np.concatenate([rows for rows, _ in parts])
+    order_B = np.argsort(rows_B)
+    ranks = {name: torch.cat([ranks[name] for _, ranks in parts])[order_B] for name in parts[0][1]}
+    return Ranks(rows_B[order_B], ranks)
 
 
 def _by_metric(rank_B: Tensor) -> dict[str, bootstrap.Floats]:

@@ -13,7 +13,7 @@ from sharded_emb.distributed.agree import all_sums, from_first_rank
 from sharded_emb.errors import InputError
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
-from sharded_emb.metrics.baselines_logistic import logistic_scores
+from sharded_emb.metrics.baselines_logistic import Columns, logistic_scores
 from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator, Scored
 
 log = logging.getLogger("sharded_emb")
@@ -27,7 +27,7 @@ def baseline_metrics(evaluator: BinaryEvaluator | NextItemEvaluator, split: str)
     if isinstance(evaluator, NextItemEvaluator):
         return {baseline.name: _counted(evaluator, baseline, split) for baseline in fitted_baselines(evaluator)}
     scored = regressed(evaluator, split)
-    metrics = binary.metrics(scored.label_N, scored.logit_N, evaluator.users(split))
+    metrics = binary.metrics(scored.label_N, scored.logit_N, evaluator.scoring.users(split))
     return {"logistic_regression": {split: metrics}}
 
 
@@ -45,7 +45,8 @@ def regressed(evaluator: BinaryEvaluator, split: str) -> Scored:
         ids = [each for each in reading.features if not each.raw]
         for left in (each for each in reading.features if each.raw):
             log.warning("logistic_regression leaves out feature %s, whose ids have no vocabulary", left.name)
-        probability_N = logistic_scores(dataset, ids or reading.features, split, label)
+        columns = Columns(ids if ids or reading.numbers else reading.features, reading.numbers)
+        probability_N = logistic_scores(dataset, columns, split, label)
         label_N = label.of(dataset.split(split)[label.column].to_numpy()).astype(np.float64)
         return Scored(label_N, np.log(probability_N) - np.log1p(-probability_N))
 

@@ -28,7 +28,7 @@ from sharded_emb.metrics.lists import ListSums
 from sharded_emb.metrics.lists import means as lists_means
 from sharded_emb.models.base import NextItemModel
 from sharded_emb.training.scoring import Scoring, constant, for_evaluation
-from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_PER_LOOKUP = 1 << 16
 
@@ -72,23 +72,11 @@ class BinaryEvaluator:
 
     def __call__(self, split: str, lists: bool = False) -> Metrics:  # noqa: ARG002
         """By the name of the evaluation."""
-        scored, users = self.scores(split), self.users(split)
+        scored, users = self.scores(split), self.scoring.users(split)
         if not len(scored[0].label_N):
             return {name: {} for name in self.names(split)}
         found = (binary.metrics(each.label_N, each.logit_N, users) for each in scored)
         return dict(zip(self.names(split), found, strict=True))
-
-    def users(self, split: str) -> Int64s | None:
-        """The user of each row of a split, where the data have a column of that name. Rows of users that are out of
-        vocabulary have nothing in common: each has a negative number of its own.
-        """
-        column = self.scoring.dataset.columns.get("user")
-        if column is None:
-            return None
-        user_N = self.scoring.values(split, "user")
-        if column.vocabulary is None:
-            return user_N
-        return np.where(user_N == UNKNOWN_ROW, -1 - np.arange(len(user_N)), user_N)
 
     def score(self, split: str) -> "Scored":
         """All rows in the order of the split, on every rank; of the first task."""
@@ -155,10 +143,9 @@ class NextItemEvaluator:
     def protocol(self, split: str) -> dict[str, Any]:
         """Of both evaluations."""
         more = {} if self.counts is None else {"scores": f"the model's + {self.counts}"}
-        return {
-            split: ranking.protocol(filtered=True, split=split) | more,
-            f"{split}_unfiltered": ranking.protocol(filtered=False, split=split) | more,
-        }
+        sessions = self.scoring.dataset.manifest.dataset.get("layout", {}).get("session_gap_seconds") is not None
+        removed = ranking.protocol(split, removed_of="session" if sessions else "user")
+        return {split: removed | more, f"{split}_unfiltered": ranking.protocol(split) | more}
 
     @torch.no_grad()
     def __call__(self, split: str, lists: bool = False) -> Metrics:
@@ -204,7 +191,7 @@ class NextItemEvaluator:
     def _train_counts(self) -> Tensor:
         """How often each row of the item table is an event of the train split."""
         with together(self.scoring.place):
-            return torch.from_numpy(frequencies(self.scoring.flat.split("train"), self.column, self.table.rows))
+            return torch.from_numpy(frequencies(self.scoring.flat.split("train"), self.feature, self.table.rows))
 
     def ranks(self, split: str) -> Iterator[tuple[Int64s, dict[str, Tensor]]]:
         """By batch of this rank: rows of the split, and by name of the evaluation the rank of each row's target."""

@@ -18,6 +18,7 @@ from sharded_emb.data.window import Window
 from sharded_emb.distributed.agree import all_sums, all_values, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
+from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 
 _MEGABYTES_AT_ONCE = 32  # of a split
 
@@ -71,6 +72,18 @@ class Scoring:
         """All of a column with one number a row, in the order of a split."""
         found = [window.columns[column].all_values() for window in self.windows(split, [column])]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+    def users(self, split: str) -> Int64s | None:
+        """The user of each row of a split, where the data have a column of that name. Rows of users that are out of
+        vocabulary have nothing in common: each has a negative number of its own.
+        """
+        column = self.dataset.columns.get("user")
+        if column is None:
+            return None
+        user_N = self.values(split, "user")
+        if column.vocabulary is None:
+            return user_N
+        return np.where(user_N == UNKNOWN_ROW, -1 - np.arange(len(user_N)), user_N)
 
     def collate(self, split: str) -> Collate:
         """Which counts anew what is unknown."""

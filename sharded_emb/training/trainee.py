@@ -69,8 +69,8 @@ class Trainee(nn.Module):
     def _output(self, embedded: Embedded) -> Any:
         if self.dtype != "bf16":
             return self.model(embedded)
-        device = next(self.model.parameters()).device
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        read = [*embedded.pooled.values(), *(each.values_TD for each in embedded.sequences.values())]
+        with torch.autocast(read[0].device.type, dtype=torch.bfloat16):
             output = self.model(embedded)
         if isinstance(output, NextItem):
             vectors = {name: getattr(output, name).float() for name in ("states_SD", "positives_SD", "candidates_KD")}

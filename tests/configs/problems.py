@@ -20,6 +20,11 @@ def problems(*words: str, command: str = "train", files: bool = False, config_di
     return []
 
 
+def of_tables(*words: str, files: bool = False) -> list[str]:
+    """The same of `train`, but for what says that the model does not read a feature of the table in question."""
+    return [line for line in problems(*words, files=files) if ": want a feature that " not in line]
+
+
 POOLINGS = (
     "want one of none, sum, mean, sqrtn, max, last, weighted, position_weighted, time_decay, attention, or a mapping "
     "with _target_ naming a Pooling"

@@ -7,10 +7,12 @@ import pytest
 from sharded_emb.config.rules import rules
 from sharded_emb.config.run import RunConfig
 from sharded_emb.data.dataset import SplitInfo, read_manifest, write_manifest
-from tests.configs.problems import POOLINGS, problems
+from tests.configs.problems import POOLINGS, of_tables, problems
 from tests.distributed.next_item_data import write_dataset
 
 DIN = "experiment=din_ml100k"
+
+DECOUPLED = ("embedding_optimizer.weight_decay_mode=touched_decoupled", "embedding_optimizer.weight_decay=0.01")
 
 
 @pytest.mark.parametrize(
@@ -110,25 +112,79 @@ def test_train_wants_a_dataset_folder_and_says_how_to_make_it(tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "unread"),
+    [
+        (["experiment=sasrec_beauty", "+features.seen={table: item, column: items, pooling: sum}"], ["seen"]),
+        (["experiment=sasrec_beauty", "+features.kind={table: item, column: kind, pooling: sum, of: history}"], []),
+        (
+            [
+                "experiment=sasrec_beauty",
+                "+features.hour={table: item, column: hours, max_length: 50}",
+                "model.beside=[hour]",
+            ],
+            [],
+        ),
+        (["experiment=din_ml100k", "model.histories=[history]"], ["disliked"]),
+        (["experiment=din_ml100k", "+features.seen={table: item, column: items, pooling: sum}"], []),
+        (["experiment=deepfm_ml100k"], []),
+    ],
+)
+def test_a_feature_that_the_model_does_not_read_is_refused(words: list[str], unread: list[str]) -> None:
+    model = "SASRec" if "experiment=sasrec_beauty" in words else "DIN"
+    assert problems(*words) == [
+        f"features.{name}: want a feature that {model} reads, got one that it does not; name it where the model says "
+        "what it reads, or leave it out"
+        for name in unread
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (
+            ["tables.item.state_dtype=fp16", "embedding_optimizer=adam"],
+            [
+                "tables.item.state_dtype: want fp32 or bf16 with Adam, whose squares of gradients are often below the "
+                "smallest number of fp16 and would be 0, got fp16"
+            ],
+        ),
+        (["tables.item.state_dtype=fp16", "embedding_optimizer=lars"], []),
+        (["tables.item.state_dtype=fp16", "embedding_optimizer=adam", "tables.item.freeze=true"], []),
+        (["tables.item.state_dtype=bf16", "embedding_optimizer=rowwise_adagrad"], []),
+        (
+            ["tables.item.dtype=bf16", "embedding_optimizer=adam", "embedding_optimizer.lr=0.05", *DECOUPLED],
+            [
+                "tables.item.dtype: want fp32 with weight_decay_mode=touched_decoupled and lr * weight_decay = 0.0005, "
+                "whose factor of nearly 1 would be rounded away, got bf16"
+            ],
+        ),
+        (["tables.item.dtype=fp16", "embedding_optimizer=adam", "embedding_optimizer.lr=0.05", *DECOUPLED], []),
+    ],
+)
+def test_types_hold_what_the_optimizer_keeps_there(tiny_data: Path, words: list[str], lines: list[str]) -> None:
+    assert problems(f"data={tiny_data}", *words, files=True) == lines
+
+
 def test_train_reads_columns_that_are_there(tiny_data: Path) -> None:
     data = f"data={tiny_data}"
-    assert problems(data, files=True) == []
-    assert problems(data, "features.history.column=itemss", "tables.item.dim=5", files=True) == [
+    assert of_tables(data, files=True) == []
+    assert of_tables(data, "features.history.column=itemss", "tables.item.dim=5", files=True) == [
         "tables.item.dim: want a multiple of 4, got 5; try 8",
         f"features.history.column: want a column of {tiny_data}, got 'itemss'; did you mean items?",
     ]
-    assert problems(data, "features.history.column=times", files=True) == [
+    assert of_tables(data, "features.history.column=times", files=True) == [
         "features.history.column: want ids of a vocabulary, got 'times', which holds list<int64> without one; set "
         "tables.item.ids to hash or managed_collision"
     ]
-    (problem,) = problems(data, "features.history.column=user", files=True)
+    (problem,) = of_tables(data, "features.history.column=user", files=True)
     assert problem == (
         "tables.item.rows: want a number, or one vocabulary for auto, got features.history.column with ids of user "
         "beside those of item; give a number of rows, or a table to each"
     )
     more = ["+features.seen={table: seen, column: items, pooling: sum}", "+tables.seen.dim=8"]
-    assert problems(data, *more, files=True) == []
-    assert problems(data, *more, "+features.who={table: seen, column: user, pooling: sum}", files=True) == [
+    assert of_tables(data, *more, files=True) == []
+    assert of_tables(data, *more, "+features.who={table: seen, column: user, pooling: sum}", files=True) == [
         f"tables.seen.rows: want a number, or one vocabulary for auto, got features.{feature}.column with ids of {of} "
         "beside those of several; give a number of rows, or a table to each"
         for feature, of in (("seen", "item"), ("who", "user"))
@@ -163,16 +219,16 @@ def test_an_item_table_that_is_ranked_has_a_row_an_item(tiny_data: Path) -> None
 
 def test_ids_without_a_vocabulary_want_a_table_that_takes_any(tiny_data: Path) -> None:
     other = ["+tables.other={rows: 40, dim: 8}", "+features.other={table: other, column: times, pooling: sum}"]
-    (problem,) = problems(*other, f"data={tiny_data}", files=True)
+    (problem,) = of_tables(*other, f"data={tiny_data}", files=True)
     assert problem == (
         "features.other.column: want ids of a vocabulary, got 'times', which holds list<int64> without one; set "
         "tables.other.ids to hash or managed_collision"
     )
     for ids in ("hash", "managed_collision"):
-        assert problems(*other, f"+tables.other.ids={ids}", f"data={tiny_data}", files=True) == []
-    (problem,) = problems(*other, "+tables.other.ids=hashed", f"data={tiny_data}", files=True)
+        assert of_tables(*other, f"+tables.other.ids={ids}", f"data={tiny_data}", files=True) == []
+    (problem,) = of_tables(*other, "+tables.other.ids=hashed", f"data={tiny_data}", files=True)
     assert problem.startswith("tables.other.ids: want one of rows, hash, "), "and nothing about the column"
-    (problem,) = problems(
+    (problem,) = of_tables(
         *other, "+tables.other.ids=hash", "+features.other.unknown=drop", f"data={tiny_data}", files=True
     )
     assert problem == (
@@ -186,7 +242,7 @@ def test_all_that_does_not_go_with_the_ids_of_a_table_is_said_at_once(tiny_data:
         "+tables.other={dim: 12, ids: managed_collision, weights: {path: w.npy}}",
         "+features.other={table: other, column: times, pooling: sum}",
     ]
-    assert problems(*other, f"data={tiny_data}", files=True) == [
+    assert of_tables(*other, f"data={tiny_data}", files=True) == [
         "tables.other.rows: want a number of at least 18, two a bucket and 2 more, which ids are given, got 'auto'",
         "tables.other.weights: want null with ids: managed_collision, since no row belongs to an id before it is met, "
         "got a mapping with path",
@@ -198,13 +254,13 @@ def test_ids_of_a_table_that_gives_rows_to_them_cannot_go_ahead() -> None:
         "+tables.other={dim: 8, rows: 40, ids: managed_collision}",
         "+features.other={table: other, column: times, pooling: sum}",
     ]
-    assert problems(*managed, "prefetch.ids=true") == [
+    assert of_tables(*managed, "prefetch.ids=true") == [
         "prefetch.ids: want auto or false with tables.other.ids: managed_collision, whose rows are known in their step "
         "and not before, got true; leave it out"
     ]
     for words in ([*managed, "prefetch.ids=false"], managed, ["prefetch.ids=true"]):
-        assert problems(*words) == []
-    assert problems("prefetch.ids=yess") == ["prefetch.ids: want auto or true or false, got 'yess'"]
+        assert of_tables(*words) == []
+    assert of_tables("prefetch.ids=yess") == ["prefetch.ids: want auto or true or false, got 'yess'"]
 
 
 @pytest.mark.parametrize(
@@ -400,4 +456,4 @@ def test_a_table_has_no_name_that_a_module_needs(name: str) -> None:
     """TorchRec would end with a KeyError."""
     line = f"tables.{name}: want a name that torch's modules have no use for, got {name!r}; call it {name}_table"
     words = [f"tables.{name}={{dim: 8}}", f"features.f={{table: {name}, column: c, pooling: sum}}"]
-    assert problems(*words) == [line]
+    assert of_tables(*words) == [line]

@@ -14,7 +14,7 @@ from sharded_emb.config.run import EvaluateConfig, RunConfig
 from sharded_emb.data.dataset import Column, Dataset, read_manifest, write_manifest
 from sharded_emb.errors import InputError
 from sharded_emb.training import predictions
-from tests.configs.problems import problems
+from tests.configs.problems import of_tables, problems
 from tests.distributed.ranks import on_one_rank
 
 DIN = "experiment=din_ml100k"
@@ -67,7 +67,7 @@ def test_numbers_are_no_ids_of_a_feature(tiny_data: Path, tmp_path: Path) -> Non
     columns = {**manifest.columns, "price": Column(type="float32")}
     write_manifest(tmp_path / "data", manifest.model_copy(update={"columns": columns}))
     words = ["+tables.price={rows: 9, dim: 8}", "+features.price={table: price, column: price, pooling: sum}"]
-    assert problems(*words, f"data={tmp_path}/data", files=True) == [
+    assert of_tables(*words, f"data={tmp_path}/data", files=True) == [
         "features.price.column: want a column of ids, got 'price', which holds float32; an attribute of numbers "
         "becomes ids by edges or buckets in dataset.attributes"
     ]
@@ -84,7 +84,7 @@ def test_a_number_of_rows_is_that_of_the_vocabulary(tiny_data: Path) -> None:
     rows = Dataset.open(tiny_data).rows("item")
 
     def said(*words: str) -> list[str]:
-        return problems(f"data={tiny_data}", *words, files=True)
+        return of_tables(f"data={tiny_data}", *words, files=True)
 
     assert said(f"tables.item.rows={rows}") == []
     assert said(f"tables.item.rows={rows - 1}") == [

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from sharded_emb.data.atomic import AtomicFiles
 from sharded_emb.data.base import DatasetConfig
@@ -21,7 +22,7 @@ from sharded_emb.data.task import Label
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
-from sharded_emb.metrics.baselines_logistic import features, logistic_scores
+from sharded_emb.metrics.baselines_logistic import Columns, features, logistic_scores
 from sharded_emb.tables import Feature
 from sharded_emb.training.compare import regressed
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
@@ -139,23 +140,25 @@ def test_logistic_regression_trusts_no_id(clicks: Dataset, split: str, bad: int)
     items[3] = bad
     clicks._tables[split] = table.set_column(table.column_names.index("item"), "item", pa.array(items))
     with pytest.raises(OutOfRangeIdError, match=rf": id {bad} is out of range \[0, 32\) \(split {split}, row 3\)$"):
-        logistic_scores(clicks, reading("user", "item"), "test", Label("label"))
-    found = features(clicks, reading("item", unknown="hash"), split)
+        logistic_scores(clicks, Columns(reading("user", "item")), "test", Label("label"))
+    found = features(clicks, Columns(reading("item", unknown="hash")), split)
     assert found[[3]].nonzero()[1].tolist() == [UNKNOWN_ROW]
 
 
 def test_logistic_regression_finds_what_one_column_tells(clicks: Dataset) -> None:
-    scores = logistic_scores(clicks, reading("user", "item", "items"), "test", Label("label"))
+    scores = logistic_scores(clicks, Columns(reading("user", "item", "items")), "test", Label("label"))
     labels = clicks.split("test")["label"].to_numpy()
     assert scores.shape == labels.shape
     assert 0.85 < ((scores > 0.5) == labels).mean() < 0.95
     with pytest.raises(InputError, match=r"^baselines: want columns of ids, got 'label'; leave baselines out$"):
-        logistic_scores(clicks, reading("user", "label"), "test", Label("label"))
+        logistic_scores(clicks, Columns(reading("user", "label")), "test", Label("label"))
 
 
 def test_logistic_regression_says_what_it_leaves_out(clicks: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     (item,) = reading("item")
-    of_model = SimpleNamespace(features=[item, replace(item, name="film", raw=True)], labels=[Label("label")])
+    of_model = SimpleNamespace(
+        features=[item, replace(item, name="film", raw=True)], labels=[Label("label")], numbers=()
+    )
     evaluator: Any = SimpleNamespace()
     evaluator.scoring = SimpleNamespace(dataset=clicks, reading=of_model)
 
@@ -163,7 +166,7 @@ def test_logistic_regression_says_what_it_leaves_out(clicks: Dataset, caplog: py
         evaluator.scoring.place = place
         return regressed(evaluator, "test").logit_N
 
-    alone = logistic_scores(clicks, [item], "test", Label("label"))
+    alone = logistic_scores(clicks, Columns([item]), "test", Label("label"))
     np.testing.assert_allclose(1 / (1 + np.exp(-on_one_rank(scored))), alone, atol=1e-12)
     assert "logistic_regression leaves out feature film, whose ids have no vocabulary" in caplog.text
 
@@ -174,8 +177,10 @@ def test_logistic_regression_reads_the_label_that_it_is_told(clicks: Dataset) ->
         table = clicks.split(split)
         opposite = pa.array(1 - table["label"].to_numpy())
         turned._tables[split] = table.append_column("bought", opposite)
-    scores = logistic_scores(clicks, reading("item"), "test", Label("label"))
-    np.testing.assert_allclose(logistic_scores(turned, reading("item"), "test", Label("bought")), 1 - scores, atol=1e-2)
+    scores = logistic_scores(clicks, Columns(reading("item")), "test", Label("label"))
+    np.testing.assert_allclose(
+        logistic_scores(turned, Columns(reading("item")), "test", Label("bought")), 1 - scores, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
@@ -185,11 +190,26 @@ def test_logistic_regression_wants_both_labels(clicks: Dataset, split: str) -> N
     clicks._tables[split] = table.set_column(place, "label", pa.array(np.ones(len(table), np.float32)))
     message = rf"^baselines: want both labels 0 and 1 in train and valid, got one in {split}; leave baselines out$"
     with pytest.raises(InputError, match=message):
-        logistic_scores(clicks, reading("item"), "test", Label("label"))
+        logistic_scores(clicks, Columns(reading("item")), "test", Label("label"))
+
+
+def test_numbers_count_whatever_their_scale(clicks: Dataset) -> None:
+    """A price in millions that alone decides on the label."""
+    for split in ("train", "valid", "test"):
+        table = clicks.split(split)
+        price = 1e6 * (5 + table["label"].to_numpy() + np.random.default_rng(1).normal(size=len(table)))
+        clicks._tables[split] = table.append_column("price", pa.array(price))
+    scores = logistic_scores(clicks, Columns([], ["price"]), "test", Label("label"))
+    table = clicks.split("test")
+    best = roc_auc_score(table["label"].to_numpy(), table["price"].to_numpy())
+    assert roc_auc_score(table["label"].to_numpy(), scores) == pytest.approx(best)
+    assert best > 0.7
+    number_N = features(clicks, Columns(reading("user"), ["price"]), "train").toarray()[:, -1]
+    assert (number_N.mean(), number_N.std()) == pytest.approx((0, 1), abs=1e-9)
 
 
 def test_features_are_one_hot_and_multi_hot(clicks: Dataset) -> None:
-    matrix = features(clicks, reading("item", "items"), "valid").toarray()
+    matrix = features(clicks, Columns(reading("item", "items")), "valid").toarray()
     rows = clicks.rows("item")
     for got, sample in zip(matrix, clicks.split("valid").to_pylist(), strict=True):
         expected = np.zeros(2 * rows)

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sharded_emb.data.dataset import Column
 from sharded_emb.data.window import InMemory
 from sharded_emb.metrics.binary import Floats, Groups, auc, group_auc, log_loss, metrics
-from sharded_emb.training.evaluation import BinaryEvaluator
+from sharded_emb.training.scoring import Scoring
 
 
 def sigmoid(logit_N: Floats) -> Floats:
@@ -138,13 +138,12 @@ def users(user_N: list[int], vocabulary: str | None) -> Groups:
     """As the evaluator has them."""
     split = InMemory(pa.table({"user": pa.array(user_N, pa.int64())}))
     scoring: Any = SimpleNamespace(
-        unknown={},
         dataset=SimpleNamespace(columns={"user": Column(type="int64", vocabulary=vocabulary)}),
         values=lambda _, column: np.concatenate(
             [split.window([column], each).columns[column].all_values() for each in split.spans(1)]
         ),
     )
-    found = BinaryEvaluator(scoring).users("test")
+    found = Scoring.users(scoring, "test")
     assert found is not None
     return found
 

@@ -15,7 +15,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
     draw = np.random.default_rng(0)
     other = draw.exponential(1.0, 4000)
     mine = other + draw.normal(0.02, 0.3, 4000)  # the users are alike, so the difference is known far better than both
-    (found,) = of_means({"ndcg@10": mine}, {"ndcg@10": other}).values()
+    (found,) = of_means({"ndcg@10": mine}, {"ndcg@10": other}, np.arange(4000)).values()
     gap = mine - other
     half = 1.96 * gap.std() / math.sqrt(len(gap))
     assert found.difference == pytest.approx(gap.mean())
@@ -25,19 +25,32 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
 
 
 def test_equal_models_are_no_different_and_one_user_says_nothing() -> None:
-    values = {"mrr": np.array([0.1, 0.5, 0.25])}
-    found = of_means(values, values)["mrr"]
+    values, users = {"mrr": np.array([0.1, 0.5, 0.25])}, np.arange(3)
+    found = of_means(values, values, users)["mrr"]
     assert (found.difference, found.low, found.high, found.certain) == (0, 0, 0, False)
-    same = of_means(values, {"mrr": np.array([0.0, 0.4, 0.15])})["mrr"]
+    same = of_means(values, {"mrr": np.array([0.0, 0.4, 0.15])}, users)["mrr"]
     assert (same.low, same.high, same.certain) == pytest.approx((0.1, 0.1, True))
-    assert set(of_means({"mrr": values["mrr"], "other": values["mrr"]}, values)) == {"mrr"}
+    assert set(of_means({"mrr": values["mrr"], "other": values["mrr"]}, values, users)) == {"mrr"}
+    one_user = of_means(values, {"mrr": np.zeros(3)}, np.zeros(3, np.int64))["mrr"]
+    assert (one_user.low, one_user.high) == pytest.approx((0.85 / 3, 0.85 / 3))
 
 
 def test_it_repeats_itself() -> None:
     draw = np.random.default_rng(1)
-    mine, other = {"mrr": draw.random(50)}, {"mrr": draw.random(50)}
-    assert of_means(mine, other) == of_means(mine, other)
-    assert of_means(mine, other, seed=1) != of_means(mine, other)
+    mine, other, users = {"mrr": draw.random(50)}, {"mrr": draw.random(50)}, np.arange(50)
+    assert of_means(mine, other, users) == of_means(mine, other, users)
+    assert of_means(mine, other, users, seed=1) != of_means(mine, other, users)
+
+
+def test_a_mean_over_rows_is_as_unsure_as_its_users_are_few() -> None:
+    """Ten rows of each user are alike: they say no more than one."""
+    draw = np.random.default_rng(4)
+    of_user_U = draw.normal(0.05, 0.3, 300)
+    user_N = draw.permutation(np.repeat(np.arange(300), 10))
+    found = of_means({"mrr": of_user_U[user_N]}, {"mrr": np.zeros(3000)}, 7 * user_N)["mrr"]
+    half = 1.96 * of_user_U.std() / math.sqrt(300)
+    assert found.difference == pytest.approx(of_user_U.mean())
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
 
 
 @pytest.mark.parametrize("decimals", [0, 6])

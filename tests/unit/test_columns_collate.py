@@ -11,9 +11,12 @@ import torch
 from sharded_emb.batch import CANDIDATES, Extent
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import RaggedColumn, _bounds_of
+from sharded_emb.data.extents import Extents
 from sharded_emb.data.task import Label, Reading
+from sharded_emb.data.window import InMemory, frequencies, predicted_items
 from sharded_emb.embeddings.lookup import candidate_feature
 from sharded_emb.errors import InputError, OutOfRangeIdError
+from sharded_emb.ids.hash import hashed
 from sharded_emb.tables import Feature, Table
 from tests.tables import make_feature, make_table
 
@@ -228,6 +231,27 @@ def test_candidates_travel_with_the_first_row_and_are_those_of_the_step() -> Non
     assert [part.tolist() for part in batch.ids[CANDIDATES].to_dense()] == [[12, 16, 12], [], []]
     assert batch.extents[CANDIDATES] == Extent(3, 1)
     assert batch.loss_weight == 4  # of the history alone
+
+
+def test_frequencies_are_of_events_or_of_those_that_are_predicted() -> None:
+    rows = [[5, 6, 7, 8], [6], [], [1, 0, 7, 7], [9, 6]]
+    split = InMemory(pa.table({"history": list_column(rows)}))
+    feature = make_feature("history", "item", max_length=2)
+    assert np.flatnonzero(frequencies(split, feature, 12)).tolist() == [5, 6, 7, 8, 9]
+    assert frequencies(split, feature, 12)[5:10].tolist() == [1, 3, 3, 1, 1]
+    predicted_N = frequencies(split, feature, 12, predicted=True)  # 6 | 7 8, nothing, nothing, 0 | 7 7, 9 | 6
+    assert predicted_N.tolist() == np.bincount([7, 8, 7, 7, 6], minlength=12).tolist()
+    everyone, column = np.arange(len(rows)), split.window(["history"], Extents.span(0, len(rows))).columns["history"]
+    assert sorted(predicted_items(column, everyone, feature, 12)) == [6, 7, 7, 7, 8]
+
+
+def test_frequencies_of_hashed_ids_are_of_their_rows() -> None:
+    split = InMemory(pa.table({"history": list_column([[2, 300, 300], [5, 300]])}))
+    (row,) = hashed(np.array([300]), 12)
+    wanted = np.bincount([2, 5, row, row, row], minlength=12)
+    assert frequencies(split, make_feature("history", "item", unknown="hash"), 12).tolist() == wanted.tolist()
+    known = np.bincount([2, 5], minlength=12)
+    assert frequencies(split, make_feature("history", "item", unknown="row"), 12).tolist() == known.tolist()
 
 
 BAD_IDS = [1684, 1685, -1, -(2**63), 2**31, 2147483659, 2**63 - 1]

@@ -311,3 +311,8 @@ def test_the_rate_is_never_zero_while_it_matters_and_never_above_one(decay: str,
 def test_values_out_of_range_are_refused(config: type[SGD] | type[AdamW] | type[Warmup], key: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=rf"^1 validation error for \w+\n{list(key)[-1]}\n"):
         config.model_validate(key)
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(ValidationError, match="want a momentum above 0 with nesterov, got 0"):
+        DenseSGD(lr=0.1, nesterov=True)

@@ -155,10 +155,12 @@ def test_a_rank_without_a_row_adds_nothing_and_none_at_all_have_no_mean() -> Non
 
 
 def test_the_protocol_says_whether_seen_items_are_removed() -> None:
-    assert protocol(filtered=True, split="test") == {
+    assert protocol("test", removed_of="user") == {
         "split": "test",
         "ranked": "all items",
         "seen_items": "removed: all the user had, never the target",
         "ties": "count half",
     }
-    assert protocol(filtered=False, split="test")["seen_items"] == "kept"
+    assert protocol("test")["seen_items"] == "kept"
+    # items that the same user had in other sessions stay
+    assert protocol("test", removed_of="session")["seen_items"] == "removed: all the session had, never the target"

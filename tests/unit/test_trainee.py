@@ -28,7 +28,8 @@ def step(model: nn.Module, embedded: Embedded, dtype: str, compiled: bool = Fals
     loss, dense = Kept(), DenseConfig(dtype=dtype, compile=compiled)  # type: ignore[arg-type]
     trainee: Any = Trainee(nn.Identity(), nn.Identity(), model, loss, dense)  # type: ignore[arg-type]
     total = trainee(embedded)
-    return loss.output, list(torch.autograd.grad(total, [*model.parameters()], allow_unused=True))
+    weights = [*model.parameters()]
+    return loss.output, list(torch.autograd.grad(total, weights, allow_unused=True)) if weights else []
 
 
 def near(found: list[Tensor], exact: list[Tensor]) -> None:
@@ -49,6 +50,20 @@ def test_a_next_item_model_in_bf16(name: str) -> None:
         near([getattr(found, vectors)], [getattr(exact, vectors)])
     assert not torch.equal(found.states_SD, exact.states_SD)
     near(gradients, exact_gradients)
+
+
+def test_a_model_without_weights_of_its_own_in_bf16() -> None:
+    """As item2vec is one: tables alone learn."""
+
+    class Dots(nn.Module):
+        def forward(self, embedded: Embedded) -> Tensor:
+            first_BD, *_ = embedded.pooled.values()
+            return (first_BD @ first_BD.T).diagonal()
+
+    embedded = click.clicks(click.LIKED, click.DISLIKED)
+    (exact, _), (found, _) = (step(Dots(), embedded, dtype) for dtype in ("fp32", "bf16"))
+    near([found], [exact])
+    assert not torch.equal(found, exact)
 
 
 @pytest.mark.parametrize("name", [name for name in click.MODELS if name != "fm"])  # which has no product of matrices
