@@ -4,13 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sharded_emb.config.run import EvaluateConfig
 from sharded_emb.config.where import from_home
-from sharded_emb.errors import nearest
+from sharded_emb.errors import InputError, nearest
 from sharded_emb.training.compare import BINARY_BASELINES, NEXT_ITEM_BASELINES
-from sharded_emb.training.run_folder import RUN
+from sharded_emb.training.run_folder import RUN, config_of
 
 BASELINES = {"next_item": NEXT_ITEM_BASELINES, "binary": BINARY_BASELINES}
 
@@ -25,7 +23,11 @@ def against_problems(sound: Mapping[str, Any]) -> Iterator[str]:
         hint = nearest(against, names)
         yield f"against: want a run folder or the name of a baseline, got {against}{hint}"
         return
-    tree = yaml.safe_load((from_home(Path(against)) / RUN).read_text(encoding="utf-8"))
+    try:
+        tree = config_of("against", from_home(Path(against)))
+    except InputError as error:
+        yield from error.problems
+        return
     for what, mine, other in _compared(sound, tree):
         if mine != other:
             yield f"against: want a run with the same {what}, got {other} in {against} beside {mine}"
@@ -54,7 +56,7 @@ def labels_of(loss: Mapping[str, Any]) -> Any:
 
 def other_run(folder: Path, config: EvaluateConfig) -> dict[str, Any]:
     """The tree of another run, to be evaluated on the data and as the command says of this one."""
-    tree: dict[str, Any] = yaml.safe_load((folder / RUN).read_text(encoding="utf-8"))
+    tree = config_of("against", folder)
     for key in ("data", "device", "threads_per_rank", "wait_seconds", "deterministic"):
         tree[key] = config.model_dump(mode="json")[key]
     return {**tree, "run": str(folder), "split": config.split}

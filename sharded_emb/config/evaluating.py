@@ -18,9 +18,9 @@ from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_allowed import Allowed
 from sharded_emb.training.compare import baseline_metrics
 from sharded_emb.training.evaluation import BinaryEvaluator, Metrics, NextItemEvaluator
+from sharded_emb.training.metric_lines import without_nan
 from sharded_emb.training.predictions import Lists, write_lists, write_scores
 from sharded_emb.training.report import protocol_line, results_table
-from sharded_emb.training.run_folder import without_nan
 from sharded_emb.training.run_page import write_page
 
 

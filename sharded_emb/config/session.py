@@ -34,6 +34,7 @@ from sharded_emb.training.run_folder import RunFolder, log_file, log_to, of_laun
 from sharded_emb.training.run_page import PICTURE, write_page
 from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.signals import Signals
+from sharded_emb.training.state import Progress
 from sharded_emb.training.step import Stepping
 
 log = logging.getLogger("sharded_emb")
@@ -178,6 +179,7 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
     latest = from_first_rank(checkpoints.latest, place)
     if latest is not None:
         trainer.resume(latest)
+        _require_more(limits, trainer.progress, folder.path)
     else:
         trainer.warm_start = begun.report
         folder.rewind(0, 0.0, 0)
@@ -193,6 +195,13 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
     if latest is not None:
         log.info("resumed after step %d", trainer.progress.step)
     return trainer
+
+
+def _require_more(limits: Limits, made: Progress, run: Path) -> None:
+    """Raises InputError where a run is to be shorter than it is: its result would be of more than was asked for."""
+    for key, most, are in (("steps", limits.steps, made.step), ("epochs", limits.epochs, made.epoch)):
+        if most is not None and most < are:
+            raise InputError(f"{key}: want at least {are}, which {run} has made, got {most}; begin another run")
 
 
 def _facts(built: Built, folder: RunFolder) -> dict[str, Any]:
@@ -230,8 +239,7 @@ def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
     finally:
         pretrained = {name: asdict(filled) for name, filled in built.pretrained.items()}
         more |= {"pretrained_weights": pretrained} if pretrained else {}
-        folder.write_result(status, {**trainer.result(metrics), **more})
-        folder.close()
+        _write_result(folder, status, {**trainer.result(metrics), **more})
     if trainer.stop_signal:
         log.warning("stopped by signal %d after step %d", trainer.stop_signal, trainer.progress.step)
     else:
@@ -239,6 +247,16 @@ def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
     if built.place.rank == 0:
         write_page(folder.path)
     return Outcome(folder.path, metrics, trainer.stop_signal)
+
+
+def _write_result(folder: RunFolder, status: str, values: dict[str, Any]) -> None:
+    """The last word in a folder, which is free then. A disk that does not take it hides no error of the run."""
+    try:
+        folder.write_result(status, values)
+    except OSError as error:
+        log.error("result.json could not be written to %s: %s", folder.path, error.strerror or error)
+    finally:
+        folder.close()
 
 
 def best_reachable(built: Built) -> Metrics:

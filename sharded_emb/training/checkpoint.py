@@ -6,7 +6,9 @@ checkpoints/last       a link to the newest one
 checkpoints/best       a link to the one with the best validation metric, if there is one
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +33,8 @@ from sharded_emb.training.checkpoint_growth import Growth
 from sharded_emb.training.checkpoint_misfits import Model, Opened, fit
 from sharded_emb.training.checkpoint_vocabularies import Vocabulary, said_of
 from sharded_emb.training.state import RunState
+
+log = logging.getLogger("sharded_emb")
 
 T = TypeVar("T")
 
@@ -97,9 +101,11 @@ class Checkpoints:
             try:
                 pieces = _everywhere(lambda: _written(aside, held, place), place)
                 _on_first_rank(lambda: _finish(aside, target, said, [p for each in pieces for p in each]), place)
-            except NotSavedError:
+            except NotSavedError as error:
                 _on_first_rank(lambda: files.give_up(aside), place)  # a full disk needs the room
-                raise
+                before = from_first_rank(self.latest, place)
+                there = ", nor one before" if before is None else f"; resume=true goes on from {before.name}"
+                raise NotSavedError(f"{error}; no checkpoint of step {said['step']}{there}; make room") from error
         _on_first_rank(lambda: self._name(target, best), place)
 
     def _said(self, sharded: Sharded, step: int, state: RunState) -> dict[str, Any]:
@@ -120,7 +126,17 @@ class Checkpoints:
         for name in ("last", "best") if best else ("last",):
             files.point(self.folder / name, target.name)
         kept = {*files.steps(self.folder)[: self.config.keep], *files.named(self.folder, ("last", "best")).values()}
+        kept |= {files.of_step(self.folder, step) for step in map(self._best_then, kept) if step}
         files.drop([old for old in files.steps(self.folder) if old.resolve() not in {k.resolve() for k in kept}])
+
+    def _best_then(self, checkpoint: Path) -> int:
+        """The best step when this one was written: a run that goes on from it may end with those weights. 0 for none,
+        or where that cannot be read.
+        """
+        try:
+            return int(files.state_of(checkpoint, self.key)["run"]["progress"]["best_step"])
+        except (OSError, ValueError, KeyError, InputError):
+            return 0
 
     def newest(self) -> Path:
         """The best checkpoint, else the last; all ranks ask together. Raises InputError if there is none."""
@@ -172,9 +188,12 @@ class Checkpoints:
         return Opened(checkpoint, FileSystemReader(checkpoint).read_metadata().state_dict_metadata, said, self.key)
 
     def resume(self, sharded: Sharded, dense: Optimizer, checkpoint: Path) -> RunState:
-        """As `load`, and what was written after this checkpoint is forgotten; random draws go on where they were."""
+        """As `load`, and what was written after this checkpoint is forgotten, as is a best one that is gone; random
+        draws go on where they were.
+        """
         state = self.load(sharded, dense, checkpoint)
-        _on_first_rank(lambda: self._rewind(checkpoint, state), self.place)
+        if not _on_first_rank(lambda: self._rewind(checkpoint, state), self.place):
+            state = replace(state, best=None, since_best=0, progress=replace(state.progress, best_step=0))
         opened = self._opened(checkpoint)
         said, mine = opened.said, entries.empty(f"{entries.RANDOM}.{self.place.rank}", opened.saved)
         if said["world_size"] == self.place.world_size:
@@ -184,14 +203,18 @@ class Checkpoints:
             torch.manual_seed(torch.initial_seed() ^ said["step"] << 32)
         return state
 
-    def _rewind(self, checkpoint: Path, state: RunState) -> None:
+    def _rewind(self, checkpoint: Path, state: RunState) -> bool:
+        """Whether the best checkpoint until then is there, if there was one."""
         best = files.of_step(self.folder, state.progress.best_step)
         files.drop([p for p in files.steps(self.folder) if files.step_of(p) > files.step_of(checkpoint)])
         files.point(self.folder / "last", checkpoint.name)
-        if state.progress.best_step and best.exists():
+        if state.progress.best_step and best in files.steps(self.folder):
             files.point(self.folder / "best", best.name)
-        else:
-            (self.folder / "best").unlink(missing_ok=True)
+            return True
+        (self.folder / "best").unlink(missing_ok=True)
+        if state.progress.best_step:
+            log.warning("%s was the best checkpoint and is gone: what is best from now on counts as the best", best)
+        return not state.progress.best_step
 
     def _require_whole(self, checkpoint: Path) -> None:
         wrong = files.damage(checkpoint, self.place.rank, self.place.world_size)

@@ -35,7 +35,8 @@ class Piece:
 
 def steps(folder: Path) -> list[Path]:
     """The complete checkpoints, newest first."""
-    found = [path for path in folder.glob(f"{_STEP}*") if (path / MANIFEST).is_file()]
+    named = (path for path in folder.glob(f"{_STEP}*") if path.name.removeprefix(_STEP).isdecimal())
+    found = [path for path in named if (path / MANIFEST).is_file()]
     return sorted(found, key=step_of, reverse=True)
 
 

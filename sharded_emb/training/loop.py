@@ -46,7 +46,7 @@ class _AllRanks(NamedTuple):
 
 
 def _say_not_saved(step: int, error: Exception) -> None:
-    log.error("no checkpoint of step %d: %s; the one before is whole", step, error)
+    log.error("not saved after step %d: %s", step, error)
 
 
 @dataclass

@@ -6,8 +6,6 @@ run.yaml  plan.json  metrics.jsonl  result.json  log/rank-N.log  tensorboard/  c
 import fcntl
 import json
 import logging
-import math
-import os
 import resource
 import sys
 import time
@@ -20,13 +18,13 @@ from typing import IO, Any
 
 import torch
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 from sharded_emb import versions
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.process_group import Place, launch_id
 from sharded_emb.errors import InputError
 from sharded_emb.replacing import replacing
+from sharded_emb.training.metric_lines import MetricLines, without_nan
 from sharded_emb.training.same_run import config_hash, differences
 from sharded_emb.training.tracking import Following, Tracked, TrackingConfig
 
@@ -47,10 +45,8 @@ class RunFolder:
         self._lock = lock
         self._start = time.monotonic()
         self._writes = place.rank == 0
-        self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8") if self._writes else None
-        self._board: SummaryWriter | None = None
+        self._metrics = MetricLines(path) if self._writes else None
         self._following: Following | None = None
-        self._first_step: int | None = None  # of those that TensorBoard is to forget
 
     @classmethod
     def create(cls, wanted: Path | None, name: str, config: dict[str, Any], place: Place) -> "RunFolder":
@@ -80,8 +76,7 @@ class RunFolder:
                 return False
             lock = _locked(path)
             with _given_free(lock):
-                before = yaml.safe_load((path / RUN).read_text(encoding="utf-8"))
-                if wrong := differences(before, config, path):
+                if wrong := differences(config_of("run", path), config, path):
                     raise InputError(*wrong)
             return True
 
@@ -97,6 +92,8 @@ class RunFolder:
                 found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 return None
+            if not isinstance(found, dict):  # of somebody else
+                return None
             done = found.get("status") == "finished" and found.get("config_hash") == config_hash(self.config)
             more_may_come = not found.get("stream", {}).get("ended", True) and found["steps"] != self.config.get(
                 "steps"
@@ -109,12 +106,7 @@ class RunFolder:
         """Forgets what came after a step, when metrics.jsonl had so many bytes, and goes on from its time."""
         self._start = time.monotonic() - seconds
         if self._metrics is not None:
-            file = self.path / "metrics.jsonl"
-            if (there := file.stat().st_size) < metrics_bytes:
-                log.warning("metrics.jsonl: want %d bytes from before the checkpoint, got %d", metrics_bytes, there)
-            self._metrics.truncate(min(there, metrics_bytes))
-            self._metrics.seek(0, os.SEEK_END)  # the place does not follow, and is what a checkpoint says was written
-            self._first_step = step + 1
+            self._metrics.rewind(step, metrics_bytes)
             (self.path / "result.json").unlink(missing_ok=True)
 
     def write_config(self) -> None:
@@ -133,7 +125,7 @@ class RunFolder:
     @property
     def metrics_bytes(self) -> int:
         """Written to metrics.jsonl so far; 0 on all ranks but the first."""
-        return 0 if self._metrics is None else self._metrics.tell()
+        return 0 if self._metrics is None else self._metrics.bytes
 
     @property
     def seconds(self) -> float:
@@ -151,17 +143,11 @@ class RunFolder:
                 aside.write_text(text(), encoding="utf-8")
 
     def write_metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl, flushed, and the same for TensorBoard."""
+        """One line of metrics.jsonl, and the same for TensorBoard and what follows the run."""
         if self._metrics is None:
             return
-        if self._board is None:
-            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._first_step)
-        line = {"step": step, "split": split, "seconds": round(self.seconds, 3), **metrics}
-        self._metrics.write(json.dumps(without_nan(line)) + "\n")
-        self._metrics.flush()
         values = {f"{split}/{key}": value for key, value in metrics.items()}
-        for key, value in values.items():
-            self._board.add_scalar(key, value, step)
+        self._metrics.write(step, {"step": step, "split": split, "seconds": round(self.seconds, 3), **metrics}, values)
         if self._following is not None:
             self._following.log(step, values)
 
@@ -186,7 +172,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Ends all files and gives the folder free."""
-        for file in (self._metrics, self._board, self._lock):
+        for file in (self._metrics, self._lock):
             if file is not None:
                 file.close()
 
@@ -221,6 +207,20 @@ def of_launch(runs: Path, launch: str | None) -> Path | None:
     made = (file for file in runs.glob(f"*/{_LAUNCH}") if file.read_text(encoding="utf-8") == launch)
     newest = max(made, key=lambda file: file.stat().st_mtime, default=None)
     return None if newest is None else newest.parent
+
+
+def config_of(key: str, folder: Path) -> dict[str, Any]:
+    """The config that a run was started with, as a tree. Raises InputError on the key where its file is damaged."""
+    file = folder / RUN
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = str(error).splitlines()[0]
+        raise InputError(f"{key}: want the config of a run in {file}, got {said}; is it damaged?") from error
+    if not isinstance(found, dict) or not found:
+        got = "nothing" if not found else f"a {type(found).__name__}"
+        raise InputError(f"{key}: want the config of a run in {file}, got {got}; is it damaged?")
+    return found
 
 
 def taken(folder: Path) -> str | None:
@@ -274,13 +274,6 @@ def _free(folder: Path) -> Path:
     """The folder itself, or the first of FOLDER-2, FOLDER-3 ... that is not there: jobs start in the same second."""
     names = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
     return folder if not folder.exists() else next(name for name in names if not name.exists())
-
-
-def without_nan(value: Any) -> Any:
-    """The same with null for what JSON has no word for: not-a-number and infinities."""
-    if isinstance(value, dict):
-        return {key: without_nan(each) for key, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Console(logging.Handler):
