@@ -38,6 +38,8 @@ def rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         *_model(tree, sound),
         *_of_items(tree, sound),
         *_numbers(sound),
+        *_accumulation(sound),
+        *_norms(sound),
         *_schedule(sound),
         *_sharding_patterns(tree, sound),
         *_grown(tree, sound),
@@ -205,6 +207,20 @@ def _end(sound: Tree) -> Iterator[str]:
     """A run has to end."""
     if all(sound.get(name, "wrong") is None for name in ("steps", "epochs", "early_stopping")):
         yield "epochs: want steps, epochs or early_stopping, got null for all three: the run would not end"
+
+
+def _accumulation(sound: Tree) -> Iterator[str]:
+    """A piece without a row is computed for nothing."""
+    pieces, rows = sound.get("accumulation"), sound.get("global_batch")
+    if pieces is not None and rows is not None and pieces > rows:
+        yield f"accumulation: want at most global_batch ({rows}), of whose rows each piece has some, got {pieces}"
+
+
+def _norms(sound: Tree) -> Iterator[str]:
+    """What norm it is that says nothing where no norm is asked for."""
+    for name, table in sound.get("tables", {}).items():
+        if table.max_norm is None and "norm_type" in table.model_fields_set and table.norm_type != 2:
+            yield f"tables.{name}.norm_type: want max_norm with it, got max_norm=null; set that, or leave it out"
 
 
 def _ids_ahead(sound: Tree) -> Iterator[str]:

@@ -103,7 +103,7 @@ class RunConfig(Frozen):
     flat_copy: UserPath | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads_per_rank: PositiveInt = 1
+    threads_per_rank: int = Field(default=1, gt=0, le=4096)
     deterministic: bool = False
     steps: PositiveInt | None = None
     epochs: PositiveInt | None = None
@@ -113,7 +113,7 @@ class RunConfig(Frozen):
     clip_norm: PositiveFloat | None = None
     log_every_steps: PositiveInt = 50
     filter_seen: bool = True
-    wait_seconds: PositiveInt = 600
+    wait_seconds: int = Field(default=600, gt=0, le=2_000_000)  # in milliseconds an int32, too
     stall_seconds: PositiveFloat = 120.0
     lost_seconds: PositiveFloat = 20.0
     verify: bool = False

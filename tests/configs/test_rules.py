@@ -140,6 +140,25 @@ def test_a_feature_that_the_model_does_not_read_is_refused(words: list[str], unr
 
 
 @pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        (
+            "accumulation=129",
+            "accumulation: want at most global_batch (128), of whose rows each piece has some, got 129",
+        ),
+        (
+            "tables.item.norm_type=1",
+            "tables.item.norm_type: want max_norm with it, got max_norm=null; set that, or leave it out",
+        ),
+        ("wait_seconds=3000000", "wait_seconds: want a number of at most 2e+06, got 3000000"),
+        ("threads_per_rank=5000", "threads_per_rank: want a number of at most 4096, got 5000"),
+    ],
+)
+def test_what_has_no_effect_or_no_end_is_refused(word: str, line: str) -> None:
+    assert problems("global_batch=128", word) == [line]
+
+
+@pytest.mark.parametrize(
     ("words", "lines"),
     [
         (
