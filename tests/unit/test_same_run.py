@@ -18,3 +18,16 @@ def test_a_key_that_came_after_the_run_may_ask_for_nothing() -> None:
 def test_a_key_that_the_run_had_may_not_go_away() -> None:
     (line,) = differences({"name": "a", "seed": None}, {"name": "a"}, Path("old"))
     assert line == "seed: want null, with which old was started, got no such key; resume it as it is"
+
+
+def test_tables_may_lie_elsewhere_but_what_is_rounded_between_ranks_stays() -> None:
+    before = {
+        "sharding": {"default": "auto", "communication": {"forward": "fp32"}},
+        "tables": {"item": {"sharding": None}},
+    }
+    now = {
+        "sharding": {"default": "row_wise", "communication": {"forward": "fp16"}},
+        "tables": {"item": {"sharding": "x"}},
+    }
+    (line,) = differences(before, now, Path("old"))
+    assert line.startswith("sharding.communication.forward: want fp32, with which old was started, got fp16; ")
