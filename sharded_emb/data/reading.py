@@ -16,6 +16,7 @@ from sharded_emb.data.tabular import (
     csv_scan,
     first_line,
     json_columns,
+    parquet_types,
     require_whole,
     sql_name,
     sql_text,
@@ -132,7 +133,7 @@ _ID_TYPES = (*_WHOLE_TYPES, "UHUGEINT", "VARCHAR", "UUID", "ENUM", "DECIMAL", "D
 
 def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
     paths = ", ".join(sql_text(str(path)) for path in files.paths)
-    types = {column: str(kind) for column, kind in _parquet_types(files).items()}
+    types = _parquet_types(files)
     columns = []
     for column in wanted:
         kind, value = types[column], sql_name(column)
@@ -146,15 +147,14 @@ def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
         if column in files.ids:  # an empty text is no id, as in CSV
             value = f"nullif({value}, '')"
         columns.append(f"{value} AS {sql_name(RAW + column)}")
-    return _select(columns, f"read_parquet([{paths}]{_filename(many)})", many)
+    return _select(columns, f"read_parquet([{paths}], hive_partitioning=false{_filename(many)})", many)
 
 
-def _parquet_types(files: TableFiles) -> dict[str, Any]:
+def _parquet_types(files: TableFiles) -> dict[str, str]:
     try:
-        found = duckdb.read_parquet(str(files.paths[0]))
+        return parquet_types(files.paths[0])
     except (duckdb.Error, OSError) as error:
         raise InputError(f"{files.key}: want parquet in {files.paths[0]}, got {first_line(error)}") from error
-    return dict(zip(found.columns, found.types, strict=True))
 
 
 _SELECTS = {"parquet": _parquet, "jsonl": _json}

@@ -113,7 +113,7 @@ def column_names(files: TableFiles) -> list[str]:
 def _names_in(files: TableFiles, path: Path) -> list[str]:
     try:
         if files.format == "parquet":
-            return list(duckdb.read_parquet(str(path)).columns)
+            return list(parquet_types(path))
         if files.format == "jsonl":
             return list(json_columns(files))
         line = next(first_lines(files, path, 1), "").removeprefix("\ufeff")
@@ -153,6 +153,12 @@ def first_lines(files: TableFiles, path: Path, count: int) -> Iterator[str]:
     return (line or "" for (line,) in found)
 
 
+def parquet_types(path: Path) -> dict[str, str]:
+    """The columns of a Parquet file and their types in DuckDB. Raises duckdb.Error or OSError."""
+    found = duckdb.read_parquet(str(path), hive_partitioning=False)
+    return {column: str(kind) for column, kind in zip(found.columns, found.types, strict=True)}
+
+
 def csv_scan(files: TableFiles, more: str = "") -> str:
     """SQL that scans delimited text as strings. more: further options of read_csv."""
     columns = ", ".join(f"{sql_text(column)}: 'VARCHAR'" for column in column_names(files))
@@ -160,7 +166,7 @@ def csv_scan(files: TableFiles, more: str = "") -> str:
         f"read_csv([{', '.join(sql_text(str(path)) for path in files.paths)}], columns={{{columns}}}, "
         f"auto_detect=false, header={str(files.header is None).lower()}, delim={sql_text(files.separator)}, "
         f"quote={sql_text(files.quote)}, escape={sql_text(files.quote)}, nullstr='', "
-        f"max_line_size={LONGEST_LINE_BYTES}, buffer_size={2 * LONGEST_LINE_BYTES}, "
+        f"max_line_size={LONGEST_LINE_BYTES}, buffer_size={2 * LONGEST_LINE_BYTES}, hive_partitioning=false, "
         f"encoding={sql_text(files.encoding)}{more})"
     )
 

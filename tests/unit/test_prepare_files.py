@@ -1,0 +1,57 @@
+"""Names and types of raw files change nothing of what is in them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sharded_emb.data.base import LogConfig
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.layouts.labelled_events import LabelledEvents
+from sharded_emb.data.prepare import prepare
+
+ENDINGS = ["csv", "jsonl", "parquet"]
+BY_LABEL = LabelledEvents(label="label", histories={}, valid_fraction=0, test_fraction=0)
+
+
+def write(path: Path, **columns: Any) -> str:
+    """A table in the format that the ending of the path says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [",".join("" if value is None else str(value) for value in row.values()) for row in rows]
+        path.write_text("\n".join([",".join(columns), *lines, ""]))
+    return str(path)
+
+
+def made(config: LogConfig, folder: Path) -> Dataset:
+    prepare(config, folder, seed=0, overwrite=True)
+    return Dataset.open(folder)
+
+
+def train(dataset: Dataset, column: str) -> list[Any]:
+    """The values of a column of the train split, ids as they were in the raw data."""
+    values = dataset.split("train")[column].to_pylist()
+    if (vocabulary := dataset.columns[column].vocabulary) is None:
+        return values
+    raw = dataset.raw_ids(vocabulary).to_pylist()
+    return [[raw[row] for row in each] if isinstance(each, list) else raw[each] for each in values]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_folder_named_as_a_column_says_nothing_of_it(ending: str, tmp_path: Path) -> None:
+    folder = tmp_path / "label=1" / "user=bob"
+    write(folder / f"a.{ending}", user=["u", "v"], item=["a", "b"], time=[2, 1], label=[0, 1])
+    write(folder / f"b.{ending}", user=["w"], item=["a"], time=[3], label=[0])
+    for raw, users, labels in ((folder / f"a.{ending}", ["v", "u"], [1, 0]), (folder, ["v", "u", "w"], [1, 0, 0])):
+        dataset = made(EventLog(raw=str(raw), layout=BY_LABEL), tmp_path / "data")
+        assert train(dataset, "user") == users
+        assert train(dataset, "label") == labels
