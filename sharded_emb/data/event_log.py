@@ -1,6 +1,7 @@
 """Event logs: one event a row, in CSV, TSV, JSONL or Parquet, with tables of users and items beside them."""
 
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -103,7 +104,7 @@ class EventLog(LogConfig):
             return not path.is_absolute()
         raw = Path(self.raw).expanduser()
         folder = raw if raw.is_dir() else raw.parent
-        return raw.suffix.lower() == ".zip" or any(folder.rglob(table.path) if not path.is_absolute() else ())
+        return raw.suffix.lower() == ".zip" or any(folder.rglob(escape(table.path)) if not path.is_absolute() else ())
 
     def _log_files(self, work: Work) -> TableFiles:
         key, what = "dataset.raw", "an event log (CSV, TSV, JSONL or Parquet)"

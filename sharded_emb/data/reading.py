@@ -18,6 +18,7 @@ from sharded_emb.data.tabular import (
     json_columns,
     parquet_types,
     require_whole,
+    sql_files,
     sql_name,
     sql_text,
 )
@@ -132,7 +133,6 @@ _ID_TYPES = (*_WHOLE_TYPES, "UHUGEINT", "VARCHAR", "UUID", "ENUM", "DECIMAL", "D
 
 
 def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
-    paths = ", ".join(sql_text(str(path)) for path in files.paths)
     types = _parquet_types(files)
     columns = []
     for column in wanted:
@@ -147,7 +147,7 @@ def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
         if column in files.ids:  # an empty text is no id, as in CSV
             value = f"nullif({value}, '')"
         columns.append(f"{value} AS {sql_name(RAW + column)}")
-    return _select(columns, f"read_parquet([{paths}], hive_partitioning=false{_filename(many)})", many)
+    return _select(columns, f"read_parquet({sql_files(files.paths)}, hive_partitioning=false{_filename(many)})", many)
 
 
 def _parquet_types(files: TableFiles) -> dict[str, str]:

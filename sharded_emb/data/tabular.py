@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +54,8 @@ def find_files(key: str, path: Path, kind: str | None, wanted: str | None = None
     if path.is_file():
         return [path]
     if wanted is not None:
-        files = sorted(file for file in path.rglob(wanted) if file.is_file())
+        found = (path.rglob(each) for each in (escape(wanted), wanted))  # a name may look like a pattern
+        files = next(filter(None, (sorted(filter(Path.is_file, each)) for each in found)), [])
         if not files:
             there = [file.name for file in path.rglob("*") if file.is_file()]
             raise InputError(f"{key}: want {wanted} in {path}, got a folder without it{nearest(wanted, there)}")
@@ -155,7 +157,7 @@ def first_lines(files: TableFiles, path: Path, count: int) -> Iterator[str]:
 
 def parquet_types(path: Path) -> dict[str, str]:
     """The columns of a Parquet file and their types in DuckDB. Raises duckdb.Error or OSError."""
-    found = duckdb.read_parquet(str(path), hive_partitioning=False)
+    found = duckdb.read_parquet(escape(str(path)), hive_partitioning=False)
     return {column: str(kind) for column, kind in zip(found.columns, found.types, strict=True)}
 
 
@@ -163,12 +165,17 @@ def csv_scan(files: TableFiles, more: str = "") -> str:
     """SQL that scans delimited text as strings. more: further options of read_csv."""
     columns = ", ".join(f"{sql_text(column)}: 'VARCHAR'" for column in column_names(files))
     return (
-        f"read_csv([{', '.join(sql_text(str(path)) for path in files.paths)}], columns={{{columns}}}, "
+        f"read_csv({sql_files(files.paths)}, columns={{{columns}}}, "
         f"auto_detect=false, header={str(files.header is None).lower()}, delim={sql_text(files.separator)}, "
         f"quote={sql_text(files.quote)}, escape={sql_text(files.quote)}, nullstr='', "
         f"max_line_size={LONGEST_LINE_BYTES}, buffer_size={2 * LONGEST_LINE_BYTES}, hive_partitioning=false, "
         f"encoding={sql_text(files.encoding)}{more})"
     )
+
+
+def sql_files(paths: list[Path]) -> str:
+    """A list of SQL: these very files, whatever letters of patterns their names have."""
+    return f"[{', '.join(sql_text(escape(str(path))) for path in paths)}]"
 
 
 def sql_text(value: str) -> str:

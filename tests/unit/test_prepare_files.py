@@ -55,3 +55,35 @@ def test_a_folder_named_as_a_column_says_nothing_of_it(ending: str, tmp_path: Pa
         dataset = made(EventLog(raw=str(raw), layout=BY_LABEL), tmp_path / "data")
         assert train(dataset, "user") == users
         assert train(dataset, "label") == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [*(("log[1]", ending) for ending in ENDINGS), ("d[1]/log", "csv"), ("log*", "csv"), ("log?", "parquet")],
+)
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(name: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.{ending}"
+    write(path, user=["u", "u", "u"], item=["right", "bad", "too"], time=["1", "soon", "2"])
+    for other in ("d1/log", "log1", "log2"):
+        write(tmp_path / f"{other}.{ending}", user=["v"], item=["wrong"], time=["1"])
+    write(path.parent / f"items[1].{ending}", item=["right"], c=["x"])
+    write(path.parent / f"items1.{ending}", item=["right"], c=["y"])
+    values = {"items": f"items[1].{ending}", "attributes": {"c": {"of": "item"}}, "max_bad_rows": 1}
+    for more in ({"raw": str(path)}, {"raw": str(path.parent), "file": path.name}):
+        config = EventLog.model_validate({**values, **more})
+        assert config.missing_files() == []
+        dataset = made(config, tmp_path / "data")
+        assert train(dataset, "items") == [["right", "too"]]
+        assert dataset.raw_ids("c").to_pylist()[2:] == ["x"]
+        assert [each.name for each in dataset.manifest.source] == [path.name, f"items[1].{ending}"]
+        (bad,) = map(json.loads, (tmp_path / "data" / "bad_rows.jsonl").read_text().splitlines())
+        assert (bad["file"], bad["line"]) == (path.name, 3 if ending == "csv" else 2)
+
+
+def test_a_rejected_line_of_a_file_named_as_a_pattern_has_its_place(tmp_path: Path) -> None:
+    (tmp_path / "log[1].csv").write_text("user,item,time\nu,a,1\nu\nu,b,soon\nu,b,2\n")
+    (tmp_path / "log[2].csv").write_text("user,item,time\nu,c,3\nu,d,4,5\nu,d,soon\n")
+    made(EventLog(raw=str(tmp_path), max_bad_rows=4), tmp_path / "data")
+    bad = map(json.loads, (tmp_path / "data" / "bad_rows.jsonl").read_text().splitlines())
+    places = sorted((each["file"], each["line"]) for each in bad)
+    assert places == [("log[1].csv", 3), ("log[1].csv", 4), ("log[2].csv", 3), ("log[2].csv", 4)]
