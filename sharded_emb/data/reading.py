@@ -9,6 +9,7 @@ import duckdb
 
 from sharded_emb.data.bad_rows import BadRow, Place, shortened
 from sharded_emb.data.base import RAW
+from sharded_emb.data.parquet import parquet_scans
 from sharded_emb.data.tabular import (
     NO_SEPARATOR,
     TableFiles,
@@ -16,9 +17,7 @@ from sharded_emb.data.tabular import (
     csv_scan,
     first_line,
     json_columns,
-    parquet_types,
     require_whole,
-    sql_files,
     sql_name,
     sql_text,
 )
@@ -128,33 +127,9 @@ def _json(files: TableFiles, wanted: list[str], many: bool) -> str:
     return _select(columns, csv_scan(lines, _REJECTS + _filename(many)), many) + " WHERE line IS NOT NULL"
 
 
-_WHOLE_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT")
-_ID_TYPES = (*_WHOLE_TYPES, "UHUGEINT", "VARCHAR", "UUID", "ENUM", "DECIMAL", "DATE")
-
-
 def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
-    types = _parquet_types(files)
-    columns = []
-    for column in wanted:
-        kind, value = types[column], sql_name(column)
-        if column in files.ids and kind in ("DOUBLE", "FLOAT"):
-            # what pandas makes of whole numbers where some are missing; beyond 2^53 they are rounded
-            value = f"CASE WHEN {value} = floor({value}) AND abs({value}) < 9007199254740992 THEN {value}::BIGINT END"
-        elif column in files.ids and (kind.endswith("]") or not kind.startswith(_ID_TYPES)):
-            want = f"want ids in column {column} of {files.paths[0].name}"
-            raise InputError(f"{files.key}: {want}, got the type {kind}; store them as text or whole numbers")
-        value = f"CAST({value} AS {'VARCHAR[]' if kind.endswith('[]') else 'VARCHAR'})"
-        if column in files.ids:  # an empty text is no id, as in CSV
-            value = f"nullif({value}, '')"
-        columns.append(f"{value} AS {sql_name(RAW + column)}")
-    return _select(columns, f"read_parquet({sql_files(files.paths)}, hive_partitioning=false{_filename(many)})", many)
-
-
-def _parquet_types(files: TableFiles) -> dict[str, str]:
-    try:
-        return parquet_types(files.paths[0])
-    except (duckdb.Error, OSError) as error:
-        raise InputError(f"{files.key}: want parquet in {files.paths[0]}, got {first_line(error)}") from error
+    scans = parquet_scans(files, wanted)
+    return " UNION ALL ".join(_select(columns, f"{scan}{_filename(many)})", many) for columns, scan in scans)
 
 
 _SELECTS = {"parquet": _parquet, "jsonl": _json}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.layouts.labelled_events import LabelledEvents
 from sharded_emb.data.prepare import prepare
+from sharded_emb.errors import InputError
 
 ENDINGS = ["csv", "jsonl", "parquet"]
 BY_LABEL = LabelledEvents(label="label", histories={}, valid_fraction=0, test_fraction=0)
@@ -87,3 +89,69 @@ def test_a_rejected_line_of_a_file_named_as_a_pattern_has_its_place(tmp_path: Pa
     bad = map(json.loads, (tmp_path / "data" / "bad_rows.jsonl").read_text().splitlines())
     places = sorted((each["file"], each["line"]) for each in bad)
     assert places == [("log[1].csv", 3), ("log[1].csv", 4), ("log[2].csv", 3), ("log[2].csv", 4)]
+
+
+def mixed(folder: Path, first: dict[str, Any], second: dict[str, Any], **config: Any) -> Dataset:
+    """Of two Parquet files with the columns of one log, of other types."""
+    write(folder / "raw" / "a.parquet", **{"user": ["u", "u"], "item": [1, 2], "time": [1, 2], **first})
+    write(folder / "raw" / "b.parquet", **{"user": ["u", "u"], "item": [1, 2], "time": [3, 4], **second})
+    return made(EventLog.model_validate({"raw": str(folder / "raw"), **config}), folder / "data")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ids"),
+    [
+        ([1, 2], [2.0, None], [1, 2, 2]),
+        ([1.0, None], [1, 2], [1, 1, 2]),
+        ([1, 2], [1.0, 1.4], [1, 2, 1]),
+        ([7, 8], ["007", "7"], ["7", "8", "007", "7"]),
+        (pa.array([1, 2], pa.int32()), [2**40, 1], [1, 2, 2**40, 1]),
+        ([2**40, 1], pa.array([1, 2], pa.uint8()), [2**40, 1, 1, 2]),
+        (["a", "b"], pa.nulls(2), ["a", "b"]),
+        (["a", "b"], pa.nulls(2, pa.float64()), ["a", "b"]),
+    ],
+)
+def test_ids_of_files_with_other_types_are_the_same_for_the_same_value(
+    first: Any, second: Any, ids: list[Any], tmp_path: Path
+) -> None:
+    dataset = mixed(tmp_path, {"item": first}, {"item": second}, max_bad_rows=2)
+    raw = dataset.raw_ids("item").to_pylist()
+    longest = max((row for split in ("train", "test") for row in dataset.split(split)["items"].to_pylist()), key=len)
+    assert [raw[row] for row in longest] == ids
+
+
+def test_each_file_keeps_its_own_times_and_attributes(tmp_path: Path) -> None:
+    attributes = {"c": {"of": "event"}, "n": {"of": "event", "number": True}}
+    layout = LabelledEvents(label="n", threshold=2, histories={}, valid_fraction=0, test_fraction=0)
+    first, second = {"c": [5, 6], "n": [1, 2]}, {"c": [5.0, 5.6], "n": [2.5, 1e300], "time": [3.4, 2.6]}
+    dataset = mixed(tmp_path, first, second, attributes=attributes, layout=layout)
+    assert train(dataset, "c") == ["5", "6", "5.6", "5"]
+    assert train(dataset, "time") == [1, 2, 2, 3]
+    assert train(dataset, "label") == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "got"),
+    [
+        ([1.0, 2.0], ["1.0", "2"], "DOUBLE in a.parquet, VARCHAR in b.parquet"),
+        ([1, 0], [True, False], "BIGINT in a.parquet, BOOLEAN in b.parquet"),
+        (["x", "y"], [["x"], ["y"]], r"VARCHAR in a.parquet, VARCHAR\[\] in b.parquet"),
+    ],
+)
+def test_types_that_would_change_values_are_named(first: Any, second: Any, got: str, tmp_path: Path) -> None:
+    message = rf"^dataset\.raw: want column c of one type in all files, got {got}; store them as one type$"
+    with pytest.raises(InputError, match=message):
+        mixed(tmp_path, {"c": first}, {"c": second}, attributes={"c": {"of": "event"}})
+
+
+def test_many_files_of_turning_types_keep_their_order(tmp_path: Path) -> None:
+    """Row groups are read side by side; positions have to be those of one after the other."""
+    rows, files = 3000, 12
+    for number in range(files):
+        values = np.arange(number * rows, (number + 1) * rows)
+        item = values.astype(float) if number % 3 else values
+        table = pa.table({"user": np.full(rows, 1), "item": item})
+        pq.write_table(table, tmp_path / f"{number:02d}.parquet", row_group_size=500)
+    dataset = made(EventLog(raw=str(tmp_path), file="*.parquet", time=None), tmp_path / "data")
+    raw = np.array(dataset.raw_ids("item").to_pylist()[2:])
+    assert (raw[np.array(dataset.split("test")["items"].to_pylist()[0]) - 2] == np.arange(rows * files)).all()
