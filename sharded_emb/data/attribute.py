@@ -18,12 +18,12 @@ class Attribute(Frozen):
 
     of: whose it is. column: its raw name, the attribute's own by default. table: the vocabulary that it reads, the
     attribute's own name by default; attributes that name one table share it. separator: splits one text into many
-    values (`Comedy|Drama`). flags: columns of 0 and 1, `[Action, Comedy]`; its values are the names of those that hold
-    1. edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25. buckets: as many buckets
-    of about equally many rows, in place of edges. number: it is no id but a number, which a pooling may weigh by.
-    scale: of a number: `log` of 1 + |x| with the sign of x, `standardize`: less the mean of all rows, over their
-    deviation, or the one after the other. raw: its ids, whole numbers of 64 bits, stay as they are and have no
-    vocabulary, for tables whose `ids` take any.
+    values (`Comedy|Drama`). flags: columns of 0 and 1, or of true and false, `[Action, Comedy]`; its values are the
+    names of those that hold 1. edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25.
+    buckets: as many buckets of about equally many rows, in place of edges. number: it is no id but a number, which a
+    pooling may weigh by. scale: of a number: `log` of 1 + |x| with the sign of x, `standardize`: less the mean of all
+    rows, over their deviation, or the one after the other. raw: its ids, whole numbers of 64 bits, stay as they are and
+    have no vocabulary, for tables whose `ids` take any.
     """
 
     of: Literal["item", "user", "event"]

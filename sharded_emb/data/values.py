@@ -24,8 +24,12 @@ def attribute_values(
             continue
         key = f"dataset.attributes.{name}"
         if attribute.flags:
-            names = [ibis.ifelse(table[RAW + flag] == "1", flag, "") for flag in attribute.flags]
-            values[name] = ibis.array(names)  # an empty text is no value
+            flags = {flag: _flag(table[RAW + flag], key) for flag in attribute.flags}
+            for flag, value in flags.items():
+                wanted = f"0 or 1, or true or false, in column {flag}"
+                check(make_check(f"{key}.flags", wanted, value, table[RAW + flag]))
+            # an empty text is no value
+            values[name] = ibis.array([ibis.ifelse(value == 1, flag, "") for flag, value in flags.items()])
             continue
         column = attribute.column or name
         raw = table[RAW + column]
@@ -45,6 +49,15 @@ def attribute_values(
                 )
             )
     return values
+
+
+def _flag(raw: Any, key: str) -> Any:
+    """1 or 0, which a missing value is; null for anything else."""
+    if raw.type().is_array():
+        raise InputError(f"{key}.flags: want columns of 0 and 1, got one of lists; name its column instead")
+    text, number = raw.strip().lower(), raw.try_cast("float64")
+    yes, no = (text == "true") | (number == 1), (text == "false") | (number == 0) | (text == "") | raw.isnull()
+    return ibis.cases((yes, 1), (no, 0), else_=None)
 
 
 def _wants_one_value(attribute: Attribute) -> tuple[str, str, object, str] | None:

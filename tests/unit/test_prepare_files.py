@@ -155,3 +155,33 @@ def test_many_files_of_turning_types_keep_their_order(tmp_path: Path) -> None:
     dataset = made(EventLog(raw=str(tmp_path), file="*.parquet", time=None), tmp_path / "data")
     raw = np.array(dataset.raw_ids("item").to_pylist()[2:])
     assert (raw[np.array(dataset.split("test")["items"].to_pylist()[0]) - 2] == np.arange(rows * files)).all()
+
+
+@pytest.mark.parametrize(
+    ("ending", "one", "zero"),
+    [
+        *(("csv", *pair) for pair in (("1", "0"), ("1.0", "0.0"), ("True", "False"), ("TRUE", ""))),
+        *(("parquet", *pair) for pair in ((True, False), (1.0, None), ("true", ""), (1, 0))),
+        *(("jsonl", *pair) for pair in ((True, False), (1.0, None), (True, None))),
+    ],
+)
+def test_flags_are_numbers_or_truth_values(ending: str, one: Any, zero: Any, tmp_path: Path) -> None:
+    raw = write(tmp_path / "log.csv", user=["u", "u"], item=["a", "b"], time=[1, 2])
+    items = write(tmp_path / f"items.{ending}", item=["a", "b"], Old=[one, zero], New=[one, one])
+    values = {"raw": raw, "items": items, "attributes": {"g": {"of": "item", "flags": ["Old", "New"]}}}
+    dataset = made(EventLog.model_validate(values), tmp_path / "data")
+    names = dataset.raw_ids("g").to_pylist()
+    assert [[names[row] for row in each] for each in dataset.item_attributes()["g"].to_pylist()[2:]] == [
+        ["Old", "New"],
+        ["New"],
+    ]
+
+
+def test_a_flag_that_is_neither_is_a_malformed_row(tmp_path: Path) -> None:
+    raw = write(tmp_path / "log.csv", user=["u"] * 5, item=["a"] * 5, time=[1] * 5, Old=["1", "yes", "2", "nan", "0"])
+    values = {"raw": raw, "attributes": {"g": {"of": "event", "flags": ["Old"]}}}
+    with pytest.raises(InputError) as caught:
+        made(EventLog.model_validate(values), tmp_path / "data")
+    want = "dataset.attributes.g.flags: want 0 or 1, or true or false, in column Old, got"
+    got = [f"{want} {value!r} in line {line} of log.csv" for line, value in ((3, "yes"), (4, "2"), (5, "nan"))]
+    assert caught.value.problems[:3] == got
