@@ -27,6 +27,7 @@ from sharded_emb.data.tabular import (
     find_files,
     format_of,
     quote_of,
+    require_once,
     unknown_format,
 )
 from sharded_emb.data.work import Work
@@ -110,6 +111,7 @@ class EventLog(LogConfig):
         key, what = "dataset.raw", "an event log (CSV, TSV, JSONL or Parquet)"
         places = self.raw_files(what, work)
         paths = [path for place in places for path in find_files(key, place, self.format, self.file)]
+        require_once(key, paths)
         kinds = {self.format or format_of(path) for path in paths}
         if len(kinds) > 1:
             got = ", ".join(sorted(path.name for path in paths)[:5])

@@ -19,7 +19,7 @@ from sharded_emb.data.dataset import SCHEMA_VERSION, Column, Manifest, SplitInfo
 from sharded_emb.data.folder import write_split
 from sharded_emb.data.from_log import fingerprint
 from sharded_emb.data.reading import load
-from sharded_emb.data.tabular import TableFiles, column_names, find_files
+from sharded_emb.data.tabular import TableFiles, column_names, find_files, require_once
 from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.initializers import hashed_uniform, stream_key
@@ -49,6 +49,7 @@ class LabelledText(DatasetConfig):
         """See `DatasetConfig.make`; the split rule is at random by seed."""
         places = self.raw_files("texts with a label", work)
         paths = [path for place in places for path in find_files("dataset.raw", place, "text")]
+        require_once("dataset.raw", paths)
         words, label_N = self._read(work, paths)
         split_N = self._splits(len(label_N), work.seed)
         known = _vocabulary(words.filter(pa.array(split_N == "train")), self.min_count)

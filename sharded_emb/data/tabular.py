@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from glob import escape
@@ -66,6 +67,13 @@ def find_files(key: str, path: Path, kind: str | None, wanted: str | None = None
         got = "files of several formats" if files else "no such file"
         raise InputError(f"{key}: want files of one format ({', '.join(FORMATS)}) in {path}, got {got}; name one file")
     return files
+
+
+def require_once(key: str, paths: list[Path]) -> None:
+    """Raises InputError on `key` for a file that is among them twice: its rows would count twice."""
+    counts = Counter(path.resolve() for path in paths)
+    if twice := next((path for path in paths if counts[path.resolve()] > 1), None):
+        raise InputError(f"{key}: want each file once, got {twice} twice; leave one of the names or patterns out")
 
 
 def format_of(path: Path) -> str | None:

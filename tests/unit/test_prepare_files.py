@@ -12,6 +12,7 @@ import pytest
 from sharded_emb.data.base import LogConfig
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.labelled_text import LabelledText
 from sharded_emb.data.layouts.labelled_events import LabelledEvents
 from sharded_emb.data.prepare import prepare
 from sharded_emb.errors import InputError
@@ -185,3 +186,18 @@ def test_a_flag_that_is_neither_is_a_malformed_row(tmp_path: Path) -> None:
     want = "dataset.attributes.g.flags: want 0 or 1, or true or false, in column Old, got"
     got = [f"{want} {value!r} in line {line} of log.csv" for line, value in ((3, "yes"), (4, "2"), (5, "nan"))]
     assert caught.value.problems[:3] == got
+
+
+def test_a_file_that_is_named_twice_is_an_error(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.csv", user=["u"], item=["a"], time=[1])
+    write(tmp_path / "b.csv", user=["u"], item=["b"], time=[2])
+    message = r"^dataset\.raw: want each file once, got .*a\.csv twice; leave one of the names or patterns out$"
+    for raw in (
+        [first, first],
+        [f"{tmp_path}/[a-b].csv", first],
+        [str(tmp_path), f"{tmp_path}/../{tmp_path.name}/a.csv"],
+    ):
+        with pytest.raises(InputError, match=message):
+            made(EventLog(raw=raw), tmp_path / "data")
+    with pytest.raises(InputError, match=message):
+        prepare(LabelledText(raw=[first, first]), tmp_path / "data", seed=0, overwrite=True)
