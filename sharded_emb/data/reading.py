@@ -24,7 +24,7 @@ from sharded_emb.data.tabular import (
 from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError
 
-_FILE = "#file"
+_FILE, _ODD = "#file", "#odd"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,12 @@ def load(work: Work, table: str, files: TableFiles, wanted: list[str]) -> Loaded
             raise
         got = first_line(error)
         raise InputError(f"{files.key}: want {files.format} in {files.paths[0]}, got {got}; mend the file") from error
+    odd = files.format == "jsonl"
+    if odd:
+        _count_odd(work, table, files, places)
     found = work.adopt(table)
+    if odd:
+        found = found.filter(found[_ODD].isnull())
     columns = {RAW + column: found[RAW + column] for column in wanted}
     return Loaded(found.select(**columns, position=found.position), places)
 
@@ -112,17 +117,25 @@ def _select(columns: list[str], scan: str, many: bool) -> str:
 
 
 def _json(files: TableFiles, wanted: list[str], many: bool) -> str:
-    """Each line as text, and the values out of it: a type that is guessed would rewrite ids that look like dates."""
+    """Each line as text, and the values out of it: a type that is guessed would rewrite ids that look like dates.
+
+    The last column, `#odd`, is the name of one that holds a list where others have one value, or an object among lists.
+    """
     lists = json_columns(files)
-    columns = []
+    columns, odd = [], []
     for column in wanted:
         at = sql_text("/" + column.replace("~", "~0").replace("/", "~1"))
         value = f"json_extract_string(line, {at})"
         if column in files.ids:  # 2^64 and 1.5 come back rounded
             value = f"CASE WHEN json_type(line, {at}) IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN nullif({value}, '') END"
         elif lists.get(column):
-            value = f"TRY_CAST(json_extract(line, {at}) AS VARCHAR[])"
+            kind, one = f"json_type(line, {at})", f"nullif([{value}], [NULL])"
+            value = f"CASE WHEN {kind} = 'ARRAY' THEN TRY_CAST(json_extract(line, {at}) AS VARCHAR[]) ELSE {one} END"
+            odd.append(f"WHEN {kind} = 'OBJECT' THEN {sql_text(column)}")
+        else:  # the type is asked of few lines, as each question reads the whole line
+            odd.append(f"WHEN {value} LIKE '[%' AND json_type(line, {at}) = 'ARRAY' THEN {sql_text(column)}")
         columns.append(f"CASE WHEN json_valid(line) THEN {value} END AS {sql_name(RAW + column)}")
+    columns.append(f"CASE WHEN NOT json_valid(line) THEN NULL {' '.join(odd)} END AS {sql_name(_ODD)}")
     lines = TableFiles(files.key, files.paths, "text", NO_SEPARATOR, "", ["line"], files.encoding)
     return _select(columns, csv_scan(lines, _REJECTS + _filename(many)), many) + " WHERE line IS NOT NULL"
 
@@ -133,6 +146,31 @@ def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
 
 
 _SELECTS = {"parquet": _parquet, "jsonl": _json}
+
+
+def _count_odd(work: Work, table: str, files: TableFiles, places: Places) -> None:
+    """Rows whose values do not have the shape of the others', which is known from the first lines, are bad rows."""
+    connection, odd = work.reader.con, sql_name(_ODD)
+    count, names = connection.execute(
+        f"SELECT count({odd}), list(DISTINCT {odd}) FILTER ({odd} IS NOT NULL) FROM {sql_name(table)}"
+    ).fetchone()
+    if not count:
+        return
+    lists = json_columns(files)
+    wants = {
+        name: "a list, or one value," if lists.get(name) else "one value, as in the first lines," for name in names
+    }
+    raw = {name: f"{sql_name(RAW + name)}{'[1]' if lists.get(name) else ''}" for name in names}
+    got = " ".join(f"WHEN {sql_text(name)} THEN {value}" for name, value in raw.items())
+    found = connection.execute(
+        f"SELECT rowid, {odd}, CASE {odd} {got} END FROM {sql_name(table)} WHERE {odd} IS NOT NULL "
+        f"ORDER BY rowid LIMIT {work.bad.room}"
+    ).fetchall()
+    rows = [
+        BadRow(files.key, f"{wants[column]} in column {column}", shortened(value), places.of(at))
+        for at, column, value in found
+    ]
+    work.bad.add(rows, unlisted=count - len(rows))
 
 
 def _rejected(work: Work, files: TableFiles) -> dict[str, list[int]]:

@@ -201,3 +201,43 @@ def test_a_file_that_is_named_twice_is_an_error(tmp_path: Path) -> None:
             made(EventLog(raw=raw), tmp_path / "data")
     with pytest.raises(InputError, match=message):
         prepare(LabelledText(raw=[first, first]), tmp_path / "data", seed=0, overwrite=True)
+
+
+def lines(*values: Any) -> dict[str, list[Any]]:
+    """Events with such an attribute."""
+    many = len(values)
+    return {"user": ["u"] * many, "item": ["a"] * many, "time": [*range(many)], "label": [1] * many, "g": [*values]}
+
+
+def with_g(raw: Path | str, **more: Any) -> EventLog:
+    return EventLog.model_validate({"raw": str(raw), "attributes": {"g": {"of": "event"}}, "layout": BY_LABEL, **more})
+
+
+def test_one_value_among_lists_of_json_is_a_list(tmp_path: Path) -> None:
+    raw = write(tmp_path / "log.jsonl", **lines(["x", "y"], "x", None, [], 7, ["z", "007"], True))
+    dataset = made(with_g(raw), tmp_path / "data")
+    assert train(dataset, "g") == [["x", "y"], ["x"], [], [], ["7"], ["z", "007"], ["true"]]
+
+
+def test_a_list_that_comes_late_is_a_malformed_row(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    write(folder / "a.jsonl", **lines(*[None] * 1000, "[a text", "x", ["x", "y"], "x"))
+    write(folder / "b.jsonl", **lines("x", ["z"]))
+    with pytest.raises(InputError) as caught:
+        made(with_g(folder), tmp_path / "data")
+    want = "dataset.raw: want one value, as in the first lines, in column g, got"
+    assert caught.value.problems[:2] == [
+        f"""{want} '["x","y"]' in line 1,003 of a.jsonl""",
+        f"""{want} '["z"]' in line 2 of b.jsonl""",
+    ]
+    dataset = made(with_g(folder, max_bad_rows=2), tmp_path / "data")
+    assert sorted(each for each in train(dataset, "g") if each is not None) == ["[a text", "x", "x", "x"]
+    assert dataset.manifest.bad_rows == {"dataset.raw": 2}
+
+
+def test_an_object_among_lists_is_a_malformed_row(tmp_path: Path) -> None:
+    raw = write(tmp_path / "log.jsonl", **lines(["x"], {"x": 1}, ["y"]))
+    with pytest.raises(InputError) as caught:
+        made(with_g(raw), tmp_path / "data")
+    want = "dataset.raw: want a list, or one value, in column g, got"
+    assert caught.value.problems[:1] == [f"""{want} '{{"x":1}}' in line 2 of log.jsonl"""]
