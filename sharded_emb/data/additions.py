@@ -32,6 +32,7 @@ from sharded_emb.data.work import How, Progress, Work
 from sharded_emb.errors import InputError
 
 _LEDGER = ".sources.jsonl"
+_SHOWN = 5
 _METADATA = b"sources"
 _MAY_DIFFER = frozenset({"raw", "sha256", "downloads", "max_bad_rows", "time_from", "time_to"})
 
@@ -71,6 +72,8 @@ def add_part(config: DatasetConfig, data: Path, stream: StreamConfig, how: How) 
             progress.say(line)
         if not sources:
             return Added(None, 0, 0, known)
+        if gone := _gone(raw, dataset, ledger):
+            progress.say(gone)
         encoder = vocabulary.Encoder(work, {name: dataset.vocabulary(name) for name in dataset.manifest.vocabularies})
         arranged = config.layout.arrange(replace(encoder.encode(raw, config), fresh=fresh), work)
         with progress.step("writing the part"):
@@ -199,6 +202,22 @@ def _new_files(
                 "belong into a new file"
             )
     return Fresh(ranges, context), sources, len(with_events) - len(sources)
+
+
+def _gone(raw: RawLog, dataset: Dataset, ledger: Mapping[str, list[SourceFile]]) -> str | None:
+    """A line about files whose events became samples and that are not among the log's any more, as one that was moved
+    to an archive. New samples are whole without them, but their histories are shorter.
+    """
+    known = [each.name for files in (dataset.manifest.source, *ledger.values()) for each in files]
+    there = {path.name for path in raw.files}
+    gone = [name for name in dict.fromkeys(known) if name not in there]
+    if not gone:
+        return None
+    names = ", ".join(gone[:_SHOWN]) + (" and more" if len(gone) > _SHOWN else "")
+    return (
+        f"dataset.raw lacks {len(gone):,} files whose events became samples: {names}; what users did in them is in no "
+        "history or sequence of the new part"
+    )
 
 
 def _write(file: Path, arranged: Arranged, dataset: Dataset, sources: list[SourceFile]) -> int:

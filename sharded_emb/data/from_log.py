@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sharded_emb.data import vocabulary
-from sharded_emb.data.base import LogConfig
+from sharded_emb.data.base import RAW, LogConfig, RawLog
 from sharded_emb.data.dataset import SCHEMA_VERSION, Manifest, SourceFile, SplitInfo
 from sharded_emb.data.folder import Aside, SplitWriter
 from sharded_emb.data.layouts.base import Arranged, Log
@@ -19,16 +20,23 @@ from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
+_SHOWN = 1000  # texts among which to look for a similar one
+
 
 def make(config: LogConfig, work: Work) -> Manifest:
     """See `DatasetConfig.make`."""
-    raw = normalize(config, config.read(work), work)
+    raw = config.read(work)
+    _require_positive(config, raw, work)
+    raw = normalize(config, raw, work)
     attributes = config.all_attributes()
     _check_tables(config)
     with work.progress.step("counting ids"):
         counts = vocabulary.count_ids(raw, attributes)
     if not len(counts["user"]) or not len(counts["item"]):
         raise InputError(_no_events(config))
+    for of, table in (("user", raw.users), ("item", raw.items)):
+        if table is not None:
+            _count_without_row(config, of, table.select(of).to_pyarrow()[of], counts[of]["raw"], work)
     events = pc.sum(counts["user"]["count"]).as_py()
     vocabularies = _vocabularies(config, counts, work)
     log = vocabulary.Encoder(work, vocabularies).encode(raw, config)
@@ -58,6 +66,44 @@ def _no_events(config: LogConfig) -> str:
     if chosen:
         return f"{', '.join(chosen)}: want events of {config.raw} that stay, got none; let more stay"
     return f"dataset.raw: want events, got none in {config.raw}; give a log that holds some"
+
+
+def _require_positive(config: LogConfig, raw: RawLog, work: Work) -> None:
+    """Raises InputError for a text of `layout.positive` that no event has: a typing error would make all labels 0."""
+    column, wanted = config.layout.label_column(), config.layout.positive_values()
+    if column is None or not wanted:
+        return
+    work.bad.judge()
+    there = raw.events.select(text=raw.events[RAW + column]).distinct().filter(lambda t: t.text.notnull())
+    found = set(there.filter(there.text.isin(wanted)).to_pyarrow()["text"].to_pylist())
+    missing = [text for text in wanted if text not in found]
+    if missing:
+        some = there.order_by("text").limit(_SHOWN).to_pyarrow()["text"].to_pylist()
+        raise InputError(
+            *(
+                f"dataset.layout.positive: want texts of column {column}, got {text!r}{nearest(text, some)}"
+                for text in missing
+            )
+        )
+
+
+def _count_without_row(config: LogConfig, of: str, keys: Any, ids: Any, work: Work) -> None:
+    """Counts ids of the log without a row in a table of users or items. Raises InputError where all have none."""
+    key = f"dataset.{of}s" if getattr(config, f"{of}s", None) is not None else "dataset.raw"
+    bare = len(ids) - int(pc.sum(pc.is_in(ids, value_set=keys.combine_chunks())).as_py())
+    if bare == len(ids):
+        got = f"{_example(keys)} beside {_example(ids)}"
+        raise InputError(
+            f"{key}: want {of}s of the log in the table of {of}s, got {got}; ids are compared as text (1.0 is not 1)"
+        )
+    if bare:
+        work.facts[f"{of}s_without_attributes"] = bare
+        work.progress.say(f"{bare:,} of {len(ids):,} {of}s of the log have no row in the table of {of}s")
+
+
+def _example(ids: Any) -> str:
+    """The least id, so that it is the same each time."""
+    return "none" if not len(ids) else repr(pc.min(ids).as_py())
 
 
 def _check_tables(config: LogConfig) -> None:

@@ -241,3 +241,39 @@ def test_an_object_among_lists_is_a_malformed_row(tmp_path: Path) -> None:
         made(with_g(raw), tmp_path / "data")
     want = "dataset.raw: want a list, or one value, in column g, got"
     assert caught.value.problems[:1] == [f"""{want} '{{"x":1}}' in line 2 of log.jsonl"""]
+
+
+def with_items(folder: Path, ids: list[Any]) -> EventLog:
+    """A log whose items are 1.0 and 2.0, and a table of others."""
+    write(folder / "log.csv", user=["u", "u"], item=["1.0", "2.0"], time=[1, 2])
+    items = write(folder / "items.csv", item=ids, c=["x"] * len(ids))
+    values = {"raw": str(folder / "log.csv"), "items": items, "attributes": {"c": {"of": "item"}}}
+    return EventLog.model_validate(values)
+
+
+def test_a_side_table_of_other_ids_is_an_error(tmp_path: Path) -> None:
+    message = (
+        r"^dataset\.items: want items of the log in the table of items, got '1' beside '1\.0'; ids are compared as text"
+        r" \(1\.0 is not 1\)$"
+    )
+    with pytest.raises(InputError, match=message):
+        made(with_items(tmp_path, ["1", "2"]), tmp_path / "data")
+    with pytest.raises(InputError, match=r"got none beside '1\.0'"):
+        made(with_items(tmp_path, []), tmp_path / "data")
+
+
+def test_ids_without_a_row_in_a_side_table_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = made(with_items(tmp_path, ["2.0", "3.0"]), tmp_path / "data")
+    assert dataset.manifest.facts["items_without_attributes"] == 1
+    assert "1 of 2 items of the log have no row in the table of items\n" in capsys.readouterr().err
+    dataset = made(with_items(tmp_path, ["1.0", "2.0", "3.0"]), tmp_path / "data")
+    assert "items_without_attributes" not in dataset.manifest.facts
+
+
+def test_a_positive_text_that_no_event_has_is_an_error(tmp_path: Path) -> None:
+    raw = write(tmp_path / "log.csv", user=["u", "u"], item=["a", "b"], time=[1, 2], what=["buy", "view"])
+    for positive in (["Buy"], ["view", "Buy"]):
+        layout = LabelledEvents(label="what", positive=positive, histories={})
+        message = r"^dataset\.layout\.positive: want texts of column what, got 'Buy'; did you mean buy\?$"
+        with pytest.raises(InputError, match=message):
+            made(EventLog(raw=raw, layout=layout), tmp_path / "data")

@@ -184,3 +184,19 @@ def test_numbers_by_all_rows_of_a_log_are_refused(tmp_path: Path) -> None:
         InputError, match=r"^dataset\.attributes\.stars\.buckets: want null, as the numbers .*, got 2; use"
     ):
         growing.add()
+
+
+def test_files_that_are_gone_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    growing = Growing(tmp_path, LABELLED)
+    growing.write(1)
+    growing.add()
+    assert "lacks" not in capsys.readouterr().err
+    for day in (0, 1):
+        (growing.log / f"day-{day}.csv").rename(tmp_path / f"day-{day}.csv")
+    growing.write(2)
+    added = growing.add()
+    assert (added.samples, added.new, added.known) == (30, 1, 0)
+    line = (
+        "dataset.raw lacks 2 files whose events became samples: day-0.csv, day-1.csv; what users did in them is in no"
+    )
+    assert line in capsys.readouterr().err
