@@ -15,14 +15,13 @@ from sharded_emb.data.tabular import (
     TableFiles,
     column_names,
     csv_scan,
-    first_line,
     json_columns,
     require_whole,
     sql_name,
     sql_text,
+    unreadable,
 )
 from sharded_emb.data.work import Work
-from sharded_emb.errors import InputError
 
 _FILE, _ODD = "#file", "#odd"
 
@@ -80,8 +79,7 @@ def load(work: Work, table: str, files: TableFiles, wanted: list[str]) -> Loaded
     except duckdb.Error as error:
         if isinstance(error, duckdb.IOException) and str(work.scratch) in str(error):  # it could not spill
             raise
-        got = first_line(error)
-        raise InputError(f"{files.key}: want {files.format} in {files.paths[0]}, got {got}; mend the file") from error
+        raise unreadable(files, error) from error
     odd = files.format == "jsonl"
     if odd:
         _count_odd(work, table, files, places)

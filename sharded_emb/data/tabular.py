@@ -25,6 +25,7 @@ NO_SEPARATOR = "\x1f"
 Encoding = Literal["utf-8", "utf-16", "latin-1"]
 
 _SAMPLED_LINES = 1000
+_MIXED_LINE_ENDS = "state machine reached an invalid state"  # in DuckDB's words
 _BYTES_AT_ONCE = 1 << 22
 
 
@@ -91,10 +92,14 @@ def quote_of(separator: str) -> str:
 
 def require_whole(files: TableFiles) -> None:
     """Raises InputError on the files' key for compressed files that are cut off or damaged: DuckDB would not notice."""
+    mixed = len({COMPRESSIONS.get(path.suffix.lower()) for path in files.paths}) > 1
     for path in files.paths:
         compression = COMPRESSIONS.get(path.suffix.lower())
         if compression is None or files.format == "parquet":
             continue
+        if mixed and path.suffix not in COMPRESSIONS:
+            want = f"an ending in small letters of {path.name}, which stands beside files that are not compressed so"
+            raise InputError(f"{files.key}: want {want}, got {path.suffix}; rename it")
         try:
             with gzip.open(path) if compression == "gzip" else pa.input_stream(str(path), compression) as stream:
                 while stream.read(_BYTES_AT_ONCE):
@@ -109,6 +114,7 @@ def require_whole(files: TableFiles) -> None:
 def column_names(files: TableFiles) -> list[str]:
     """The columns of the files. Raises InputError on their key where there are none, or not the same in each."""
     if files.header is not None:
+        _require_apart(files, files.header)
         return files.header
     names = _names_in(files, files.paths[0])
     for path in files.paths[1:]:
@@ -117,7 +123,26 @@ def column_names(files: TableFiles) -> list[str]:
             raise InputError(f"{files.key}: want the columns {', '.join(names)} of {files.paths[0].name}, got {got}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{files.key}: want each column once in {files.paths[0]}, got {twice[0]!r} twice; rename one")
+    _require_apart(files, names)
     return names
+
+
+def _require_apart(files: TableFiles, names: list[str]) -> None:
+    """Raises InputError for names of delimited text that DuckDB cannot tell apart, or takes for none."""
+    if files.format in ("parquet", "jsonl"):
+        return
+    where = files.paths[0] if files.header is None else "the header given"
+    if "" in names:
+        got = f"none for column {names.index('') + 1}"
+        raise InputError(
+            f"{files.key}: want a name for each column in {where}, got {got}; write one into the header (a separator "
+            "at the end of a line begins a column, too, and so does an index of pandas)"
+        )
+    first: dict[bytes, str] = {}
+    for name in names:
+        if (other := first.setdefault(name.encode().lower(), name)) != name:
+            got = f"{other!r} and {name!r}"
+            raise InputError(f"{files.key}: want names that differ by more than case in {where}, got {got}; rename one")
 
 
 def _names_in(files: TableFiles, path: Path) -> list[str]:
@@ -156,11 +181,27 @@ def json_columns(files: TableFiles) -> dict[str, bool]:
 def first_lines(files: TableFiles, path: Path, count: int) -> Iterator[str]:
     """The first lines of a text file that can be read, whatever its compression and encoding. Raises duckdb.Error."""
     lines = TableFiles(files.key, [path], "text", NO_SEPARATOR, "", ["line"], files.encoding)
-    with duckdb.connect() as connection:
-        found = connection.execute(
-            f"SELECT line FROM {csv_scan(lines, ', ignore_errors=true')} LIMIT {count}"
-        ).fetchall()
+
+    def read(more: str) -> list[tuple[str | None]]:
+        with duckdb.connect() as connection:
+            scan = csv_scan(lines, f", ignore_errors=true{more}")
+            return connection.execute(f"SELECT line FROM {scan} LIMIT {count}").fetchall()
+
+    try:
+        found = read("")
+    except duckdb.InvalidInputException as error:
+        if _MIXED_LINE_ENDS not in str(error):
+            raise
+        # a quoted value of a later line may hold line ends of another kind than the file's own
+        found = read(", strict_mode=false")
     return (line or "" for (line,) in found)
+
+
+def _compression(paths: list[Path]) -> str:
+    """The option that says it where all files have the same one: DuckDB knows endings in small letters alone."""
+    kinds = {COMPRESSIONS.get(path.suffix.lower()) for path in paths}
+    (only,) = kinds if len(kinds) == 1 else (None,)
+    return "" if only is None else f", compression={sql_text(only)}"
 
 
 def parquet_types(path: Path) -> dict[str, str]:
@@ -177,7 +218,7 @@ def csv_scan(files: TableFiles, more: str = "") -> str:
         f"auto_detect=false, header={str(files.header is None).lower()}, delim={sql_text(files.separator)}, "
         f"quote={sql_text(files.quote)}, escape={sql_text(files.quote)}, nullstr='', "
         f"max_line_size={LONGEST_LINE_BYTES}, buffer_size={2 * LONGEST_LINE_BYTES}, hive_partitioning=false, "
-        f"encoding={sql_text(files.encoding)}{more})"
+        f"encoding={sql_text(files.encoding)}{_compression(files.paths)}{more})"
     )
 
 
@@ -199,6 +240,16 @@ def sql_name(value: str) -> str:
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def unreadable(files: TableFiles, error: BaseException) -> InputError:
+    """For files that DuckDB cannot read, in words that say what to do."""
+    place = f"{files.format} in {files.paths[0]}"
+    if _MIXED_LINE_ENDS in str(error):
+        of = "" if len(files.paths) == 1 else " (or a file beside it)"
+        got = f"line ends of several kinds (\\r\\n, \\n or \\r){of} outside of quotes; make them one, as dos2unix does"
+        return InputError(f"{files.key}: want {place}, got {got}")
+    return InputError(f"{files.key}: want {place}, got {first_line(error)}; mend the file")
 
 
 def unknown_format(key: str, path: Path) -> InputError:

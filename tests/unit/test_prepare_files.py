@@ -1,5 +1,7 @@
 """Names and types of raw files change nothing of what is in them."""
 
+import csv
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -277,3 +279,45 @@ def test_a_positive_text_that_no_event_has_is_an_error(tmp_path: Path) -> None:
         message = r"^dataset\.layout\.positive: want texts of column what, got 'Buy'; did you mean buy\?$"
         with pytest.raises(InputError, match=message):
             made(EventLog(raw=raw, layout=layout), tmp_path / "data")
+
+
+def test_a_quoted_value_may_hold_other_line_ends_than_the_file(tmp_path: Path) -> None:
+    """Python's csv writer ends lines with CR LF and writes what a text holds as it is."""
+    raw = tmp_path / "log.csv"
+    with raw.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["user", "item", "time", "Öl", "öl"])
+        rows.writerows([["u", "a\nb", 1, "", ""], ["u", "c", 2, "", ""]])
+    assert train(made(EventLog(raw=str(raw)), tmp_path / "data"), "items") == [["a\nb", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"user,item,time\r\nu,a,1\r\nu,b,2\nu,c,3\r\n",
+            r"csv in .*log\.csv, got line ends of several kinds \(.*\) out",
+        ),
+        (b"user,User,item,time\nu,v,a,1\n", r"names that differ by .*log\.csv, got 'user' and 'User'; rename one$"),
+        (b"user,item,time,\nu,a,1,\n", r"a name for each column in .*log\.csv, got none for column 4; write one"),
+        (b",user,item,time\n0,u,a,1\n", r"a name for each column in .*log\.csv, got none for column 1; write one"),
+    ],
+)
+def test_what_a_text_has_wrong_is_said_in_plain_words(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"^dataset\.raw: want {message}"):
+        made(EventLog(raw=str(tmp_path / "log.csv")), tmp_path / "data")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_endings_of_compressed_files_may_be_capital(ending: str, tmp_path: Path) -> None:
+    plain = Path(write(tmp_path / f"log.{ending}", user=["u", "u"], item=["a", "b"], time=[1, 2]))
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for name in ("A", "B"):
+        (folder / f"{name}.{ending.upper()}.GZ").write_bytes(gzip.compress(plain.read_bytes()))
+    dataset = made(EventLog(raw=str(folder)), tmp_path / "data")
+    assert dataset.manifest.counts["events"] == 4
+    (folder / plain.name).write_bytes(plain.read_bytes())
+    with pytest.raises(InputError, match=r"^dataset\.raw: want an ending in small letters of A.* got \.GZ; rename it$"):
+        made(EventLog(raw=str(folder)), tmp_path / "data")
