@@ -28,27 +28,33 @@ _FILE, _ODD = "#file", "#odd"
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows of a table stood. starts: the first position of each file. skipped: lines before the first row.
+    """Where the rows of a table stood. paths: of its files, as DuckDB says them. starts: the first position of each.
+    skipped: lines before the first row.
 
-    rejected: by file, the lines that were left out before they had a position, ascending. Blank lines are not counted.
+    rejected: by path, the lines that were left out before they had a position, ascending. Blank lines are not counted.
     """
 
-    files: list[str]
+    paths: list[str]
     starts: list[int]
     skipped: int
     rejected: dict[str, list[int]]
     unit: str
 
+    @property
+    def files(self) -> list[str]:
+        """The names of the files; those in several folders may be the same."""
+        return [Path(path).name for path in self.paths]
+
     def of(self, position: int) -> Place:
         """The file and line of a row."""
         at = bisect_right(self.starts, position) - 1
-        file = self.files[at]
+        path = self.paths[at]
         line = position - self.starts[at] + 1 + self.skipped
-        for rejected in self.rejected.get(file, []):
+        for rejected in self.rejected.get(path, []):
             if rejected > line:
                 break
             line += 1
-        return Place(file, line, self.unit)
+        return Place(Path(path).name, line, self.unit)
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ def _count_odd(work: Work, table: str, files: TableFiles, places: Places) -> Non
 
 
 def _rejected(work: Work, files: TableFiles) -> dict[str, list[int]]:
-    """Counts the lines that DuckDB rejected, and forgets them there. By file: the lines."""
+    """Counts the lines that DuckDB rejected, and forgets them there. By path of a file: the lines."""
     connection = work.reader.con
     if not connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchone()[0]:
         return {}
@@ -185,11 +191,10 @@ def _rejected(work: Work, files: TableFiles) -> dict[str, list[int]]:
     lines: dict[str, list[int]] = {}
     rows = []
     for path, line, message, content in listed:
-        file = Path(path).name
-        lines.setdefault(file, []).append(line)
+        lines.setdefault(path, []).append(line)
         got = f"{shortened(content)} ({message.rstrip('.')})"
         want = f"{files.format} of {len(column_names(files))} columns" if files.format != "jsonl" else "JSON"
-        rows.append(BadRow(files.key, want if files.format != "text" else "text", got, Place(file, line)))
+        rows.append(BadRow(files.key, want if files.format != "text" else "text", got, Place(Path(path).name, line)))
     work.bad.add(rows[: work.bad.room], unlisted=max(0, len(rows) - work.bad.room))
     return lines
 
@@ -198,9 +203,9 @@ def _places(connection: Any, table: str, files: TableFiles, rejected: dict[str, 
     unit = "row" if files.format == "parquet" else "line"
     skipped = 1 if files.header is None and files.format not in ("parquet", "jsonl") else 0
     if len(files.paths) == 1:
-        return Places([files.paths[0].name], [0], skipped, rejected, unit)
+        return Places([next(iter(rejected), str(files.paths[0]))], [0], skipped, rejected, unit)
     found = connection.execute(
         f"SELECT {sql_name(_FILE)}, min(rowid) FROM {sql_name(table)} GROUP BY 1 ORDER BY 2"
     ).fetchall()
-    names, starts = [Path(file).name for file, _ in found], [start for _, start in found]
-    return Places(names or [files.paths[0].name], starts or [0], skipped, rejected, unit)
+    paths, starts = [path for path, _ in found], [start for _, start in found]
+    return Places(paths or [str(files.paths[0])], starts or [0], skipped, rejected, unit)

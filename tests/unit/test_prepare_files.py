@@ -321,3 +321,12 @@ def test_endings_of_compressed_files_may_be_capital(ending: str, tmp_path: Path)
     (folder / plain.name).write_bytes(plain.read_bytes())
     with pytest.raises(InputError, match=r"^dataset\.raw: want an ending in small letters of A.* got \.GZ; rename it$"):
         made(EventLog(raw=str(folder)), tmp_path / "data")
+
+
+def test_lines_of_files_of_one_name_are_counted_by_themselves(tmp_path: Path) -> None:
+    for folder, text in (("a", "u\nu,b,1\n"), ("b", "u,c,soon\nu,d,2\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "log.csv").write_text(f"user,item,time\n{text}")
+    made(EventLog(raw=f"{tmp_path}/*/log.csv", max_bad_rows=2), tmp_path / "data")
+    bad = map(json.loads, (tmp_path / "data" / "bad_rows.jsonl").read_text().splitlines())
+    assert [(each["line"], each["got"].partition(" ")[0]) for each in bad] == [(2, "'u'"), (2, "'soon'")]
