@@ -1,5 +1,6 @@
 """A run that was cut off anywhere, and goes on, ends bitwise where the straight one does."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def test_sums_of_more_than_two_ranks_are_added_up_alike_after_a_cut(data: Path) 
     several = cases.CASES[3:4]
     for of_rank in run_ranks(cases.cut_and_resumed, 4, data, data.parent / "4", several):
         assert [differing for differing, _ in of_rank] == [[]] * len(several)
+
+
+def test_patience_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
+    """One of two evaluations that it bears is before the cut."""
+    ((differing, starts),) = on_one_rank(lambda place: cases.cut_and_resumed(place, data, tmp_path, [cases.IMPATIENT]))
+    assert (differing, starts) == ([], 2)
+    result = json.loads((tmp_path / "0-cut" / "result.json").read_text())
+    assert (result["steps"], result["epochs"]) == (21, 3)
 
 
 @pytest.fixture(scope="module")
