@@ -24,6 +24,7 @@ from sharded_emb.distributed.agree import all_values, from_first_rank, together
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError, RunFailedError
+from sharded_emb.initializers import stream_key
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training import checkpoint_files as files
 from sharded_emb.training.checkpoint_allowed import Allowed, Fit
@@ -199,8 +200,8 @@ class Checkpoints:
         if said["world_size"] == self.place.world_size:
             load(mine, checkpoint_id=checkpoint, process_group=self.place.control)
             entries.load_random_states(self.place, mine)
-        else:  # no rank may draw again what it drew in its first steps
-            torch.manual_seed(torch.initial_seed() ^ said["step"] << 32)
+        else:  # no rank may draw again what it drew in its first steps; the CPU generator reads 32 bits
+            torch.manual_seed(stream_key(torch.initial_seed(), f"resumed.{said['step']}"))
         return state
 
     def _rewind(self, checkpoint: Path, state: RunState) -> bool:

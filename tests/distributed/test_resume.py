@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.training import checkpoint_files as files
+from sharded_emb.training.checkpoint import Checkpoints
+from tests.distributed import plan_checkpoint_cases as plain
 from tests.distributed import resume_cases as cases
 from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
@@ -50,6 +55,29 @@ def test_patience_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
     assert (differing, starts) == ([], 2)
     result = json.loads((tmp_path / "0-cut" / "result.json").read_text())
     assert (result["steps"], result["epochs"]) == (21, 3)
+
+
+def test_on_another_number_of_ranks_none_draws_again_what_it_drew_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draws(place: Place) -> list[torch.Tensor]:
+        sharded, dense = plain.build(place, "row_wise", "adam")
+        plain.train(place, sharded, dense)
+        checkpoints = Checkpoints(tmp_path, place, {})
+        checkpoints.save(sharded, dense, 3, best=False)
+        said = {**files.state_of(checkpoints.newest(), "run"), "world_size": 2}
+        monkeypatch.setattr(files, "state_of", lambda *_: said)
+        found = []
+        for resumes in (False, True, True):
+            torch.manual_seed(5)
+            if resumes:
+                checkpoints.resume(sharded, dense, checkpoints.newest())
+            found.append(torch.rand(9))
+        return found
+
+    first, one, same = on_one_rank(draws)
+    assert not torch.equal(one, first)
+    assert torch.equal(one, same)
 
 
 @pytest.fixture(scope="module")
