@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,6 +64,19 @@ def test_vectors_are_those_of_an_embedding(ids: list[int], max_norm: float | Non
     asked = torch.tensor(ids, dtype=torch.int64)
     torch.testing.assert_close(rows.vectors(asked), F.embedding(asked, weights(), max_norm=max_norm))
     assert torch.equal(rows.weight_RD, weights()), "reading writes nothing"
+
+
+@pytest.mark.parametrize("padding_row", [0, 3, 5, 9])
+def test_only_the_padding_row_is_zero_after_a_gradient_wherever_a_part_begins(padding_row: int) -> None:
+    first = 5
+    rows = LocalRows(make_table("t", ROWS, DIM, padding_row=padding_row), weights()[first:], row=first)
+    rows.vectors(torch.tensor([0, 3, 4])).sum().backward()
+    rows.update(rows.take_gradients(), 0.5, 1)
+    want = weights()
+    want[[5, 8, 9]] -= 0.5
+    if padding_row >= first:
+        want[padding_row] = 0
+    assert torch.equal(rows.weight_RD, want[first:])
 
 
 @PROFILE
