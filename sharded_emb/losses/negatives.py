@@ -66,7 +66,6 @@ class SampledConfig(NextItemLossConfig):
             return torch.tensor(math.log(self.negatives / (rows - FIRST_ROW)), dtype=torch.float64)
         assert seen.counts_N is not None
         counts_N = seen.counts_N.clamp(min=1)  # what is in no train event is never drawn, but a logarithm is taken
-        counts_N[:FIRST_ROW] = 1
         return torch.log(counts_N * (self.negatives / seen.counts_N[FIRST_ROW:].sum()))
 
 
