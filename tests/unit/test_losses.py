@@ -289,15 +289,16 @@ def test_sampled_binary_cross_entropy_equals_a_loop(calibration: float) -> None:
     assert scored.loss(config, WEIGHTS).item() == pytest.approx(want, rel=1e-5)
 
 
-def test_bpr_is_the_mean_over_pairs_without_collisions() -> None:
-    negatives, want = [5, 5, 2, 9], 0.0
+@pytest.mark.parametrize("negatives", [[5, 5, 2, 9], [5]], ids=str)
+def test_bpr_is_the_mean_over_pairs_without_collisions(negatives: list[int]) -> None:
+    want = 0.0
     scored = Scored(torch.tensor(negatives))
     for event, target in enumerate(POSITIVES):
         others = [item for item in negatives if item != target]
         margins = [scored.score(event, target) - scored.score(event, item) for item in others]
-        mean = sum(math.log(1 + math.exp(-margin)) for margin in margins) / len(margins)
+        mean = sum(math.log(1 + math.exp(-margin)) for margin in margins) / max(1, len(margins))
         want += mean * WEIGHTS[ROW_S[event]] * (target >= 2)
-    assert scored.loss(BPR(negatives=4), WEIGHTS).item() == pytest.approx(want, rel=1e-5)
+    assert scored.loss(BPR(negatives=len(negatives)), WEIGHTS).item() == pytest.approx(want, rel=1e-5)
 
 
 COUNTS = torch.tensor([3.0, 5, 10, 0, 1, 4, 0, 0, 5, 20, 0], dtype=torch.float64)
