@@ -84,7 +84,7 @@ class LocalRows:
         return found
 
     def take_gradients(self) -> RowGradients:
-        """Those of all backward passes since the last call, divided by frequency where the table says so."""
+        """The sums over all backward passes since the last call, with how often each row was read."""
         nothing = torch.zeros(0, dtype=torch.int64, device=self.weight_RD.device)
         none_at_all = RowGradients(nothing, self.weight_RD.new_zeros(0, self.weight_RD.shape[1]).float(), nothing)
         found = merged(self.pending or [none_at_all])

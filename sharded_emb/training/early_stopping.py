@@ -37,7 +37,7 @@ class EarlyStopping:
         self.since_best = 0
 
     def improved(self, metrics: dict[str, float]) -> bool:
-        """Whether these validation metrics are the best so far. The first ones are; not-a-number never is.
+        """Whether these validation metrics are the best so far, as the first number is; not-a-number never is.
 
         Raises InputError where there are none, on all ranks alike.
         """
