@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sharded_emb.metrics.binary import log_losses
+from sharded_emb.metrics.binary import log_losses, probabilities
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ def _measures(label_N: Floats, logit_N: Floats) -> dict[str, Callable[[Floats], 
     sorted_label_N = label_N[order_N]
     block_N = np.cumsum(np.diff(logit_N[order_N], prepend=np.inf) != 0) - 1  # rows of equal scores
     losses_N = log_losses(label_N, logit_N)
-    squares_N = (1 / (1 + np.exp(-np.clip(logit_N, -700, 700))) - label_N) ** 2
+    squares_N = (probabilities(logit_N) - label_N) ** 2
 
     no_number = bool(np.isnan(logit_N).any())
 
