@@ -29,10 +29,6 @@ class Limits:
         """Whether no step may follow this one."""
         return self.steps is not None and step >= self.steps
 
-    def out_of_steps(self, progress: Progress) -> bool:
-        """Whether the last step was made."""
-        return self.is_last(progress.step)
-
     def reached(self, progress: Progress) -> bool:
         """Whether the run is over by one of them."""
-        return self.out_of_steps(progress) or (self.epochs is not None and progress.epoch >= self.epochs)
+        return self.is_last(progress.step) or (self.epochs is not None and progress.epoch >= self.epochs)

@@ -138,7 +138,7 @@ class Trainer:
                 save_due = minutes_over or self.limits.save_after(self.progress.step)
                 if save_due and not self._evaluation_due():
                     self._save_if_possible()
-                if self.limits.out_of_steps(self.progress):
+                if self.limits.is_last(self.progress.step):
                     break
 
     def _next_is_wanted(self) -> bool:
