@@ -19,6 +19,7 @@ Ints = npt.NDArray[np.int64]
 
 RESAMPLES = 1000
 COVERED = 0.95
+_SEED = 0
 _DRAWS_AT_ONCE = 1 << 22
 
 
@@ -36,19 +37,17 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def of_means(
-    mine: Mapping[str, Floats], others: Mapping[str, Floats], user_N: Ints, seed: int = 0
-) -> dict[str, Difference]:
+def of_means(mine: Mapping[str, Floats], others: Mapping[str, Floats], user_N: Ints) -> dict[str, Difference]:
     """Of the means over rows of values (N) by metric. user_N: of each row."""
     names = [name for name in mine if name in others]
     gaps_NM = np.stack([mine[name] - others[name] for name in names], 1)
     _, at_N, rows_U = np.unique(user_N, return_inverse=True, return_counts=True)
     gaps_UM = np.stack([np.bincount(at_N, gap_N) for gap_N in gaps_NM.T], 1)
-    resampled = [times_RU @ gaps_UM / (times_RU @ rows_U)[:, None] for times_RU in _draws(len(rows_U), seed)]
+    resampled = [times_RU @ gaps_UM / (times_RU @ rows_U)[:, None] for times_RU in _draws(len(rows_U))]
     return _differences(names, gaps_NM.mean(0), np.concatenate(resampled))
 
 
-def of_labels(label_N: Floats, logits: tuple[Floats, Floats], user_N: Ints, seed: int = 0) -> dict[str, Difference]:
+def of_labels(label_N: Floats, logits: tuple[Floats, Floats], user_N: Ints) -> dict[str, Difference]:
     """Of auc, log_loss and mean_squared_error of two models, whose logits (N) are for the same rows."""
     _, at_N = np.unique(user_N, return_inverse=True)
     measures = [_measures(label_N, logit_N) for logit_N in logits]
@@ -58,13 +57,13 @@ def of_labels(label_N: Floats, logits: tuple[Floats, Floats], user_N: Ints, seed
         return np.array([measures[0][name](weight_N) - measures[1][name](weight_N) for name in names])
 
     users = int(at_N.max(initial=-1)) + 1
-    resampled = [gaps(times_U[at_N]) for times_RU in _draws(users, seed) for times_U in times_RU]
+    resampled = [gaps(times_U[at_N]) for times_RU in _draws(users) for times_U in times_RU]
     return _differences(names, gaps(np.ones(len(label_N))), np.stack(resampled))
 
 
-def _draws(users: int, seed: int) -> Iterator[Floats]:
+def _draws(users: int) -> Iterator[Floats]:
     """How often each user is drawn, in RESAMPLES rows, some (R, U) at once."""
-    draw = np.random.Generator(np.random.Philox(seed))
+    draw = np.random.Generator(np.random.Philox(_SEED))
     at_once = max(1, _DRAWS_AT_ONCE // max(1, users))
     for start in range(0, RESAMPLES, at_once):
         count = min(at_once, RESAMPLES - start)
