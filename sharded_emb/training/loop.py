@@ -27,7 +27,7 @@ from sharded_emb.training.parts import Parts
 from sharded_emb.training.progress import Display
 from sharded_emb.training.scoring import AskedToStopError
 from sharded_emb.training.signals import Signals
-from sharded_emb.training.state import Progress, RunState
+from sharded_emb.training.state import LastSave, Progress, RunState
 from sharded_emb.training.step import ONE_PIECE, Learner, NotFiniteLossError, Stepping
 from sharded_emb.training.unknown import unknown_of_all
 
@@ -62,13 +62,13 @@ class Trainer:
     stepping: Stepping = ONE_PIECE
     prefetch: PrefetchConfig = DEFAULT
     progress: Progress = field(default_factory=Progress)
-    unknown_ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split and feature, at the end
-    managed_tables: dict[str, dict[str, int]] = field(default_factory=dict)  # whose rows ids have, at the end
     warm_start: Mapping[str, Any] = field(default_factory=dict)  # what the run began with, if not with the seed
-    under_way: tuple[int, bool] = (0, False)  # the step of the last save, and whether the run needs it
-    stop_signal: int | None = None  # what all ranks agreed to stop for
     signals: Signals = field(default_factory=Signals)
     tell: Callable[[int, str], None] = lambda *_: None
+    last_save: LastSave = field(init=False, default=LastSave())
+    stop_signal: int | None = field(init=False, default=None)  # what all ranks agreed to stop for
+    unknown_ids: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)  # by split and feature, at the end
+    managed_tables: dict[str, dict[str, int]] = field(init=False, default_factory=dict)  # whose rows ids have, likewise
 
     def __post_init__(self) -> None:
         self.place = self.parts.sharded.place
@@ -134,7 +134,7 @@ class Trainer:
                 self.parts.profile.step_ended()
                 if self.progress.step % self.limits.log_every_steps == 0:
                     self._log(loss)
-                minutes_over = all_ranks.minutes_over and self.under_way[0] <= all_ranks.asked_at
+                minutes_over = all_ranks.minutes_over and self.last_save.step <= all_ranks.asked_at
                 save_due = minutes_over or self.limits.save_after(self.progress.step)
                 if save_due and not self._evaluation_due():
                     self._save_if_possible()
@@ -200,7 +200,7 @@ class Trainer:
         signals, minutes_over = all_sums([float(self.signals.heard), float(self._minutes_over())], self.place)
         if signals:
             self._stop()
-        elif minutes_over and self.progress.step > self.under_way[0]:
+        elif minutes_over and self.progress.step > self.last_save.step:
             self._save_if_possible()
         return bool(signals)
 
@@ -232,7 +232,7 @@ class Trainer:
         started = time.monotonic()
         self._tell("saving")
         self._settle()
-        self.under_way = (self.progress.step, best)
+        self.last_save = LastSave(self.progress.step, best)
         step, state = self.progress.step, self._state()
         self.parts.checkpoints.save(self.parts.sharded, self.parts.dense, step, best, state)
         self.saved = time.monotonic()
@@ -252,10 +252,9 @@ class Trainer:
         try:
             self.parts.checkpoints.wait()
         except (NotSavedError, RuntimeError) as error:  # the latter of an exchange with a rank that is gone
-            step, needed = self.under_way
-            if not failed and (needed or isinstance(error, RuntimeError)):
+            if not failed and (self.last_save.needed or isinstance(error, RuntimeError)):
                 raise
-            _say_not_saved(step, error)
+            _say_not_saved(self.last_save.step, error)
 
     def _state(self) -> RunState:
         return RunState(

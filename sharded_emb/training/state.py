@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sharded_emb.batch import UnknownCount
 
@@ -46,6 +46,13 @@ class Progress:
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """Of the values that `asdict` gives."""
         return cls(**{**values, "stream": StreamPosition(**values.get("stream", {}))})
+
+
+class LastSave(NamedTuple):
+    """The step that was saved last, and whether the run needs that save."""
+
+    step: int = 0
+    needed: bool = False
 
 
 @dataclass(frozen=True)

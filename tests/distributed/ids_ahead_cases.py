@@ -21,6 +21,7 @@ from sharded_emb.distributed.process_group import Place
 from sharded_emb.embeddings.exchange import OnTheWay
 from sharded_emb.errors import InputError
 from sharded_emb.training.feed import Feed
+from sharded_emb.training.state import LastSave
 from sharded_emb.training.step import Learner, NotFiniteLossError
 from tests.distributed import parity_cases, resume_cases
 from tests.distributed.next_item_config import config
@@ -192,11 +193,11 @@ def saves(place: Place, data: Path, run: Path) -> list[int]:
     found = []
 
     def over() -> bool:
-        return place.rank == 0 and trainer.progress.step - trainer.under_way[0] >= 2
+        return place.rank == 0 and trainer.progress.step - trainer.last_save.step >= 2
 
     def save(best: bool = False) -> None:
         found.append(trainer.progress.step)
-        trainer.under_way = (trainer.progress.step, best)
+        trainer.last_save = LastSave(trainer.progress.step, best)
 
     with patch.object(trainer, "_minutes_over", over), patch.object(trainer, "_save", save):
         while trainer.progress.step < 11:
