@@ -60,9 +60,10 @@ class MetricLines:
     def close(self) -> None:
         """Ends both."""
         self._file.close()
-        if self._board is not None:
+        board, self._board = self._board, None
+        if board is not None:
             with self._told("TensorBoard has not all"):
-                self._board.close()
+                board.close()
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:

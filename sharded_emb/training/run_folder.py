@@ -284,6 +284,20 @@ class _Console(logging.Handler):
             print(self.format(record), file=sys.stderr)
 
 
+class _File(logging.FileHandler):
+    """A full disk costs lines of it, told of once, in place of the traceback that Python writes for each."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.told:
+            self.told = True
+            print(f"{self.baseFilename} has not all lines: {error.strerror or error}", file=sys.stderr)
+
+
 def log_file(run: Path, rank: int) -> Path:
     """Of a rank."""
     return run / "log" / f"rank-{rank}.log"
@@ -295,7 +309,7 @@ def log_to(path: Path, rank: int) -> None:
     log.propagate = False
     for handler in list(log.handlers):
         log.removeHandler(handler)
-    file = logging.FileHandler(log_file(path, rank), encoding="utf-8")
+    file = _File(log_file(path, rank), encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console = _Console()
     console.setLevel(logging.INFO if rank == 0 else logging.WARNING)

@@ -1,6 +1,8 @@
 """Run folders that lost something, or are asked for what they cannot give: an error that says so, or a warning."""
 
+import errno
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from sharded_emb.training import checkpoint_files as files
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_config import CheckpointConfig
 from sharded_emb.training.metric_lines import MetricLines
+from sharded_emb.training.run_folder import _File
 from sharded_emb.training.state import Progress, RunState
 from tests.distributed.ranks import on_one_rank
 
@@ -141,3 +144,17 @@ def test_tensorboard_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
     (record,) = caplog.records
     assert record.getMessage() == f"TensorBoard has nothing from step 1 on: {tmp_path}: File exists"
+
+
+def test_a_log_that_finds_no_room_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Full:
+        def write(self, _: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    file: Any = _File(tmp_path / "rank-0.log")
+    stream, file.stream = file.stream, Full()
+    for line in ("one", "two"):
+        file.handle(logging.LogRecord("sharded_emb", logging.INFO, "here", 1, line, None, None))
+    file.stream = stream
+    file.close()
+    assert capsys.readouterr().err == f"{tmp_path}/rank-0.log has not all lines: No space left on device\n"
