@@ -63,7 +63,7 @@ class Signals:
         # a person who asks twice wants it now, without a checkpoint; a scheduler sends SIGTERM to every process of a
         # job, and torchrun, which is one of them, sends it again
         if self.heard and number == signal.SIGINT:
-            raise SystemExit(128 + number)
+            raise KeyboardInterrupt
         self.heard = self.heard or number
 
 
