@@ -165,7 +165,7 @@ def perform(place: Place, folder: Path) -> dict[str, Any]:
     """By model or baseline the ranks of all targets; on every rank those of all users, in the order of the split."""
     evaluator = Built(config(folder), place).evaluator()
     found = {"model": of_model(evaluator, "test"), "markov": of_baseline(evaluator, "markov", "test")}
-    return {name: each.ranks for name, each in found.items()}
+    return {name: each.ranks.by_name for name, each in found.items() if each.ranks is not None}
 
 
 def save_run(place: Place, folder: Path, run: Path, sharding: str) -> tuple[Tensor, Any]:

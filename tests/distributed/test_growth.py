@@ -14,7 +14,8 @@ from tests.distributed.growth_cases import CASES, ITEMS, NEW_ITEMS
 from tests.distributed.ranks import on_one_rank, run_ranks
 
 GROWING = {"checkpoint": {"grow_tables": ["item"]}}
-GENRE = {"dim": 4, "rows": 50}
+BESIDE = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.0, "beside": ["g"]}
+GENRE = {"dim": 8, "rows": ITEMS}
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +98,9 @@ def test_everything_that_is_missing_unexpected_or_of_another_kind_is_listed_at_o
         tables=tables,
         features={
             "history": {"table": "things", "column": "items", "max_length": 9},
-            "g": {"table": "genre", "column": "user"},
+            "g": {"table": "genre", "column": "items", "max_length": 9},
         },
+        model=BESIDE,
         dense_optimizer={"_target_": "sharded_emb.optim.dense_sgd.DenseSGD", "lr": 0.1},
     )
     assert [line.partition(",")[0].partition(" in ")[0] for line in found] == [
@@ -136,8 +138,9 @@ def test_what_is_named_begins_anew_and_the_rest_is_as_it_was(folder: Path) -> No
         "tables": {"item": {"dim": 8, "init": "uniform"}, "genre": GENRE},
         "features": {
             "history": {"table": "item", "column": "items", "max_length": 9},
-            "g": {"table": "genre", "column": "user"},
+            "g": {"table": "genre", "column": "items", "max_length": 9},
         },
+        "model": BESIDE,
         "checkpoint": {"allow_missing": names, "allow_unexpected": names[1:]},
         "warm_start": {"run": str(run)},
     }

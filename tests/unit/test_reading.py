@@ -39,12 +39,14 @@ def collate(folder: Path, loss: dict[str, Any]) -> tuple[Collate, Reading]:
 IN_BATCH = MORE_LOSSES["in_batch"]
 
 
-def test_frequencies_are_those_of_the_train_split(folder: Path) -> None:
-    run, dataset = config(folder, loss=IN_BATCH), Dataset.open(folder)
+@pytest.mark.parametrize("drawn", ["popularity", "in_batch"])
+def test_frequencies_are_those_of_what_is_drawn_from(folder: Path, drawn: str) -> None:
+    run, dataset = config(folder, loss=MORE_LOSSES[drawn]), Dataset.open(folder)
     seen = seen_before(run, resolve_tables(run, dataset, None), FlatCopy(dataset).split("train"))
     assert seen.counts_N is not None
-    want = np.bincount([item for row in TRAIN for item in row], minlength=ITEMS)
-    assert seen.counts_N.tolist() == want.tolist()
+    predicted = [item for row in TRAIN for item in row[-7:][1:]]  # max_length is 6, and one that follows
+    want = {"popularity": [item for row in TRAIN for item in row], "in_batch": predicted}[drawn]
+    assert seen.counts_N.tolist() == np.bincount(want, minlength=ITEMS).tolist()
 
 
 def test_negatives_from_the_batch_are_events_that_the_global_batch_predicts(folder: Path) -> None:
