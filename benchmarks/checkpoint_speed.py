@@ -61,13 +61,13 @@ def measure(place: Place, folder: Path, gigabytes: float) -> dict[str, float]:
     """Median seconds of each."""
     write_dataset(folder / "data")
     rows = int(gigabytes * 1e9 / (4 * DIM))
-    tables = {"item": {"dim": 8}, "big": {"rows": rows, "dim": DIM, "ids": "hash", "init": {"_target_": "zeros"}}}
+    tables = {"item": {"dim": DIM}, "big": {"rows": rows, "dim": DIM, "ids": "hash", "init": {"_target_": "zeros"}}}
     features = {
         "history": {"table": "item", "column": "items", "max_length": 6},
-        "big": {"table": "big", "column": "user", "pooling": "sum"},
+        "big": {"table": "big", "column": "items", "max_length": 6},
     }
     optimizer = {"_target_": "rowwise_adagrad", "lr": 0.1}
-    model = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 64}
+    model = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": DIM, "beside": ["big"]}
     more = {"tables": tables, "features": features, "embedding_optimizer": optimizer, "model": model}
     run = config(folder / "data", "table_wise", "sampled", **more)
     built = Built(run, place)

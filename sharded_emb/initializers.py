@@ -9,11 +9,13 @@ import hashlib
 import math
 from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from sharded_emb.component import Component
+from sharded_emb.ids.hash import finalize
 
 _COLUMN_BITS = 20  # a table may have 2**20 columns and 2**43 rows before a counter repeats
 
@@ -24,16 +26,10 @@ def _int64(value: int) -> int:
 
 
 def mixed(x: Tensor) -> Tensor:
-    """The finalizer of SplitMix64, a bijection of 64-bit integers."""
-    return _mix(x.clone(), torch.empty_like(x))
-
-
-def _mix(x: Tensor, scratch: Tensor) -> Tensor:
-    """The same in place: what passes over memory are few, and a CPU's cache holds it."""
+    """The finalizer of SplitMix64, a bijection of 64-bit integers, on any device."""
     for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         # a logical shift: torch has no unsigned 64-bit arithmetic on every device
-        torch.bitwise_right_shift(x, bits, out=scratch).bitwise_and_((1 << (64 - bits)) - 1)
-        x.bitwise_xor_(scratch).mul_(_int64(factor))
+        x = (x ^ ((x >> bits) & ((1 << (64 - bits)) - 1))) * _int64(factor)
     return x
 
 
@@ -46,13 +42,17 @@ def stream_key(seed: int, name: str) -> int:
 def hashed_uniform(key: int, rows_R: Tensor, columns_C: Tensor) -> Tensor:
     """Uniform draws in the open interval (0, 1), float32 of shape (R, C), one for each (key, row, column).
 
-    rows_R and columns_C are int64 and may be any rows and columns of the table in any order.
+    rows_R and columns_C are int64 on the CPU and may be any rows and columns of the table in any order.
     """
-    bits_RC = (rows_R[:, None] << _COLUMN_BITS) + (columns_C + _int64(0x9E3779B97F4A7C15))[None, :]
-    scratch_RC = torch.empty_like(bits_RC)
-    bits_RC = _mix(_mix(bits_RC, scratch_RC).bitwise_xor_(key), scratch_RC)
+    rows_R1 = rows_R.numpy().view(np.uint64)[:, None] << np.uint64(_COLUMN_BITS)
+    bits_RC = rows_R1 + (columns_C.numpy().view(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    scratch_RC = np.empty_like(bits_RC)
+    finalize(bits_RC, scratch_RC)
+    np.bitwise_xor(bits_RC, np.int64(key).view(np.uint64), out=bits_RC)
+    finalize(bits_RC, scratch_RC)
     # 23 bits and a half: every value is exact in float32 and neither 0 nor 1 can occur
-    return (bits_RC >> 41).bitwise_and_((1 << 23) - 1).to(torch.float32).add_(0.5).mul_(2.0**-23)
+    drawn_RC = np.right_shift(bits_RC, np.uint64(41), out=bits_RC).astype(np.float32)
+    return torch.from_numpy(drawn_RC).add_(0.5).mul_(2.0**-23)
 
 
 class Initializer(Component):

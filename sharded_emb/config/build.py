@@ -46,9 +46,12 @@ from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, repl
 
 
 class Built:
-    """A sharded, filled model of a config, and its data. Raises InputError on every rank for a plan that fails."""
+    """A sharded, filled model of a config, and its data. draw: see `fill`.
 
-    def __init__(self, config: RunConfig, place: Place) -> None:
+    Raises InputError on every rank for a plan that fails.
+    """
+
+    def __init__(self, config: RunConfig, place: Place, draw: bool = True) -> None:
         assert config.data is not None
         torch.manual_seed(config.seed)  # dense weights; tables have streams of their own
         torch.use_deterministic_algorithms(config.deterministic)
@@ -73,7 +76,7 @@ class Built:
         poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
         trainee = Trainee(embeddings, poolings, model, self._loss(), self.config.dense)
         self.sharded: Sharded = shard(trainee, embeddings, self.plan, place)
-        fill(self.sharded, config.seed)
+        fill(self.sharded, config.seed, draw)
         self._bytes_with_tables = peak_memory_bytes(place.device)
         self.of_runs: dict[str, Path | None] = {}
         if not isinstance(config, EvaluateConfig):

@@ -28,10 +28,10 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     """The metrics of the best checkpoint of a run, else its last; writes evaluation_SPLIT.json into the run folder."""
     assert config.run is not None
     with joined(config) as place:
-        built = Built(config, place)
+        allowed = Allowed.by(config.checkpoint, inherited=True)
+        built = Built(config, place, draw=allowed.keeps_some)
         checkpoints = Checkpoints(config.run, place, built.vocabularies())
         newest = checkpoints.newest()
-        allowed = Allowed.by(config.checkpoint, inherited=True)
         _, fit = checkpoints.load_what_fits(built.sharded, None, newest, allowed)
         evaluator, split = built.evaluator(), config.split
         metrics = evaluator(split, lists=True)
@@ -63,9 +63,9 @@ def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> Di
         other = of_baseline(evaluator, config.against, config.split)
     else:
         folder = from_home(Path(config.against))
-        other_built = Built(validate(EvaluateConfig, other_run(folder, config)), built.place)
-        checkpoints = Checkpoints(folder, built.place, other_built.vocabularies())
         grown = Allowed(grown=config.checkpoint.grow_tables, inherited=True)
+        other_built = Built(validate(EvaluateConfig, other_run(folder, config)), built.place, draw=grown.keeps_some)
+        checkpoints = Checkpoints(folder, built.place, other_built.vocabularies())
         checkpoints.load_what_fits(other_built.sharded, None, checkpoints.newest(), grown)
         other = of_model(other_built.evaluator(), config.split)
     return mine.less(other, evaluator.scoring.users(config.split))

@@ -84,9 +84,10 @@ def train(config: RunConfig) -> Outcome:
                 if place.rank == 0:
                     print(f"run {folder.path} was finished after step {done['steps']}; there is nothing left to do")
                 return Outcome(folder.path, done["metrics"])
-            built = Built(config, place)
+            goes_on = _goes_on(folder)
+            built = Built(config, place, draw=not goes_on)
             # before there is a folder, which a checkpoint that does not fit would leave behind
-            begun = FROM_SEED if _goes_on(folder) else warm_started(built)
+            begun = FROM_SEED if goes_on else warm_started(built)
             with closing(folder or RunFolder.create(config.run, config.name, tree, place)) as own:
                 trainer = make_trainer(built, own, begun)
                 with _watched(trainer, config) as pulse, trainer.signals.listening():

@@ -7,13 +7,14 @@ where its forward pass was.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from itertools import accumulate
 from typing import Any
 
 import torch
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
 
 from sharded_emb.distributed.bare_kernel import BareKernel
@@ -32,6 +33,23 @@ def unfused_rate(number: int) -> float:
     own. No kernel ever runs with it.
     """
     return _SMALLEST_RATE * (number + 1)
+
+
+@contextmanager
+def without_draws() -> Iterator[None]:
+    """Where TorchRec makes kernels, and does not draw rows for their tables, in one thread, which nobody is to see."""
+    kinds = (BatchedFusedEmbedding, BatchedFusedEmbeddingBag)
+    for kind in kinds:
+        kind.init_parameters = _as_they_are
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            delattr(kind, "init_parameters")  # which is that of the base class again
+
+
+def _as_they_are(_: nn.Module) -> None:
+    """Of rows that are memory as it was found."""
 
 
 def take_over(embeddings: Embeddings) -> list[LocalRows]:

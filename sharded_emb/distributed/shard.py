@@ -34,6 +34,7 @@ from sharded_emb.distributed.kernels import (
     take_over,
     tell_steps,
     unfused_rate,
+    without_draws,
 )
 from sharded_emb.distributed.local_shards import LocalShard, fused_parts, fused_states, sharded_weights
 from sharded_emb.distributed.plan import Plan, require_same_hosts
@@ -47,7 +48,7 @@ from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.pretrained import Vectors
 
-_NUMBERS_AT_ONCE = 1 << 18  # of filling: its scratch stays in a CPU's cache
+_NUMBERS_AT_ONCE = 1 << 16  # of filling: its scratch stays in the cache of a core
 
 
 def _done_already() -> None:
@@ -145,14 +146,15 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     for name, child in model.named_children():  # DDP alone would do it
         if name != "embeddings":
             child.to(place.device)
-    parallel = DistributedModelParallel(
-        model,
-        device=place.device,
-        plan=plan.torchrec(embeddings, "embeddings", place, replicas.first_rank),
-        sharders=sharders(plan.communication, plan.block_width, replicas.inside),
-        init_data_parallel=not without_ddp,
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
-    )
+    with without_draws():
+        parallel = DistributedModelParallel(
+            model,
+            device=place.device,
+            plan=plan.torchrec(embeddings, "embeddings", place, replicas.first_rank),
+            sharders=sharders(plan.communication, plan.block_width, replicas.inside),
+            init_data_parallel=not without_ddp,
+            data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
+        )
     bound_hosts(place)
     replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
     assert all(module.local.weight_RD is module.weight for module in replicated)
@@ -216,16 +218,17 @@ def _weights(embeddings: Embeddings) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 @torch.no_grad()
-def fill(sharded: Sharded, seed: int) -> None:
+def fill(sharded: Sharded, seed: int, draw: bool = True) -> None:
     """Writes initial rows and optimizer state: the same numbers for every world size, plan and device.
 
-    After sharding, because TorchRec drops earlier values. The padding row becomes zero.
+    After sharding, because TorchRec drops earlier values. The padding row becomes zero. draw: False where a checkpoint
+    is to give every row.
     """
     sharded.seed = seed
     with ThreadPoolExecutor(workers(sharded.place.local_world_size)) as threads:
         for part in sharded.shards():
             empty_on_huge_pages(part.values_RC)
-            rows, columns = part.values_RC.shape
+            rows, columns = part.values_RC.shape if draw else (0, 1)
             at_once = max(1, _NUMBERS_AT_ONCE // columns)
             blocks = (slice(start, min(start + at_once, rows)) for start in range(0, rows, at_once))
             for _ in threads.map(partial(_fill_rows, part, seed), blocks):

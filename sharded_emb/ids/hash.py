@@ -47,6 +47,16 @@ def finalized(bits_N: UInt64s) -> UInt64s:
     """The finalizer of SplitMix64 (Steele et al., OOPSLA 2014), a bijection of 64-bit integers: every bit depends on
     every other.
     """
+    found_N = bits_N.copy()
+    finalize(found_N, np.empty_like(found_N))
+    return found_N
+
+
+def finalize(bits: UInt64s, scratch: UInt64s) -> None:
+    """The same in place, of any shape. scratch: as large, what is in it is lost."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits_N = (bits_N ^ (bits_N >> np.uint64(shift))) * np.uint64(factor)
-    return bits_N ^ (bits_N >> np.uint64(31))
+        np.right_shift(bits, np.uint64(shift), out=scratch)
+        np.bitwise_xor(bits, scratch, out=bits)
+        np.multiply(bits, np.uint64(factor), out=bits)
+    np.right_shift(bits, np.uint64(31), out=scratch)
+    np.bitwise_xor(bits, scratch, out=bits)

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from sharded_emb.distributed.agree import all_values, from_first_rank, together
+from sharded_emb.distributed.host_memory import workers
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError, RunFailedError
@@ -32,6 +33,7 @@ from sharded_emb.training.checkpoint_background import Background
 from sharded_emb.training.checkpoint_config import CheckpointConfig
 from sharded_emb.training.checkpoint_growth import Growth
 from sharded_emb.training.checkpoint_misfits import Model, Opened, fit
+from sharded_emb.training.checkpoint_pieces import ByThreads, InPieces
 from sharded_emb.training.checkpoint_vocabularies import Vocabulary, said_of
 from sharded_emb.training.state import RunState
 
@@ -177,7 +179,8 @@ class Checkpoints:
         if dense is not None:
             wanted |= entries.empty_dense_states(wanted, opened.saved)
         # flat already: the library reads nested states in an older way where ranks have different entries
-        load(wanted, checkpoint_id=checkpoint, process_group=self.place.control, planner=Growth(found.grown))
+        reader = ByThreads(checkpoint, workers(self.place.local_world_size))
+        load(wanted, storage_reader=reader, process_group=self.place.control, planner=Growth(found.grown))
         sharded.collisions.load_state_dict(entries.without_prefix(entries.COLLISIONS, wanted))
         if dense is not None:
             sharded.updates.steps = opened.said["table_steps"]
@@ -218,7 +221,8 @@ class Checkpoints:
         return not state.progress.best_step
 
     def _require_whole(self, checkpoint: Path) -> None:
-        wrong = files.damage(checkpoint, self.place.rank, self.place.world_size)
+        share = self.place.rank, self.place.world_size
+        wrong = files.damage(checkpoint, *share, threads=workers(self.place.local_world_size))
         if not wrong:
             return
         earlier = [p for p in files.steps(self.folder) if files.step_of(p) < files.step_of(checkpoint)]
@@ -232,10 +236,10 @@ class Checkpoints:
 
 
 def _written(aside: Path, held: entries.Entries, place: Place) -> list[files.Piece]:
-    save(held, storage_writer=FileSystemWriter(aside), process_group=place.control)
+    save(held, storage_writer=FileSystemWriter(aside), planner=InPieces(), process_group=place.control)
     # what `save` returns does not say where everything was written with torch 2.11
     metadata = from_first_rank(lambda: FileSystemReader(aside).read_metadata(), place)
-    return files.pieces_of_rank(aside, metadata, place.rank)
+    return files.pieces_of_rank(aside, metadata, place.rank, workers(place.local_world_size))
 
 
 def _finish(aside: Path, target: Path, said: dict[str, Any], pieces: list[files.Piece]) -> None:

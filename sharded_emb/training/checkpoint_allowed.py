@@ -27,6 +27,11 @@ class Allowed:
         """As the key `checkpoint` says."""
         return cls(config.allow_missing, config.allow_unexpected, config.grow_tables, inherited)
 
+    @property
+    def keeps_some(self) -> bool:
+        """Whether rows may keep their initial values."""
+        return bool(self.missing or self.grown)
+
     def may_lack(self, name: str) -> bool:
         """Whether the checkpoint may be without this table or dense weight."""
         return _covered(name, self.missing)

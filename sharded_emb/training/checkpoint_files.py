@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,39 +91,40 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def pieces_of_rank(folder: Path, metadata: Metadata, rank: int) -> list[Piece]:
+def pieces_of_rank(folder: Path, metadata: Metadata, rank: int, threads: int = 1) -> list[Piece]:
     """The checksums of what this rank wrote, read back piece by piece."""
-    found = []
     mine = sorted(
         (info.relative_path, info.offset, info.length, index.fqn)
         for index, info in metadata.storage_data.items()
         if info.relative_path.startswith(f"__{rank}_")
     )
     for file in dict.fromkeys(file for file, *_ in mine):
-        size = (folder / file).stat().st_size
-        with (folder / file).open("rb") as opened:
-            at = 0
-            for _, offset, length, name in (each for each in mine if each[0] == file):
-                assert offset == at, "entries leave no gaps"
-                found.append(Piece(file, name, offset, length, crc32_of(opened, offset, length)))
-                at = offset + length
-            assert at == size, "entries leave nothing after them"
-    return found
+        at = 0
+        for _, offset, length, _ in (each for each in mine if each[0] == file):
+            assert offset == at, "entries leave no gaps"
+            at = offset + length
+        assert at == (folder / file).stat().st_size, "entries leave nothing after them"
+
+    def piece(file: str, offset: int, length: int, name: str) -> Piece:
+        return Piece(file, name, offset, length, crc32_of(folder / file, offset, length))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [*pool.map(lambda each: piece(*each), mine)]
 
 
 def whole_file(path: Path) -> Piece:
     """A small file as one piece."""
     size = path.stat().st_size
-    with path.open("rb") as opened:
-        return Piece(path.name, path.name, 0, size, crc32_of(opened, 0, size))
+    return Piece(path.name, path.name, 0, size, crc32_of(path, 0, size))
 
 
-def crc32_of(opened: Any, offset: int, size: int) -> int:
-    """Of some bytes of an open file; of fewer where it ends before."""
-    opened.seek(offset)
+def crc32_of(path: Path, offset: int, size: int) -> int:
+    """Of some bytes of a file; of fewer where it ends before."""
     crc = 0
-    while size > 0 and (read := opened.read(min(size, _BYTES_AT_ONCE))):
-        crc, size = zlib.crc32(read, crc), size - len(read)
+    with path.open("rb", buffering=0) as opened:
+        opened.seek(offset)
+        while size > 0 and (read := opened.read(min(size, _BYTES_AT_ONCE))):
+            crc, size = zlib.crc32(read, crc), size - len(read)
     return crc
 
 
@@ -139,11 +141,11 @@ def write_state(aside: Path, said: Mapping[str, Any]) -> None:
     write_json(aside / STATE, {**said, "format": _FORMAT})
 
 
-def damage(checkpoint: Path, number: int = 0, of: int = 1, entry: str | None = None) -> list[str]:
+def damage(checkpoint: Path, number: int = 0, of: int = 1, entry: str | None = None, threads: int = 1) -> list[str]:
     """What is wrong with the files of a checkpoint, each `FILE (ENTRY)`; empty if it is whole.
 
-    number, of: which share of its pieces to look at, so that ranks can divide the work. entry: of this one
-    alone, which may be a file.
+    number, of: which share of its pieces to look at, so that ranks can divide the work, of which each has threads.
+    entry: of this one alone, which may be a file.
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
@@ -152,18 +154,17 @@ def damage(checkpoint: Path, number: int = 0, of: int = 1, entry: str | None = N
     except (OSError, ValueError, KeyError, TypeError):
         return [MANIFEST]
     pieces = [piece for each in manifest["pieces"] if entry in (None, (piece := Piece(*each)).name)]
-    return list(dict.fromkeys(_wrong(checkpoint, pieces[number::of])))
 
-
-def _wrong(checkpoint: Path, pieces: Sequence[Piece]) -> Iterator[str]:
-    for piece in pieces:
-        said = piece.file if piece.name == piece.file else f"{piece.file} ({piece.name})"
+    def wrong(piece: Piece) -> bool:
         try:
-            with (checkpoint / piece.file).open("rb") as opened:
-                if crc32_of(opened, piece.offset, piece.size) != piece.crc32:
-                    yield said
+            return crc32_of(checkpoint / piece.file, piece.offset, piece.size) != piece.crc32
         except OSError:
-            yield said
+            return True
+
+    mine = pieces[number::of]
+    with ThreadPoolExecutor(threads) as pool:
+        found = [piece for piece, is_wrong in zip(mine, pool.map(wrong, mine), strict=True) if is_wrong]
+    return list(dict.fromkeys(p.file if p.name == p.file else f"{p.file} ({p.name})" for p in found))
 
 
 def _crc_of(values: Any) -> int:

@@ -16,6 +16,7 @@ from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.distributed.agree import all_sums, all_values
 from sharded_emb.distributed.phases import DATA, STEP, named
 from sharded_emb.training.checkpoint import NotSavedError
+from sharded_emb.training.checkpoint_files import step_of
 from sharded_emb.training.course import Course, Epochs, Fetching
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics
@@ -274,8 +275,10 @@ class Trainer:
 
     def _final_metrics(self) -> Metrics:
         """With the best weights where there is an early stopping, else with the last."""
-        self._tell("loading the weights to keep")
-        self.parts.checkpoints.load(self.parts.sharded, None, self.parts.checkpoints.newest())
+        kept = self.parts.checkpoints.newest()
+        if step_of(kept) != self.progress.step:
+            self._tell("loading the weights to keep")
+            self.parts.checkpoints.load(self.parts.sharded, None, kept)
         found: Metrics = {}
         for split in ("valid", "test"):
             self._tell(f"evaluating {split}")

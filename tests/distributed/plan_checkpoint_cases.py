@@ -1,8 +1,10 @@
 """What the tests of checkpoints across plans run on every rank: saving under every sharding type, loading under all."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -15,8 +17,10 @@ from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill
 from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.training import checkpoint
 from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training.checkpoint import Checkpoints
+from sharded_emb.training.checkpoint_pieces import InPieces
 from tests.distributed import parity_cases
 from tests.distributed.driven import drive
 
@@ -104,6 +108,7 @@ def load_all(place: Place, folder: Path) -> dict[tuple[str, str, str], list[str]
 
 
 def save_and_load(place: Place, saved: Path, others: Path) -> dict[tuple[str, str, str], list[str]]:
-    """Both, in one process group: saves into one folder, loads what is in the other."""
-    save_all(place, saved)
+    """Both, in one process group: saves into one folder, in pieces of few rows, loads what is in the other."""
+    with patch.object(checkpoint, "InPieces", partial(InPieces, piece_bytes=100)):
+        save_all(place, saved)
     return load_all(place, others)

@@ -14,6 +14,7 @@ from sharded_emb.config.run import RunConfig
 from sharded_emb.config.session import make_trainer
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.training import checkpoint_entries as entries
+from sharded_emb.training import checkpoint_files as files
 from sharded_emb.training.loop import Trainer
 from sharded_emb.training.progress import MEASURED
 from sharded_emb.training.run_folder import RunFolder
@@ -80,7 +81,7 @@ def new_trainer(place: Place, run_config: RunConfig, run: Path) -> Trainer:
     """As the command makes it, in a folder that is there or is made."""
     tree = run_config.model_dump(mode="json", exclude={"resume"})
     folder = RunFolder.reopen(run, tree, place)
-    built = Built(run_config, place)
+    built = Built(run_config, place, draw=folder is None or not files.steps(run / "checkpoints"))
     return make_trainer(built, folder or RunFolder.create(run, "resume", tree, place))
 
 

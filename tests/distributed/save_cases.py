@@ -139,8 +139,8 @@ def _killed_at(saving: Saving, run: Path, number: int) -> str | None:
         return said.read() or None
 
 
-def _alone(held: Any, storage_writer: Any, process_group: Any) -> Any:  # noqa: ARG001
-    return dcp.save(held, storage_writer=storage_writer, no_dist=True)
+def _alone(held: Any, storage_writer: Any, planner: Any, process_group: Any) -> Any:  # noqa: ARG001
+    return dcp.save(held, storage_writer=storage_writer, planner=planner, no_dist=True)
 
 
 @contextmanager

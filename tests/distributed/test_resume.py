@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 import torch
 
+from sharded_emb.config.evaluating import evaluate
+from sharded_emb.config.run import EvaluateConfig
+from sharded_emb.config.session import train
+from sharded_emb.config.validate import validate
+from sharded_emb.distributed import shard
 from sharded_emb.distributed.process_group import Place
+from sharded_emb.training import checkpoint
 from sharded_emb.training import checkpoint_files as files
 from sharded_emb.training.checkpoint import Checkpoints
 from tests.distributed import plan_checkpoint_cases as plain
 from tests.distributed import resume_cases as cases
+from tests.distributed.next_item_config import config
 from tests.distributed.next_item_data import write_dataset
 from tests.distributed.ranks import on_one_rank, run_ranks
 
@@ -55,6 +62,26 @@ def test_patience_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
     assert (differing, starts) == ([], 2)
     result = json.loads((tmp_path / "0-cut" / "result.json").read_text())
     assert (result["steps"], result["epochs"]) == (21, 3)
+
+
+def test_rows_are_drawn_once_in_a_run_and_weights_that_are_in_memory_are_not_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    for module, name in ((shard, "_initial"), (checkpoint, "load")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, n=name, do=original, **k: done.append(n) or do(*a, **k))
+    run = {"run": str(tmp_path / "run"), "early_stopping": None, "epochs": None}
+    train(config(data, steps=3, **run))
+    assert {*done} == {"_initial"}
+    done.clear()
+    longer = config(data, steps=6, resume=True, **run)
+    metrics = train(longer).metrics
+    assert done == ["load", "load"], "the weights and the random states of step 3"
+    done.clear()
+    found = evaluate(validate(EvaluateConfig, longer.model_dump(mode="json")))
+    assert done == ["load"]
+    assert found["test"] == metrics["test"]
 
 
 def test_on_another_number_of_ranks_none_draws_again_what_it_drew_first(
