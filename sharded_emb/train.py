@@ -5,6 +5,8 @@ torchrun --nproc-per-node 2 -m sharded_emb.train experiment=sasrec_beauty data=F
 torchrun --nproc-per-node 2 -m sharded_emb.train experiment=sasrec_beauty data=FOLDER verify=true
 """
 
+from pathlib import Path
+
 from sharded_emb import cli
 
 
@@ -19,9 +21,12 @@ def train(composed: cli.Composed) -> int:
         from sharded_emb.config.run import RunConfig
         from sharded_emb.config.session import train as train_session
         from sharded_emb.config.verifying import verify
+        from sharded_emb.config.where import from_home
         from sharded_emb.distributed.process_group import restarted
+        from sharded_emb.training.launches import made_by_this_launch
 
-    if restarted() and composed.tree.get("run") is not None:
+    run = composed.tree.get("run")
+    if restarted() and isinstance(run, str) and made_by_this_launch(from_home(Path(run))):
         composed.tree["resume"] = True
     config = composed.validated(RunConfig)
     if config.verify:

@@ -17,20 +17,21 @@ from sharded_emb.config.run import RunConfig
 from sharded_emb.config.warm_starting import FROM_SEED, Begun, warm_started
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.heartbeat import Heartbeat
-from sharded_emb.distributed.process_group import Place, by_torchrun, launch_id, process_group, restarted
+from sharded_emb.distributed.process_group import Place, by_torchrun, process_group, restarted
 from sharded_emb.errors import InputError
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_files import steps
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics
 from sharded_emb.training.failures import explained
+from sharded_emb.training.launches import of_this_launch
 from sharded_emb.training.limits import Limits
 from sharded_emb.training.loop import Trainer
 from sharded_emb.training.parts import Parts
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import protocol_line, results_table
-from sharded_emb.training.run_folder import RunFolder, log_file, log_to, of_launch
+from sharded_emb.training.run_folder import RunFolder, log_file, log_to
 from sharded_emb.training.run_page import PICTURE, write_page
 from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.signals import Signals
@@ -103,7 +104,7 @@ def _as_restarted(config: RunConfig, place: Place) -> RunConfig:
     """Where torchrun restarted this process, with the run that its first start has made, if it came so far."""
     if not restarted() or config.run is not None:
         return config
-    run = from_first_rank(lambda: of_launch(Path("runs"), launch_id()), place)
+    run = from_first_rank(lambda: of_this_launch(Path("runs")), place)
     return config if run is None else config.model_copy(update={"run": run, "resume": True})
 
 

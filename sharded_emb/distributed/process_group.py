@@ -4,6 +4,7 @@ Without torchrun there is a group of one that needs no port and no environment, 
 path as many.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -83,8 +85,16 @@ def restarted() -> bool:
 
 
 def launch_id() -> str | None:
-    """What tells one torchrun on this host from any other, the same after its restarts; None without torchrun."""
-    return f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}" if by_torchrun() else None
+    """What tells one torchrun from any other, on whatever host and in whatever container, and is the same after its
+    restarts; None without torchrun.
+    """
+    if not by_torchrun():
+        return None
+    parent, began, boot = os.getppid(), "", ""
+    with contextlib.suppress(OSError):  # where there is no /proc
+        began = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    return " ".join([os.environ["TORCHELASTIC_RUN_ID"], str(parent), began, boot])
 
 
 def report_failure(error: BaseException) -> None:

@@ -21,9 +21,10 @@ import yaml
 
 from sharded_emb import versions
 from sharded_emb.distributed.agree import from_first_rank
-from sharded_emb.distributed.process_group import Place, launch_id
+from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 from sharded_emb.replacing import replacing
+from sharded_emb.training.launches import LAUNCH, launch_ids
 from sharded_emb.training.metric_lines import MetricLines, without_nan
 from sharded_emb.training.same_run import config_hash, differences
 from sharded_emb.training.tracking import Following, Tracked, TrackingConfig
@@ -32,7 +33,6 @@ log = logging.getLogger("sharded_emb")
 
 RUN = "run.yaml"
 _LOCK = ".lock"
-_LAUNCH = ".launch"
 
 
 class RunFolder:
@@ -56,9 +56,10 @@ class RunFolder:
         def make() -> Path:
             nonlocal lock
             folder = wanted or _free(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-            lock = _create(folder, {**config, "run": str(folder)})
+            lock = _create(folder, {**config, "run": str(folder)}, launches)
             return folder
 
+        launches = launch_ids(place)
         path = from_first_rank(make, place)
         return cls(path, place, {**config, "run": str(path)}, lock)
 
@@ -184,7 +185,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _create(folder: Path, config: dict[str, Any]) -> IO[str]:
+def _create(folder: Path, config: dict[str, Any], launches: list[str]) -> IO[str]:
     if wrong := taken(folder):
         raise InputError(wrong)
     try:
@@ -196,17 +197,10 @@ def _create(folder: Path, config: dict[str, Any]) -> IO[str]:
         if wrong := taken(folder):  # by a job that was faster
             raise InputError(wrong)
         (folder / "log").mkdir(exist_ok=True)
-        if (launch := launch_id()) is not None:
-            (folder / _LAUNCH).write_text(launch, encoding="utf-8")
+        if launches:
+            (folder / LAUNCH).write_text("\n".join(launches), encoding="utf-8")
         _write_config(folder, config)
     return lock
-
-
-def of_launch(runs: Path, launch: str | None) -> Path | None:
-    """The newest run folder that this torchrun has made; None if it has made none."""
-    made = (file for file in runs.glob(f"*/{_LAUNCH}") if file.read_text(encoding="utf-8") == launch)
-    newest = max(made, key=lambda file: file.stat().st_mtime, default=None)
-    return None if newest is None else newest.parent
 
 
 def config_of(key: str, folder: Path) -> dict[str, Any]:
@@ -233,11 +227,8 @@ def taken(folder: Path) -> str | None:
         return (
             f"run: want a new folder, got {folder}, which exists; choose another run=, or go on with it by resume=true"
         )
-    if {path.name for path in folder.iterdir()} - {
-        _LOCK,
-        _LAUNCH,
-        "log",
-    }:  # these are left by a job that was killed at once
+    # these are left by a job that was killed at once
+    if {path.name for path in folder.iterdir()} - {_LOCK, LAUNCH, "log"}:
         return f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
     return None
 

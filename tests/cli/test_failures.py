@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sharded_emb.distributed.process_group import launch_id
 from tests.cli.commands import ROOT, metrics_lines, result
 from tests.cli.in_process import Commands
 from tests.distributed.next_item_data import write_dataset
@@ -162,3 +163,34 @@ def test_a_loss_that_is_no_number_leaves_its_batch(tmp_path: Path, data: Path, s
     for piece in pieces:
         assert piece["ids"].keys() == {"history", "candidates"}
         assert piece["ids"]["history"]["lengths"].sum() == len(piece["ids"]["history"]["ids"]) > 0
+
+
+def test_a_run_that_another_launch_has_made_is_no_place_to_be_started_anew_in(
+    tmp_path: Path, data: Path, start: Commands
+) -> None:
+    run = tmp_path / "run"
+    small = [*WORDS[:3], f"data={data}", f"run={run}", "log_every_steps=1", "epochs=null", "early_stopping=null"]
+    assert start("train", *small, "steps=2").code == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    launched = Launched(tmp_path, data, [f"run={run}", "steps=8"], ("--max-restarts", "1"))
+    assert launched.end(120) == 1, launched.said()
+    assert launched.said().count("run: want a new folder") >= 2, "by the first start and by the second"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_launches_of_two_containers_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun gives all of them the same name, and is the first process of each."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    ids = []
+    for _ in range(2):
+        shell = subprocess.Popen(["sleep", "60"])
+        monkeypatch.setattr(os, "getppid", lambda pid=shell.pid: pid)
+        ids += [launch_id(), launch_id()]
+        shell.kill()
+        shell.wait()
+        time.sleep(0.02)
+    assert ids[0] == ids[1]
+    assert ids[2] == ids[3]
+    (name, _, began, boot), (other_name, _, other_began, other_boot) = (str(each).split() for each in ids[::2])
+    assert (name, boot) == (other_name, other_boot)
+    assert began != other_began, "processes of one number, as each container has, began at other times"
