@@ -86,7 +86,7 @@ class SASRec(nn.Module):
         return F.normalize(self.norm(x_BLD), dim=-1)
 
 
-def batches(rows: list[list[int]], size: int) -> Iterator[Tensor]:
+def batches(rows: list[Tensor], size: int) -> Iterator[Tensor]:
     """Of like lengths in random order, padded with 0. Sorted all at once, the model would learn less from an epoch."""
     order = random.sample(range(len(rows)), len(rows))
     together = [order[start : start + WINDOW * size] for start in range(0, len(order), WINDOW * size)]
@@ -96,10 +96,10 @@ def batches(rows: list[list[int]], size: int) -> Iterator[Tensor]:
         parts += [window[start : start + size] for start in range(0, len(window), size)]
     random.shuffle(parts)
     for part in parts:
-        yield nn.utils.rnn.pad_sequence([torch.tensor(rows[row]) for row in part], batch_first=True)
+        yield nn.utils.rnn.pad_sequence([rows[row] for row in part], batch_first=True)
 
 
-def epoch(model: SASRec, optimizer: torch.optim.Optimizer, rows: list[list[int]], with_: Settings) -> float:
+def epoch(model: SASRec, optimizer: torch.optim.Optimizer, rows: list[Tensor], with_: Settings) -> float:
     """Trains on all rows; the mean loss of the last batch."""
     loss = torch.zeros(())
     for ids_BL in batches(rows, with_.batch):
@@ -145,10 +145,10 @@ def ndcg(model: SASRec, file: Path, with_: Settings) -> float:
     return gain / len(events)
 
 
-def read(file: Path, longest: int) -> tuple[list[list[int]], int]:
+def read(file: Path, longest: int) -> tuple[list[Tensor], int]:
     """The training rows: all but the last two events, the newest of them; and the rows that the item table needs."""
     events = [[int(item) for item in line.split()[1:]] for line in file.read_text().splitlines()]
-    return [row[:-2][-longest:] for row in events], max(map(max, events)) + 1
+    return [torch.tensor(row[:-2][-longest:]) for row in events], max(map(max, events)) + 1
 
 
 def main() -> None:
