@@ -12,6 +12,8 @@ _SHOWN = 3
 
 def others_with(tree: Mapping[str, Any], place: Sequence[int | str]) -> str:
     """`; CLASS has it (GROUP=OPTION)`, or nothing: classes that would have the key, in a slot of the same class."""
+    if len(place) < 2:  # a key beside the groups, of which no option has one
+        return ""
     group, *inside, key = map(str, place)
     groups = Groups([conf_folder()])
     usual = (groups.defaults("train") or {}).get(group)

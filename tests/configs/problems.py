@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sharded_emb import cli
-from sharded_emb.config.run import EvaluateConfig, PrepareConfig, RunConfig
+from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import InputError
 
-KINDS = {"train": RunConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig}
+KINDS = {"train": RunConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig, "plan": PlanConfig}
 
 
 def problems(*words: str, command: str = "train", files: bool = False, config_dirs: Iterable[Path] = ()) -> list[str]:

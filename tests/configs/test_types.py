@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sharded_emb.cli import compose_tree
 from tests.configs.problems import POOLINGS, problems
@@ -29,6 +30,15 @@ def test_all_problems_of_a_command_line_come_in_one_list() -> None:
         "tables.item.dim: want a multiple of 4, got 6; try 8",
         "tables.item.dmi: unknown key; did you mean dim?",
     ]
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "plan", "evaluate"])
+def test_a_key_like_no_other_is_a_problem_beside_the_others(command: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(compose_tree("train", [])))
+    run = [f"run={tmp_path}"] if command == "evaluate" else []
+    of_dim, of_key = problems("qqqq=1", "tables.item.dim=6", *run, command=command)
+    assert of_dim == "tables.item.dim: want a multiple of 4, got 6; try 8"
+    assert of_key.startswith("qqqq: unknown key; there are: accumulation, ")
 
 
 @pytest.mark.parametrize(
