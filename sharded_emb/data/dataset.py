@@ -104,10 +104,11 @@ class Dataset:
         self._tables: dict[str, pa.Table] = {}
 
     @classmethod
-    def open(cls, folder: Path) -> "Dataset":
+    def open(cls, folder: str | Path) -> "Dataset":
         """The dataset in `folder`. Raises InputError on `data` when there is none, or one of another version, or one
         without a vocabulary.
         """
+        folder = Path(folder)
         found = cls(folder, read_manifest(folder))
         require_parts([found._vocabulary_file(table) for table in found.manifest.vocabularies])
         return found

@@ -39,7 +39,8 @@ def test_a_notebook_prepares_trains_and_evaluates(tmp_path: Path) -> None:
     assert 0 <= outcome.metrics["test"]["ndcg@10"] <= 1
     assert signal.getsignal(signal.SIGINT) == handler, "an interrupt of the notebook is the notebook's again"
     assert sharded_emb.evaluate(outcome.path, "split=test")["test"] == pytest.approx(outcome.metrics["test"])
-    assert sharded_emb.Dataset.open(tmp_path / "data").manifest == dataset.manifest
+    for named in (tmp_path / "data", str(tmp_path / "data")):
+        assert sharded_emb.Dataset.open(named).manifest == dataset.manifest
 
 
 def test_what_is_wrong_is_raised_as_one_list(tmp_path: Path, tiny_data: Path) -> None:
