@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from sharded_emb.config.rules import Tree
 from sharded_emb.config.vocabularies import vocabulary_by_table
 from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.layouts.base import ITEM, LABEL
 from sharded_emb.errors import nearest
 from sharded_emb.losses.base import LabelledLossConfig
 from sharded_emb.models.base import NextItemConfig
@@ -14,11 +15,22 @@ from sharded_emb.vocabulary_rows import PADDING_ROW
 
 def column_problems(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:
     """The problems with what features, poolings, the loss and the model read."""
+    yield from _samples(sound, dataset)
     yield from _columns(tree, sound, dataset)
     yield from _pooling_columns(sound, dataset)
     yield from _table_rows(sound, dataset)
     yield from _label(sound, dataset)
     yield from _numbers(sound, dataset)
+
+
+def _samples(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """A next-item model predicts the last event of a row's sequence. Where a row is an event, with an item and a label
+    of its own, its sequences are of what came before, which rows of train have, too.
+    """
+    of_event = {ITEM, LABEL} & {name for name, each in dataset.columns.items() if not each.type.startswith("list")}
+    if isinstance(sound.get("model"), NextItemConfig) and len(of_event) == 2:
+        got = f"got labelled events in {dataset.folder}"
+        yield f"data: want sequences of a next-item layout, {got}; prepare the log with dataset=events"
 
 
 def _columns(tree: Tree, sound: Tree, dataset: Dataset) -> Iterator[str]:

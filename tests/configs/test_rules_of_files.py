@@ -61,6 +61,25 @@ def test_training_stops_by_the_auc_within_users_where_there_are_any(tiny_data: P
     ]
 
 
+def test_a_next_item_model_does_not_take_what_came_before_labelled_events_for_sequences(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    manifest = read_manifest(tiny_data)
+
+    def said(**more: Column) -> list[str]:
+        columns = {**manifest.columns, **more}
+        write_manifest(tmp_path / "data", manifest.model_copy(update={"columns": columns, "layout": "Mine"}))
+        return problems(f"data={tmp_path}/data", files=True)
+
+    item, label = Column(type="int64", vocabulary="item"), Column(type="float32")
+    assert said(item=item, label=label) == [
+        f"data: want sequences of a next-item layout, got labelled events in {tmp_path}/data; prepare the log with "
+        "dataset=events"
+    ]
+    assert said(label=label) == said(item=item, label=Column(type="list<float32>")) == []
+
+
 def test_numbers_are_no_ids_of_a_feature(tiny_data: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_data, tmp_path / "data")
     manifest = read_manifest(tiny_data)
