@@ -180,8 +180,9 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
     trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping, config.prefetch, signals=signals)
     latest = from_first_rank(checkpoints.latest, place)
     if latest is not None:
-        trainer.resume(latest)
-        _require_more(limits, trainer.progress, folder.path)
+        made = trainer.resume(latest)
+        _require_more(limits, made.progress, folder.path)
+        folder.rewind(made.progress.step, made.seconds, made.metrics_bytes)
     else:
         trainer.warm_start = begun.report
         folder.rewind(0, 0.0, 0)

@@ -84,14 +84,14 @@ class Trainer:
         """The samples of the run."""
         return self.parts.stream or Epochs(self.parts.source, self.parts.collate)
 
-    def resume(self, checkpoint: Path) -> None:
+    def resume(self, checkpoint: Path) -> RunState:
         """Goes on from a checkpoint of this run. Raises InputError on every rank if it does not fit or is damaged."""
         state = self.parts.checkpoints.resume(self.parts.sharded, self.parts.dense, checkpoint)
         self.progress, self.warm_start = state.progress, state.warm_start
         self.stopping.best, self.stopping.since_best = state.best, state.since_best
         self.course.unknown.update(state.unknown_ids_of(self.place.rank, self.place.world_size))
-        self.parts.folder.rewind(state.progress.step, state.seconds, state.metrics_bytes)
         self.display.begin(state.progress)
+        return state
 
     def train(self) -> Metrics:
         """Runs to the end; returns the metrics of valid and test with the weights that the run keeps."""

@@ -26,7 +26,7 @@ from sharded_emb.errors import InputError
 from sharded_emb.replacing import replacing
 from sharded_emb.training.launches import LAUNCH, launch_ids
 from sharded_emb.training.metric_lines import MetricLines, without_nan
-from sharded_emb.training.same_run import config_hash, differences
+from sharded_emb.training.same_run import LIMITS, config_hash, differences
 from sharded_emb.training.tracking import Following, Tracked, TrackingConfig
 
 log = logging.getLogger("sharded_emb")
@@ -84,8 +84,8 @@ class RunFolder:
         return cls(path, place, {**config, "run": str(path)}, lock) if from_first_rank(claim, place) else None
 
     def finished(self) -> dict[str, Any] | None:
-        """result.json of a run that has nothing left to do under the limits of this config; None of any other. A stream
-        that did not say that it ended may have more.
+        """result.json of a run that has nothing left to do under the limits of this config, whatever else may change;
+        None of any other. A stream that did not say that it ended may have more.
         """
 
         def read() -> dict[str, Any] | None:
@@ -95,7 +95,9 @@ class RunFolder:
                 return None
             if not isinstance(found, dict):  # of somebody else
                 return None
-            done = found.get("status") == "finished" and found.get("config_hash") == config_hash(self.config)
+            before = config_of("run", self.path)
+            done = found.get("status") == "finished" and found.get("config_hash") == config_hash(before)
+            done &= all(self.config.get(key) == before.get(key) for key in LIMITS)
             more_may_come = not found.get("stream", {}).get("ended", True) and found["steps"] != self.config.get(
                 "steps"
             )

@@ -31,6 +31,7 @@ FREE = frozenset(
         "verify",
     ]
 )
+LIMITS = ("steps", "epochs")  # with others of these a run that was finished goes on
 _PATHS = ("data", "stream.folder")
 _MISSING = object()
 

@@ -65,6 +65,18 @@ def test_a_config_that_is_damaged_is_named(
 def test_a_run_is_not_made_shorter(run: Path, tiny_data: Path) -> None:
     with pytest.raises(InputError, match=rf"^steps: want at least 4, which {run} has made, got 3; begin another run$"):
         trained(run, tiny_data, "steps=3", "resume=true")
+    assert (run / "result.json").is_file()
+
+
+@pytest.mark.parametrize("words", [("steps=4", "wait_seconds=60", "checkpoint.every_minutes=5"), ("steps=5",)])
+def test_a_finished_run_is_left_as_it_is_unless_it_is_to_be_longer(
+    run: Path, tiny_data: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_data.parent)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    trained(run, Path(tiny_data.name), "resume=true", *words)
+    after = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert (after == before) == ("steps=4" in words)
 
 
 def backed_up(run: Path) -> None:
