@@ -80,14 +80,16 @@ def plan(
 def train(config: "RunConfig") -> "Outcome":
     """Trains and evaluates, as the command does: the run is in `Outcome.path`, its metrics in `Outcome.metrics`.
 
-    SIGTERM and SIGINT stop it after the step, with a checkpoint; outside of the main thread it leaves them alone.
+    `verify=true`, which makes no run, is the command's alone. SIGTERM and SIGINT stop it after the step, with a
+    checkpoint; outside of the main thread it leaves them alone.
     """
     cli.check_versions()
     from sharded_emb.config.run import RunConfig
     from sharded_emb.config.session import train as train_session
     from sharded_emb.config.validate import validate
 
-    return train_session(validate(RunConfig, config.model_dump()))
+    verifies = "verify: want false, since it makes no run to return, got true; take the command, train verify=true"
+    return train_session(validate(RunConfig, config.model_dump(), known=[verifies] if config.verify else []))
 
 
 def evaluate(run: str | Path, *overrides: str, config_dir: str | Path | None = None) -> "Metrics":
