@@ -44,9 +44,30 @@ log = logging.getLogger("sharded_emb")
 @contextmanager
 def joined(config: RunConfig) -> Iterator[Place]:
     """The process group of a config's device, with its threads."""
-    torch.set_num_threads(config.threads_per_rank)
-    with process_group(config.device, config.wait_seconds) as place:
+    with process_group(config.device, config.wait_seconds) as place, _torch_as_it_was():
+        torch.set_num_threads(config.threads_per_rank)
         yield place
+
+
+@contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """Settings and random numbers are as before at the end: the process may be somebody's notebook."""
+    threads, precision, tf32 = (
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+    )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warns)
+            torch.set_float32_matmul_precision(precision)
+            torch.backends.cudnn.allow_tf32 = tf32
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -144,7 +144,7 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
         torch.cuda.set_device(chosen)
     elif not _malloc_is_told():
         keep_freed_memory()
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    backend, hook = "nccl" if chosen.type == "cuda" else "gloo", sys.excepthook
     timeout = timedelta(seconds=wait_seconds)
     if "WORLD_SIZE" in os.environ:
         on_device: dict[str, Any] = {"device_id": chosen} if chosen.type == "cuda" else {}
@@ -155,9 +155,9 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
         yield place_in_group(chosen, timeout)
     except BaseException:
         if launched_ranks() == 1:
-            _leave_group()
+            _leave_group(hook)
         raise
-    _leave_group()
+    _leave_group(hook)
 
 
 def _malloc_is_told() -> bool:
@@ -177,8 +177,10 @@ def _store_of_this_start(timeout: timedelta) -> dict[str, Any]:
     return {"store": PrefixStore(f"start-{start}", store), "rank": rank, "world_size": world_size}
 
 
-def _leave_group() -> None:
+def _leave_group(hook: Callable[..., Any]) -> None:
+    """hook: of errors, around which torch puts one that names the rank, each time it makes a group."""
     dist.destroy_process_group()
+    sys.excepthook = hook
     _forget_hosts()
 
 

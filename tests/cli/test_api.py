@@ -2,14 +2,17 @@
 
 import json
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import sharded_emb
+from sharded_emb.training.loop import Trainer
 from sharded_emb.training.progress import MEASURED
 from sharded_emb.training.tracking import TrackingConfig
 from tests.cli.in_process import Commands
@@ -76,6 +79,34 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(
     assert sharded_emb.train(sharded_emb.compose(*WORDS, f"data={tiny_data}", run, "resume=true")).status == "finished"
     assert kept.tb is not None
     assert kept_too.tb is not None, "as a notebook keeps the last error"
+
+
+def of_torch() -> list[object]:
+    return [
+        torch.get_num_threads(),
+        torch.random.get_rng_state().tolist(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        sys.excepthook,
+    ]
+
+
+def test_a_notebook_has_torch_as_it_was_also_after_an_error(
+    tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*WORDS, f"data={tiny_data}", "deterministic=true", f"threads_per_rank={torch.get_num_threads() + 1}")
+    torch.set_float32_matmul_precision("high")
+    torch.manual_seed(123)
+    before = of_torch()
+    sharded_emb.train(sharded_emb.compose(*words, f"run={tmp_path / 'run'}"))
+    assert of_torch() == before
+    sharded_emb.evaluate(tmp_path / "run", "split=valid")
+    assert of_torch() == before
+    monkeypatch.setattr(Trainer, "train", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sharded_emb.train(sharded_emb.compose(*words, f"run={tmp_path / 'failed'}"))
+    assert of_torch() == before
+    torch.set_float32_matmul_precision("highest")
 
 
 def test_a_run_may_be_in_a_thread(tmp_path: Path, tiny_data: Path) -> None:
