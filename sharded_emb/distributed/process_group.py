@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from torch.distributed.rendezvous import rendezvous
 from sharded_emb.distributed.host_memory import keep_freed_memory
 from sharded_emb.distributed.parent import end_with_parent
 from sharded_emb.errors import InputError
+
+_IN_GROUP = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,26 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
 
     wait_seconds bounds every collective, so that a rank whose peers are gone does not wait for ever. A process of
     torchrun ends soon after it. One of many that fails stays in the group: its connections end with the process, after
-    it has said why, and only then do the others fail of it.
+    it has said why, and only then do the others fail of it. Raises InputError where this process is in a group.
     """
+    with _the_only_group():
+        yield from _joined(device, timedelta(seconds=wait_seconds))
+
+
+@contextmanager
+def _the_only_group() -> Iterator[None]:
+    """Torch has one group for all threads of a process."""
+    if dist.is_initialized() or not _IN_GROUP.acquire(blocking=False):
+        got = "got one more while there is a process group; wait for its end, or start a process for each"
+        raise InputError(f"run: want one run at a time in a process, {got}")
+    try:
+        yield
+    finally:
+        _IN_GROUP.release()
+
+
+def _joined(device: Literal["auto", "cpu", "cuda"], timeout: timedelta) -> Iterator[Place]:
+    """See `process_group`."""
     if by_torchrun():
         end_with_parent()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -145,7 +166,6 @@ def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 
     elif not _malloc_is_told():
         keep_freed_memory()
     backend, hook = "nccl" if chosen.type == "cuda" else "gloo", sys.excepthook
-    timeout = timedelta(seconds=wait_seconds)
     if "WORLD_SIZE" in os.environ:
         on_device: dict[str, Any] = {"device_id": chosen} if chosen.type == "cuda" else {}
         dist.init_process_group(backend, timeout=timeout, **_store_of_this_start(timeout), **on_device)

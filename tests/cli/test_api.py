@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import sharded_emb
+from sharded_emb.distributed.process_group import process_group
 from sharded_emb.training.loop import Trainer
 from sharded_emb.training.progress import MEASURED
 from sharded_emb.training.tracking import TrackingConfig
@@ -112,6 +113,15 @@ def test_a_notebook_has_torch_as_it_was_also_after_an_error(
 def test_a_run_may_be_in_a_thread(tmp_path: Path, tiny_data: Path) -> None:
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(trained, tmp_path / "run", tiny_data).result().status == "finished"
+
+
+def test_a_process_has_one_run_at_a_time(tmp_path: Path, tiny_data: Path) -> None:
+    with process_group("cpu"), ThreadPoolExecutor(1) as threads:
+        second = threads.submit(trained, tmp_path / "run", tiny_data)
+        with pytest.raises(sharded_emb.InputError, match=r"^run: want one run at a time in a process, got one more "):
+            second.result()
+    assert not (tmp_path / "run").exists()
+    assert trained(tmp_path / "run", tiny_data).status == "finished"
 
 
 def test_what_the_package_offers_is_listed_and_documented() -> None:
