@@ -6,6 +6,7 @@ Interleaved in one process, one thread; medians. A whole training step costs mor
 smaller still.
 """
 
+import argparse
 import platform
 import statistics
 import time
@@ -27,6 +28,7 @@ ROWS, DIM, TURNS = 1_000_000, 64, 50
 
 def main() -> None:
     """Prints a line a batch shape."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {platform.machine()}, one thread, table {ROWS:,} x {DIM}, row-wise Adagrad")
     print("| batch | check ms | fused lookup ms | check / lookup |\n|---|---|---|---|")

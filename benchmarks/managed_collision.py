@@ -6,6 +6,7 @@ One rank, one thread; ids are drawn by a power law from twice as many as there a
 steps in which no rows change hands and of those in which they do.
 """
 
+import argparse
 import platform
 import statistics
 import sys
@@ -28,6 +29,7 @@ STEPS, EVERY = 31, 10
 
 def main() -> None:
     """Prints a line a size."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {platform.machine()}, one thread; every_steps={EVERY}")
     print(

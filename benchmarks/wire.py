@@ -4,6 +4,7 @@
 TorchRec takes, is beside ours.
 """
 
+import argparse
 import statistics
 import time
 from typing import Any
@@ -28,6 +29,7 @@ CODECS: dict[str, Any] = {
 
 def main() -> None:
     """Prints a line a codec."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     values = torch.randn(VECTORS, COLUMNS, generator=torch.Generator().manual_seed(0))
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in CODECS}
