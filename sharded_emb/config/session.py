@@ -256,7 +256,7 @@ def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
         # the console shows what the command ends with
         said = ("failed after step %d: %s", trainer.progress.step, mine)
         log.error(*said, exc_info=None if known else error, extra={"file_only": True})
-        more = {"error": f"{type(mine).__name__}: {mine}"}
+        more = {"error": _with_its_name(mine)}
         if mine is error:
             raise
         raise mine from error
@@ -271,6 +271,12 @@ def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:
     if built.place.rank == 0:
         write_page(folder.path)
     return Outcome(folder.path, metrics, trainer.stop_signal)
+
+
+def _with_its_name(error: BaseException) -> str:
+    """The text of an error, which may begin with the name of its class itself."""
+    name = f"{type(error).__name__}: "
+    return name + str(error).removeprefix(name)
 
 
 def _write_result(folder: RunFolder, status: str, values: dict[str, Any]) -> None:

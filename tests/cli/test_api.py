@@ -13,6 +13,7 @@ import yaml
 
 import sharded_emb
 from sharded_emb.distributed.process_group import process_group
+from sharded_emb.errors import OutOfRangeIdError
 from sharded_emb.training.loop import Trainer
 from sharded_emb.training.progress import MEASURED
 from sharded_emb.training.tracking import TrackingConfig
@@ -113,6 +114,24 @@ def test_a_notebook_has_torch_as_it_was_also_after_an_error(
 def test_a_run_may_be_in_a_thread(tmp_path: Path, tiny_data: Path) -> None:
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(trained, tmp_path / "run", tiny_data).result().status == "finished"
+
+
+def test_the_error_of_a_result_has_its_name_once(
+    tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception, run: Path) -> str:
+        def train(self: Trainer) -> None:  # noqa: ARG001
+            raise error
+
+        monkeypatch.setattr(Trainer, "train", train)
+        with pytest.raises(type(error)):
+            trained(run, tiny_data)
+        found: str = json.loads((run / "result.json").read_text())["error"]
+        return found
+
+    out_of_range = OutOfRangeIdError("OutOfRangeIdError: table item, feature history: id 9 is out of range [0, 8)")
+    assert fail(out_of_range, tmp_path / "one") == str(out_of_range)
+    assert fail(ValueError("no more"), tmp_path / "other") == "ValueError: no more"
 
 
 def test_a_process_has_one_run_at_a_time(tmp_path: Path, tiny_data: Path) -> None:
