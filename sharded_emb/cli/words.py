@@ -92,7 +92,7 @@ class Words:
     def run_folder(self) -> Path:
         """The folder that `run=` names. Raises InputError if none does, or it holds no run."""
         named = self.values.get("run")
-        if named is None:
+        if named in (None, ""):
             raise InputError(*self.problems, "run: missing; want a run folder, as run=FOLDER")
         folder = from_home(Path(str(named)))
         if not (folder / "run.yaml").is_file():

@@ -79,6 +79,8 @@ def test_a_key_like_no_other_is_a_problem_beside_the_others(command: str, tmp_pa
         ("embedding_optimizer.lr=0", "embedding_optimizer.lr: want a number above 0, got 0"),
         ("device=cdua", "device: want auto, cpu or cuda, got 'cdua'; did you mean cuda?"),
         ("name=a/b", "name: want text that matches ^[A-Za-z0-9_.-]+$, got 'a/b'"),
+        ("data=", "data: missing; want a path, got ''; name one, or leave the key out"),
+        ("run=''", "run: missing; want a path, got ''; name one, or leave the key out"),
         ("data=5", "data: want a path (./5 for a number), got 5"),
         ("tables.item=5", "tables.item: want a mapping, got 5"),
         ("tables.item.dim=10", "tables.item.dim: want a multiple of 4, got 10; try 12"),

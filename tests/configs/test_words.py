@@ -161,6 +161,7 @@ def test_evaluate_wants_a_run_folder(tmp_path: Path) -> None:
         "split: want KEY=VALUE, got 'split'",
         "run: missing; want a run folder, as run=FOLDER",
     ]
+    assert problems("run=", command="evaluate") == ["run: missing; want a run folder, as run=FOLDER"]
     (tmp_path / "mine").mkdir()
     assert problems(f"run={tmp_path}/mien", command="evaluate") == [
         f"run: want a run folder, got {tmp_path}/mien, which has no run.yaml; did you mean mine?"
