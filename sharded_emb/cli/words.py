@@ -96,8 +96,8 @@ class Words:
             raise InputError(*self.problems, "run: missing; want a run folder, as run=FOLDER")
         folder = from_home(Path(str(named)))
         if not (folder / "run.yaml").is_file():
-            beside = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-            got = f"got {folder}, which has no run.yaml{nearest(folder.name, beside)}"
+            runs = [file.parent.name for file in folder.parent.glob("*/run.yaml")]
+            got = f"got {folder}, which has no run.yaml{nearest(folder.name, runs)}"
             raise InputError(*self.problems, f"run: want a run folder, {got}")
         return folder.resolve()
 

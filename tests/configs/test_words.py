@@ -162,11 +162,12 @@ def test_evaluate_wants_a_run_folder(tmp_path: Path) -> None:
         "run: missing; want a run folder, as run=FOLDER",
     ]
     assert problems("run=", command="evaluate") == ["run: missing; want a run folder, as run=FOLDER"]
-    (tmp_path / "mine").mkdir()
+    for name in ("mine", "mien", "mined"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine" / "run.yaml").write_text("- 1\n")
     assert problems(f"run={tmp_path}/mien", command="evaluate") == [
         f"run: want a run folder, got {tmp_path}/mien, which has no run.yaml; did you mean mine?"
     ]
-    (tmp_path / "mine" / "run.yaml").write_text("- 1\n")
     assert problems(f"run={tmp_path}/mine", command="evaluate") == [
         f"run: want a mapping in {tmp_path}/mine/run.yaml, got something else"
     ]
