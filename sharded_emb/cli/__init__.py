@@ -91,7 +91,7 @@ def compose_all(
     where there is no tree to go on with.
     """
     own = list(config_dirs)
-    words = Words(Groups(folders_of(own)), missing_folders(own))
+    words = Words(Groups(folders_of(own)), missing_folders(own), of_run=of_run)
     for word in overrides:
         words.read(word)
     folders = words.groups.folders

@@ -20,7 +20,8 @@ class Words:
 
     missing: problems of folders that are not there, in which an unknown option may be. lines: those of keys, as Hydra
     takes them. given: key -> value as typed. values: key -> value. chosen: group -> option. deleted: keys after a ~.
-    open_groups: those whose option was unknown and like no other, so that nothing can be said of their keys.
+    open_groups: those whose option was unknown and like no other, so that nothing can be said of their keys. of_run:
+    whether they are about a run that is there.
     """
 
     groups: Groups
@@ -32,6 +33,7 @@ class Words:
     chosen: dict[str, str] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
     open_groups: list[str] = field(default_factory=list)
+    of_run: bool = False
 
     def __post_init__(self) -> None:
         self.problems += self.missing
@@ -53,7 +55,8 @@ class Words:
         elif override.is_delete():
             self.deleted.append(key)
         elif override.is_sweep_override():
-            how = f"a list is written [{value}], and train --multirun tries each"
+            each = "give one after the other" if self.of_run else "train --multirun tries each"
+            how = f"{each}, and a key that takes a list has it as [{value}]"
             self.problems.append(f"{key}: want one value, got {value}; {how}")
         elif options := self.groups.options(key):
             self._choose(key, override.value(), options)

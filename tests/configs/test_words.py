@@ -34,7 +34,8 @@ def config_dir(folder: Path, **files: str) -> Path:
         ("loss=[softmax,sampled_softmax]", "loss: want an option, got ['softmax', 'sampled_softmax']; "
          "did you mean sampled_softmax?"),
         ("model@other=din", "model@other: want GROUP=OPTION, got 'model@other=din'"),
-        ("steps=1,2", "steps: want one value, got 1,2; a list is written [1,2], and train --multirun tries each"),
+        ("steps=1,2", "steps: want one value, got 1,2; train --multirun tries each, and a key that takes a list has it "
+         "as [1,2]"),
         ("hydra.verbose=true", "hydra.verbose: unknown key; settings of Hydra itself do nothing here"),
         ("~early_stoping", "early_stoping: unknown key; did you mean early_stopping?"),
         ("~tables.item.foo", f"tables.item.foo: unknown key; there are: {', '.join(sorted(TableConfig.model_fields))}"),
@@ -172,6 +173,10 @@ def test_evaluate_wants_a_run_folder(tmp_path: Path) -> None:
         f"run: want a mapping in {tmp_path}/mine/run.yaml, got something else"
     ]
     (tmp_path / "mine" / "run.yaml").write_text(yaml.safe_dump(compose_tree("train", ["experiment=din_ml100k"])))
+    assert problems(f"run={tmp_path}/mine", "split=valid,test", command="evaluate") == [
+        "split: want one value, got valid,test; give one after the other, and a key that takes a list has it as "
+        "[valid,test]"
+    ]
     assert problems(f"run={tmp_path}/mine", "split=tset", "top_k=0", command="evaluate") == [
         "split: want train, valid or test, got 'tset'; did you mean test?",
         "top_k: want a number above 0, got 0",
