@@ -12,7 +12,7 @@ Every function raises InputError, with all problems in one list, for what a user
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sharded_emb import cli
 from sharded_emb.errors import InputError
@@ -34,7 +34,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> "RunConfig
     cli.check_versions()
     from sharded_emb.config.run import RunConfig
 
-    return cli.compose_all("train", overrides, _folders(config_dir)).validated(RunConfig, files=False)
+    return cli.compose_all("train", _words(overrides), _folders(config_dir)).validated(RunConfig, files=False)
 
 
 def prepare(config: "RunConfig", *, overwrite: bool = False, extend: str | Path | None = None) -> "Dataset":
@@ -51,7 +51,7 @@ def prepare(config: "RunConfig", *, overwrite: bool = False, extend: str | Path 
     from sharded_emb.data.prepare import prepare as write
     from sharded_emb.data.work import How
 
-    checked = validate(PrepareConfig, {**config.model_dump(), "overwrite": overwrite, "extend": extend})
+    checked = validate(PrepareConfig, {**_tree(config), "overwrite": overwrite, "extend": extend})
     assert checked.data is not None
     how = How(checked.prepare, checked.extend)
     if checked.stream.folder is not None:
@@ -73,8 +73,8 @@ def plan(
     from sharded_emb.config.run import PlanConfig
     from sharded_emb.config.validate import validate
 
-    own = {"out": out, "ids_per_sample": dict(ids_per_sample or {})}
-    return planned(validate(PlanConfig, {**config.model_dump(), **own}))
+    own = {"out": out, "ids_per_sample": {} if ids_per_sample is None else ids_per_sample}
+    return planned(validate(PlanConfig, {**_tree(config), **own}))
 
 
 def train(config: "RunConfig") -> "Outcome":
@@ -88,8 +88,9 @@ def train(config: "RunConfig") -> "Outcome":
     from sharded_emb.config.session import train as train_session
     from sharded_emb.config.validate import validate
 
+    tree = _tree(config)
     verifies = "verify: want false, since it makes no run to return, got true; take the command, train verify=true"
-    return train_session(validate(RunConfig, config.model_dump(), known=[verifies] if config.verify else []))
+    return train_session(validate(RunConfig, tree, known=[verifies] if config.verify else []))
 
 
 def evaluate(run: str | Path, *overrides: str, config_dir: str | Path | None = None) -> "Metrics":
@@ -101,11 +102,29 @@ def evaluate(run: str | Path, *overrides: str, config_dir: str | Path | None = N
     from sharded_emb.config.evaluating import evaluate as evaluate_session
     from sharded_emb.config.run import EvaluateConfig
 
-    if any(word.startswith("run=") for word in overrides):
+    if any(word.startswith("run=") for word in _words(overrides)):
         raise InputError("run: want it as the first argument alone, got it among the overrides too; leave one out")
     words = [*overrides, f"run={run}"]
     composed = cli.compose_all("evaluate", words, _folders(config_dir), of_run=True)
     return evaluate_session(composed.validated(EvaluateConfig))
+
+
+def _words(overrides: Iterable[object]) -> list[str]:
+    """Overrides as a command takes them. Raises InputError for what is no text."""
+    words = [word for word in overrides if isinstance(word, str)]
+    wrong = [word for word in overrides if not isinstance(word, str)]
+    if wrong:
+        raise InputError(*(f"overrides: want texts, as 'seed=1', 'steps=100', got {word!r}" for word in wrong))
+    return words
+
+
+def _tree(config: object) -> dict[str, Any]:
+    """What `validate` takes. Raises InputError for what is no config."""
+    from sharded_emb.config.run import RunConfig
+
+    if not isinstance(config, RunConfig):
+        raise InputError(f"config: want what sharded_emb.compose gives, got {config!r}")
+    return config.model_dump()
 
 
 def _folders(config_dir: str | Path | None) -> Iterable[Path]:

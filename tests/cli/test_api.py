@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,25 @@ def test_what_is_wrong_is_raised_as_one_list(tmp_path: Path, tiny_data: Path) ->
         sharded_emb.evaluate(tmp_path / "nowhere")
     with pytest.raises(sharded_emb.InputError, match=r"^verify: want false, since it makes no run to return, "):
         sharded_emb.train(sharded_emb.compose(f"data={tiny_data}", "verify=true"))
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda: sharded_emb.compose(["seed=1"]), "overrides: want texts, as 'seed=1', 'steps=100', got ['seed=1']"),
+        (lambda: sharded_emb.evaluate("run", 5), "overrides: want texts, as 'seed=1', 'steps=100', got 5"),
+        (lambda: sharded_emb.train("seed=1"), "config: want what sharded_emb.compose gives, got 'seed=1'"),
+        (lambda: sharded_emb.prepare(None), "config: want what sharded_emb.compose gives, got None"),
+        (
+            lambda: sharded_emb.plan(sharded_emb.compose("tables.item.rows=9"), ids_per_sample=3),
+            "ids_per_sample: want a mapping, got 3",
+        ),
+    ],
+)
+def test_what_is_of_a_wrong_type_is_named(call: Callable[[], object], problem: str) -> None:
+    with pytest.raises(sharded_emb.InputError) as wrong:
+        call()
+    assert wrong.value.problems == [problem]
 
 
 def test_a_run_that_could_not_begin_leaves_its_folder_free(
