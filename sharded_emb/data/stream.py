@@ -25,10 +25,10 @@ class StreamConfig(Frozen):
     done. Names that begin with a dot or an underscore are none, and a name that comes stands behind those that were
     there. Parts have the columns of the splits of `data`, whose vocabularies their ids are of. A file called END says
     that no part will follow. null trains on the train split. poll_seconds: between two looks for a part. idle_seconds:
-    the run ends when no part has come for so long; null waits. evaluate_every_parts: null evaluates at the end.
-    bad_parts: whether a part that cannot be read ends the run, or is left out and counted. context: of what `prepare`
-    adds, the events before the first new one of a sequence that stand before it; all but the first of them are trained
-    on again.
+    the run ends when no part has come for so long; null waits. evaluate_every_parts: of parts that had rows; null
+    evaluates at the end. bad_parts: whether a part that cannot be read ends the run, or is left out and counted.
+    context: of what `prepare` adds, the events before the first new one of a sequence that stand before it; all but the
+    first of them are trained on again.
     """
 
     folder: Path | None = None

@@ -10,13 +10,15 @@ from sharded_emb.batch import UnknownCount
 @dataclass
 class StreamPosition:
     """How far a run is in a stream. part: the last one that was begun; rows: of it; samples: of it that were trained
-    on. parts: how many are done, with those in `skipped`. done: the names of these that were there at the last look.
+    on. parts: how many are done, with those in `skipped`; trained: how many of them had rows. done: the names
+    of those that were there at the last look.
     """
 
     part: str | None = None
     rows: int = 0
     samples: int = 0
     parts: int = 0
+    trained: int = 0
     skipped: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
 
@@ -24,6 +26,12 @@ class StreamPosition:
     def under_way(self) -> bool:
         """Whether there is more of the part."""
         return self.samples < self.rows
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "StreamPosition":
+        """Of the values that `asdict` gives; those of earlier versions do not tell parts without rows from others."""
+        trained = values.get("parts", 0) - len(values.get("skipped", []))
+        return cls(**{"trained": trained, **values})
 
 
 @dataclass
@@ -45,7 +53,7 @@ class Progress:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """Of the values that `asdict` gives."""
-        return cls(**{**values, "stream": StreamPosition(**values.get("stream", {}))})
+        return cls(**{**values, "stream": StreamPosition.from_json(values.get("stream", {}))})
 
 
 class LastSave(NamedTuple):

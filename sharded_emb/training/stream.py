@@ -119,12 +119,13 @@ class Stream:
         progress.samples += samples
         position.samples += samples
         if not position.under_way:
+            position.trained += 1
             self._finish(position)
 
     def evaluates(self, progress: Progress, every_epochs: int) -> bool:  # noqa: ARG002
-        """At the end of a part."""
+        """At the end of a part that had rows; others come and go while the run waits."""
         position, every = progress.stream, self.config.evaluate_every_parts
-        return every is not None and not position.under_way and position.parts % every == 0
+        return every is not None and not position.under_way and position.trained % every == 0
 
     def where(self, progress: Progress) -> str:
         """`part 12, a.parquet: 30 of 90`."""

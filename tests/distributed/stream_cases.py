@@ -225,13 +225,8 @@ def _changed(place: Place, data: Path, folder: Path) -> list[str]:
     return [*found, problem(place, data, parts, run)]
 
 
-def stopped(place: Place, data: Path, folder: Path) -> tuple[int | None, int, int, str]:
-    """A signal that the last rank alone hears while all wait; then the run goes on."""
-    parts, run = folder / "waiting", folder / "stopped"
-    with on_first_rank(place) as first:
-        if first:
-            put(parts, 0)
-    tree = stream_config(data, parts, save_every=100)
+def _stopped_waiting(place: Place, tree: RunConfig, run: Path) -> tuple[Trainer, list[str]]:
+    """A new run that ends by a signal, which the last rank alone hears while all wait, and what it was at."""
     dumped = tree.model_dump(mode="json", exclude={"resume"})
     trainer = make_trainer(Built(tree, place), RunFolder.create(run, "stream", dumped, place))
     phases: list[str] = []
@@ -244,12 +239,56 @@ def stopped(place: Place, data: Path, folder: Path) -> tuple[int | None, int, in
     trainer.tell = tell
     trainer.train()
     trainer.parts.folder.close()
+    return trainer, phases
+
+
+def stopped(place: Place, data: Path, folder: Path) -> tuple[int | None, int, int, str]:
+    """A signal while all wait; then the run goes on."""
+    parts, run = folder / "waiting", folder / "stopped"
+    with on_first_rank(place) as first:
+        if first:
+            put(parts, 0)
+    tree = stream_config(data, parts, save_every=100)
+    trainer, phases = _stopped_waiting(place, tree, run)
     with on_first_rank(place) as first:
         if first:
             (parts / "END").touch()
     again = train(place, tree, run)
     assert again is not None
     return trainer.stop_signal, trainer.progress.step, again.progress.step, phases[-2]
+
+
+def _cut_off(folder: Path, number: int) -> None:
+    put(folder, number, ".whole.parquet")
+    whole = (folder / ".whole.parquet").read_bytes()
+    (folder / NAMES[number]).write_bytes(whole[: len(whole) // 2])
+
+
+def evaluated(place: Place, data: Path, folder: Path) -> dict[str, tuple[list[int], list[int], list[str]]]:
+    """After which steps a straight run is evaluated, and one that was stopped while it waited, and what differs; by
+    what both had had besides a part with rows.
+    """
+    acts = {"no rows": lambda parts: put(parts, 1), "cut off": lambda parts: _cut_off(parts, 2)}
+    found: dict[str, tuple[list[int], list[int], list[str]]] = {}
+    for name, act in acts.items():
+        runs = [folder / f"{name} {of}" for of in ("straight", "waited")]
+        straight, waited = (run.with_name(f"parts of {run.name}") for run in runs)
+        with on_first_rank(place) as first:
+            for parts in (straight, waited) if first else ():
+                put(parts, 0)
+                act(parts)
+        more = {"bad_parts": "skip", "evaluate_every_parts": 2}
+        trees = [stream_config(data, parts, stream=more) for parts in (straight, waited)]
+        _stopped_waiting(place, trees[1], runs[1])
+        with on_first_rank(place) as first:
+            for parts in (straight, waited) if first else ():
+                put(parts, 3)
+                put(parts, 0, "part-4.parquet")
+                (parts / "END").touch()
+        ended = [everything(train(place, tree, run)) for tree, run in zip(trees, runs, strict=True)]
+        steps = [[line["step"] for line in each["lines"] if line["split"] == "valid"] for each in ended]
+        found[name] = (steps[0], steps[1], resume_cases.differing(*ended))
+    return found
 
 
 def begun_from(place: Place, data: Path, folder: Path) -> tuple[list[float], list[float]]:

@@ -28,6 +28,7 @@ def everything(place: Any, data: Path, folder: Path) -> dict[str, Any]:
         **numbers(place, data, folder),
         "wrong": cases.wrong_parts(place, data, folder),
         "stopped": cases.stopped(place, data, folder),
+        "evaluated": cases.evaluated(place, data, folder),
         "begun": cases.begun_from(place, data, folder),
     }
 
@@ -104,6 +105,12 @@ def test_a_part_that_was_begun_has_to_stay_as_it_was(found: Any) -> None:
 def test_a_signal_ends_the_wait_with_a_checkpoint(found: Any) -> None:
     for of_rank in found[2]:
         assert of_rank["stopped"] == (15, 2, 2, "waiting for samples")
+
+
+@pytest.mark.parametrize("other", ["no rows", "cut off"])
+def test_a_run_that_was_stopped_while_it_waited_is_evaluated_where_the_straight_one_is(found: Any, other: str) -> None:
+    for of_rank in found[2]:
+        assert of_rank["evaluated"][other] == ([4, 6], [4, 6], [])
 
 
 def test_a_run_that_begins_from_another_has_its_weights_and_states(found: Any) -> None:
