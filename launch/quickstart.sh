@@ -19,8 +19,8 @@ experiment=quickstart data="" run="" options=() overrides=() dataset=() overwrit
 while (($#)); do
     case "$1" in
         -h | --help) usage; exit 0 ;;
-        --config-dir) [[ $# -ge 2 ]] || refuse "--config-dir: want a folder, got nothing"; options=("$1" "$2"); shift ;;
-        --config-dir=*) options=("$1") ;;
+        --config-dir) [[ $# -ge 2 ]] || refuse "--config-dir: want a folder, got nothing"; options+=("$1" "$2"); shift ;;
+        --config-dir=*) options+=("$1") ;;
         -*) refuse "unknown argument '$1'" ;;
         experiment=*) experiment=${1#*=} ;;
         data=*) data=${1#*=} ;;
@@ -43,7 +43,8 @@ both=(${options[@]+"${options[@]}"} "experiment=$experiment" "data=$data" ${over
 bash launch/setup.sh
 python=.venv/bin/python
 
-if [[ -f $data/manifest.yaml && ${overwrite[*]:-} != overwrite=true ]]; then
+# what is neither true nor false, prepare refuses
+if [[ -f $data/manifest.yaml && ${overwrite[*]:-overwrite=false} =~ ^overwrite=([Ff]alse|FALSE|[Nn]o|[Oo]ff|0)$ ]]; then
     echo "quickstart: the dataset folder $data is there and is reused as it is"
     if ((${#dataset[@]})); then
         echo "quickstart: ${dataset[*]} changes nothing in it; prepare it again with overwrite=true, or give another data="

@@ -201,19 +201,29 @@ def test_a_second_quickstart_reuses_the_data_and_says_what_that_leaves_without_e
     assert run_folder(project) == "runs/mine"
 
 
-def test_quickstart_prepares_again_when_told_to(project: Project) -> None:
+@pytest.mark.parametrize("true", ["true", "True", "1"])
+def test_quickstart_prepares_again_when_told_to(project: Project, true: str) -> None:
     project.run("launch/quickstart.sh")
-    project.run("launch/quickstart.sh", "dataset.users=9", "overwrite=true", "run=runs/mine")
+    project.run("launch/quickstart.sh", "dataset.users=9", f"overwrite={true}", "run=runs/mine")
     assert project.started()[:2] == [
-        "-m sharded_emb.prepare experiment=quickstart data=data/quickstart dataset.users=9 overwrite=true",
+        f"-m sharded_emb.prepare experiment=quickstart data=data/quickstart dataset.users=9 overwrite={true}",
         "-m sharded_emb.train experiment=quickstart data=data/quickstart dataset.users=9 run=runs/mine",
     ]
 
 
+@pytest.mark.parametrize("false", ["false", "False", "0", "no"])
+def test_quickstart_reuses_the_data_when_told_not_to_overwrite(project: Project, false: str) -> None:
+    project.run("launch/quickstart.sh")
+    project.run("launch/quickstart.sh", f"overwrite={false}")
+    assert project.started("-m sharded_emb.prepare") == []
+
+
 def test_quickstart_gives_each_command_what_it_knows(project: Project) -> None:
     given = ["experiment=sasrec_ml100k", "dataset.raw=logs/a b", "epochs=3", "device=cpu", "--config-dir", "my"]
+    given.append("--config-dir=our")
     project.run("launch/quickstart.sh", *given, "overwrite=false", "resume=true", "run=runs/mine")
-    both = "--config-dir my experiment=sasrec_ml100k data=data/sasrec_ml100k dataset.raw=logs/a b epochs=3 device=cpu"
+    options, keys = "--config-dir my --config-dir=our", "dataset.raw=logs/a b epochs=3 device=cpu"
+    both = f"{options} experiment=sasrec_ml100k data=data/sasrec_ml100k {keys}"
     assert project.started() == [
         f"-m sharded_emb.prepare {both} overwrite=false",
         f"-m sharded_emb.train {both} run=runs/mine resume=true",
