@@ -35,6 +35,9 @@ esac
 [[ ${HOSTS:-} =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || refuse "HOSTS: want a number of hosts or SMALLEST:LARGEST, got '${HOSTS:-}'"
 ((${HOSTS%:*} <= ${HOSTS#*:})) || refuse "HOSTS: want SMALLEST:LARGEST, got '$HOSTS'"
 [[ ${RENDEZVOUS:-} =~ ^[^:]+:[0-9]+$ ]] || refuse "RENDEZVOUS: want HOST:PORT, got '${RENDEZVOUS:-}'"
+port=${RENDEZVOUS##*:}
+((${#port} <= 5 && 10#$port >= 1 && 10#$port <= 65535)) ||
+    refuse "RENDEZVOUS: want a port from 1 to 65535, got '$RENDEZVOUS'"
 [[ ${RANKS:-1} =~ ^[1-9][0-9]*$ ]] || refuse "RANKS: want a number of processes, got '$RANKS'"
 [[ ${NUMA:-node} =~ ^(node|socket|exclusive|core-complex)$ ]] ||
     refuse "NUMA: want node, socket, exclusive or core-complex, got '$NUMA'"

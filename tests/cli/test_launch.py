@@ -301,6 +301,8 @@ HOSTS = {"HOSTS": "1:2", "RENDEZVOUS": "127.0.0.1:29400", "RANKS": "2"}
         ({"HOSTS": "3:2"}, "HOSTS: want SMALLEST:LARGEST, got '3:2'"),
         ({"HOSTS": "0"}, "HOSTS: want a number of hosts or SMALLEST:LARGEST, got '0'"),
         ({"RENDEZVOUS": "host-0"}, "RENDEZVOUS: want HOST:PORT, got 'host-0'"),
+        ({"RENDEZVOUS": "host-0:65536"}, "RENDEZVOUS: want a port from 1 to 65535, got 'host-0:65536'"),
+        ({"RENDEZVOUS": "host-0:0"}, "RENDEZVOUS: want a port from 1 to 65535, got 'host-0:0'"),
         ({"RANKS": "two"}, "RANKS: want a number of processes, got 'two'"),
         ({"NUMA": "yes"}, "NUMA: want node, socket, exclusive or core-complex, got 'yes'"),
         ({"RESTARTS": "-1"}, "RESTARTS: want a number, got '-1'"),
