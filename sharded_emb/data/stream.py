@@ -1,5 +1,6 @@
 """A folder to which samples are added while they are trained on: its parts, in the order of their names."""
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,17 @@ def read_part(file: Path, columns: Mapping[str, Column], wanted: Iterable[str]) 
         ):
             raise InputError(f"stream.folder: want no nulls in column {name} of {file}, got some; {_MEND}")
     return table
+
+
+def crc32_of(table: pa.Table) -> int:
+    """Of the values of a part, in whatever way its file holds them."""
+    crc = 0
+    for name in sorted(table.column_names):
+        for chunk in table[name].chunks:
+            arrays = [chunk.value_lengths(), chunk.flatten()] if pa.types.is_list(chunk.type) else [chunk]
+            for array in arrays:
+                crc = zlib.crc32(array.to_numpy(), crc)
+    return crc
 
 
 def _is(found: pa.DataType, wanted: pa.DataType) -> bool:

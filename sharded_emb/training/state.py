@@ -9,13 +9,14 @@ from sharded_emb.batch import UnknownCount
 
 @dataclass
 class StreamPosition:
-    """How far a run is in a stream. part: the last one that was begun; rows: of it; samples: of it that were trained
-    on. parts: how many are done, with those in `skipped`; trained: how many of them had rows. done: the names
+    """How far a run is in a stream. part: the last one that was begun; rows, crc32: of it; samples: of it that were
+    trained on. parts: how many are done, with those in `skipped`; trained: how many of them had rows. done: the names
     of those that were there at the last look.
     """
 
     part: str | None = None
     rows: int = 0
+    crc32: int | None = None  # of earlier versions none
     samples: int = 0
     parts: int = 0
     trained: int = 0

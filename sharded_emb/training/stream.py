@@ -17,7 +17,7 @@ from sharded_emb.batch import UnknownCount
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Column
 from sharded_emb.data.source import Source
-from sharded_emb.data.stream import END, StreamConfig, listed, read_part
+from sharded_emb.data.stream import END, StreamConfig, crc32_of, listed, read_part
 from sharded_emb.distributed.agree import all_values, from_first_rank
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
@@ -41,6 +41,7 @@ class Parting:
 @dataclass(frozen=True)
 class _Open:
     name: str
+    crc32: int
     source: Source
     collate: Collate
 
@@ -158,10 +159,10 @@ class Stream:
 
     def _begin(self, name: str, position: StreamPosition) -> None:
         """Goes on to a part."""
-        position.part, position.samples, position.rows = name, 0, 0
+        position.part, position.samples, position.rows, position.crc32 = name, 0, 0, None
         try:
             self._open = self._read(name)
-            position.rows = self._open.source.samples
+            position.rows, position.crc32 = self._open.source.samples, self._open.crc32
         except InputError as error:
             if self.config.bad_parts == "error":
                 raise
@@ -177,10 +178,12 @@ class Stream:
         if self._open is not None and self._open.name == position.part:
             return self._open
         found = self._read(position.part)
-        if found.source.samples != position.rows:
+        rows = found.source.samples
+        if rows != position.rows or position.crc32 not in (None, found.crc32):
+            got = "as many others" if rows == position.rows else str(rows)
             raise InputError(
                 f"stream.folder: want {position.rows} rows in {self.folder / position.part}, {position.samples} of "
-                f"which the run has had, got {found.source.samples}; put the part back as it was"
+                f"which the run has had, got {got}; put the part back as it was"
             )
         return found
 
@@ -194,7 +197,7 @@ class Stream:
         wrong: InputError | None = None
         try:
             table = read_part(self.folder / name, self.parting.columns, self.parting.collate.columns)
-            made = _Open(name, self.parting.source(table), self.parting.collate_of(table))
+            made = _Open(name, crc32_of(table), self.parting.source(table), self.parting.collate_of(table))
         except InputError as error:
             wrong = error
         for each in all_values(wrong, self.place):

@@ -209,7 +209,7 @@ def _late(place: Place, data: Path, folder: Path) -> str:
 
 
 def _changed(place: Place, data: Path, folder: Path) -> list[str]:
-    """A part of which the run has had some rows, with others in its place, and gone."""
+    """A part of which the run has had some rows, with fewer in its place, with the same in another order, and gone."""
     parts, run = folder / "changed", folder / "run of changed"
     with on_first_rank(place) as first:
         if first:
@@ -219,6 +219,10 @@ def _changed(place: Place, data: Path, folder: Path) -> list[str]:
         if first:
             put(parts, 3, NAMES[2])
     found = [problem(place, data, parts, run)]
+    with on_first_rank(place) as first:
+        if first:
+            put(parts, 2, NAMES[2], items=part(2)["items"].take(pa.array([*range(SIZES[2])][::-1])))
+    found.append(problem(place, data, parts, run))
     with on_first_rank(place) as first:
         if first:
             (parts / NAMES[2]).unlink()

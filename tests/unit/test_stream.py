@@ -1,5 +1,6 @@
 """What of a folder is a part of a stream, and what of a part is read."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sharded_emb.data.dataset import Column
-from sharded_emb.data.stream import listed, read_part
+from sharded_emb.data.stream import crc32_of, listed, read_part
 from sharded_emb.errors import InputError
+from sharded_emb.training.state import StreamPosition
 
 COLUMNS = {"user": Column(type="int64"), "items": Column(type="list<int64>"), "label": Column(type="float32")}
 LISTS = pa.list_(pa.int64())
@@ -67,3 +69,19 @@ def test_a_part_that_is_no_parquet_or_gone_is_refused(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(InputError, match=r"^stream\.folder: want the part .*/a\.parquet, got none; put it back$"):
         read_part(file, COLUMNS, ["user"])
+
+
+def test_a_part_is_told_by_its_values_however_they_are_written(tmp_path: Path) -> None:
+    file = part(tmp_path)
+    crc = crc32_of(read_part(file, COLUMNS, ["items", "user"]))
+    pq.write_table(pq.read_table(file), file, compression="zstd", row_group_size=1)
+    assert crc32_of(read_part(file, COLUMNS, ["items", "user"])) == crc
+    for columns in ({"user": pa.array([3, 2])}, {"items": pa.array([[2], [3]], LISTS)}):
+        assert crc32_of(read_part(part(tmp_path, **columns), COLUMNS, ["items", "user"])) != crc
+
+
+def test_a_position_of_an_earlier_version_is_read() -> None:
+    earlier = {"part": "c", "rows": 9, "samples": 4, "parts": 3, "skipped": ["b"], "done": ["a", "b"]}
+    position = StreamPosition.from_json(earlier)
+    assert (position.trained, position.crc32) == (2, None)
+    assert StreamPosition.from_json(asdict(position)) == position
