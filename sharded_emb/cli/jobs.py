@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -41,10 +42,22 @@ class Objective:
     sign: int
 
 
+@dataclass(frozen=True)
+class Checked:
+    """Jobs that can begin. objective: what they are compared by, None for nothing that all have. words: what each is
+    started with, those of all jobs first. results: whether it leaves a result.json, as all do but those of verify=true.
+    """
+
+    objective: Objective | None
+    words: Sequence[Sequence[str]]
+    results: Sequence[bool]
+
+
 @dataclass
 class Job:
     """words: what is tried. run: its folder. code: of its process, None until it ends. metrics: of the validation
-    split, with the weights that the run keeps; empty unless it ended with 0.
+    split, with the weights that the run keeps; empty unless it ended with 0. lost: it ended with 0, and there is no
+    result.json.
     """
 
     number: int
@@ -53,6 +66,14 @@ class Job:
     code: int | None = None
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
+    lost: bool = False
+
+    @property
+    def ended(self) -> str:
+        """For people, how."""
+        if self.code is None:
+            return "not started"
+        return f"ended with {self.code}{' and no result' * self.lost}" if self.code or self.lost else "done"
 
     def told(self) -> str:
         """For people."""
@@ -64,8 +85,8 @@ class Job:
 
     def returned(self, objective: Objective | None) -> JobReturn:
         """What a sweeper learns of it."""
-        failed = self.code != 0
-        found = JobFailedError(f"{self.told()} ended with {self.code}") if failed else self.value(objective)
+        failed = self.code != 0 or self.lost
+        found = JobFailedError(f"{self.told()} {self.ended}") if failed else self.value(objective)
         status = JobStatus.FAILED if failed else JobStatus.COMPLETED
         return JobReturn(overrides=list(self.words), status=status, _return_value=found)
 
@@ -73,9 +94,8 @@ class Job:
 class Jobs(Launcher):
     """Starts what a sweeper asks for, `at_once` jobs at a time, and remembers all of them in `done`.
 
-    line: what stands before the words of a job. check: raises InputError for jobs that could not begin; else says what
-    they are compared by, None for nothing that all have. Without others beside it, a job writes to this console; else
-    to FOLDER/N.log.
+    line: what stands before the words of a job. check: is given what is tried in each, and its run=; raises InputError
+    for jobs that could not begin. Without others beside it, a job writes to this console; else to FOLDER/N.log.
     """
 
     def __init__(
@@ -83,7 +103,7 @@ class Jobs(Launcher):
         line: Sequence[str],
         folder: Path,
         at_once: int,
-        check: Callable[[Sequence[Sequence[str]]], Objective | None],
+        check: Callable[[Sequence[Sequence[str]]], Checked],
     ) -> None:
         self._line, self._folder, self._at_once, self._check = list(line), folder, at_once, check
         self.done: list[Job] = []
@@ -98,31 +118,42 @@ class Jobs(Launcher):
         """What became of jobs, which are numbered from here on. Raises SweepStoppedError after a signal."""
         numbered = enumerate(job_overrides, initial_job_idx)
         jobs = [Job(number, tuple(words), self._folder / str(number)) for number, words in numbered]
-        self.objective = self._check([self._words(job) for job in jobs])
+        checked = self._check([[*job.words, f"run={job.run}"] for job in jobs])
+        self.objective = checked.objective
         if not initial_job_idx:
             (self._folder / "jobs.jsonl").write_text("", encoding="utf-8")
         with self._signals_handed_on(), ThreadPoolExecutor(self._at_once) as pool:
-            self.done += pool.map(self._run, jobs)
+            self.done += pool.map(self._run, jobs, checked.words, checked.results)
         if self._stopped:
             raise SweepStoppedError(self._stopped)
         return [job.returned(self.objective) for job in jobs]
 
-    def _words(self, job: Job) -> list[str]:
-        return [*job.words, f"run={job.run}"]
-
-    def _run(self, job: Job) -> Job:
+    def _run(self, job: Job, words: Sequence[str], leaves_result: bool) -> Job:
         if self._stopped:
             return job
         print(f"sweep: {job.told()}: {job.run}", flush=True)
         started = time.monotonic()
-        job.code = self._code([*self._line, *self._words(job)], job)
+        job.code = self._code([*self._line, *words], job)
         job.seconds = round(time.monotonic() - started, 3)
-        if job.code == 0:
-            job.metrics = _validation(job.run)
+        if job.code == 0 and leaves_result:
+            self._read_result(job)
         line = {"job": job.number, "words": job.words, "run": str(job.run), "code": job.code, "seconds": job.seconds}
         with (self._folder / "jobs.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "valid": job.metrics}) + "\n")
         return job
+
+    def _read_result(self, job: Job) -> None:
+        file = job.run / "result.json"
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            job.lost = True
+            want = f"want {file} of a job that ended with 0, got none"
+            print(
+                f"sweep: {job.told()}: {want}; see what started it, and where that wrote", file=sys.stderr, flush=True
+            )
+        else:
+            job.metrics = result.get("metrics", {}).get("valid", {})
 
     def _code(self, line: list[str], job: Job) -> int:
         log = None if self._at_once == 1 else (self._folder / f"{job.number}.log").open("ab")
@@ -152,13 +183,3 @@ class Jobs(Launcher):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _validation(run: Path) -> dict[str, float]:
-    """Of a finished run; empty where there is none, as of verify=true."""
-    try:
-        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    found: dict[str, float] = result.get("metrics", {}).get("valid", {})
-    return found

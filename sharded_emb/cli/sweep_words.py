@@ -75,7 +75,8 @@ def read_sweep(words: Sequence[str]) -> SweepWords:
     if problems:
         raise InputError(*problems)
     found.launcher = LauncherConfig.model_validate(launcher)
-    found.folder = folder or Path("multirun") / f"{experiment}-{datetime.now():%Y%m%d-%H%M%S}"
+    # absolute: a command may start its job in another folder
+    found.folder = (folder or Path("multirun") / f"{experiment}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
     return found
 
 

@@ -16,12 +16,13 @@ from hydra.errors import HydraException
 from pydantic import ValidationError
 
 from sharded_emb import cli
-from sharded_emb.cli.jobs import JobFailedError, Jobs, Objective, SweepStoppedError
+from sharded_emb.cli.jobs import Checked, JobFailedError, Jobs, Objective, SweepStoppedError
 from sharded_emb.cli.options import Options
 from sharded_emb.cli.sweep_words import LauncherConfig, SweepWords, read_sweep
 from sharded_emb.cli.sweepers import make_sweeper, sweeper_config
+from sharded_emb.component import leaves
 from sharded_emb.config.groups import Groups
-from sharded_emb.config.where import folders_of
+from sharded_emb.config.where import folders_of, from_home
 from sharded_emb.errors import InputError
 
 
@@ -39,14 +40,14 @@ def sweep(options: Options) -> int:
     config = sweeper_config(words, _objective(_composed(words.fixed, options).tree))
     one_metric = "direction" in config.hydra.sweeper
 
-    def check(jobs: Sequence[Sequence[str]]) -> Objective | None:
+    def check(jobs: Sequence[Sequence[str]]) -> Checked:
         found = _check(jobs, words, options)
-        if found is None and one_metric:
+        if found.objective is None and one_metric:
             raise InputError("early_stopping.metric: want the same of all jobs, got several; name one")
         words.folder.mkdir(parents=True, exist_ok=True)
         return found
 
-    line = [*_line(words.launcher), *_options_again(options), *words.fixed]
+    line = [*_line(words.launcher), *_options_again(options)]
     jobs = Jobs(line, words.folder, words.launcher.at_once, check)
     try:
         make_sweeper(config, jobs, Groups(folders_of(options.config_dirs))).sweep(words.tried)
@@ -90,7 +91,7 @@ def _line(launcher: LauncherConfig) -> list[str]:
 
 def _options_again(options: Options) -> list[str]:
     """As a job takes them."""
-    again = [word for folder in options.config_dirs for word in ("--config-dir", str(folder))]
+    again = [word for folder in options.config_dirs for word in ("--config-dir", str(folder.absolute()))]
     return again if options.config_name is None else [*again, "--config-name", options.config_name]
 
 
@@ -109,17 +110,20 @@ def _objective(tree: dict[str, Any]) -> Objective:
     return Objective(found.metric, found.sign)
 
 
-def _check(jobs: Sequence[Sequence[str]], words: SweepWords, options: Options) -> Objective | None:
-    """What these jobs are compared by; None for several. Raises InputError for all that is wrong with any of them."""
+def _check(jobs: Sequence[Sequence[str]], words: SweepWords, options: Options) -> Checked:
+    """Raises InputError for all that is wrong with any of these jobs."""
     from sharded_emb.config.run import RunConfig
 
     problems: dict[str, list[Sequence[str]]] = {}
-    objectives = set()
+    objectives, every_words, results = set(), list[list[str]](), list[bool]()
     for of_job in jobs:
+        whole = [*words.fixed, *of_job]
         try:
-            composed = _composed([*words.fixed, *of_job], options)
-            composed.validated(RunConfig)
+            composed = _composed(whole, options)
+            config = composed.validated(RunConfig)
             objectives.add(_objective(composed.tree))
+            every_words.append(whole if words.launcher.command is None else _from_here(whole, config.model_dump()))
+            results.append(not config.verify)
         except InputError as error:
             for problem in error.problems:
                 problems.setdefault(problem, []).append(of_job)
@@ -127,7 +131,15 @@ def _check(jobs: Sequence[Sequence[str]], words: SweepWords, options: Options) -
         every = {text: len(those) == len(jobs) for text, those in problems.items()}
         tries = {text: shlex.join(those[0][:-1]) for text, those in problems.items()}  # without run=
         raise InputError(*(text if every[text] else f"{text} (with {tries[text]})" for text in problems))
-    return objectives.pop() if len(objectives) == 1 else None
+    return Checked(objectives.pop() if len(objectives) == 1 else None, every_words, results)
+
+
+def _from_here(words: Sequence[str], config: dict[str, Any]) -> list[str]:
+    """The words of a job that is started in another folder: relative paths of its config as they are from this one."""
+    found = [(key, from_home(value)) for key, value in leaves(config) if isinstance(value, Path)]
+    paths = {key: path.absolute() for key, path in found if not path.is_absolute()}
+    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in paths]
+    return [*kept, *(f"{key}={path}" for key, path in paths.items())]
 
 
 def _show(jobs: Jobs) -> None:
@@ -136,9 +148,8 @@ def _show(jobs: Jobs) -> None:
     values = {job.number: job.value(objective) for job in jobs.done}
     name = "" if objective is None else objective.metric
     for job in jobs.done:
-        ended = {0: "done", None: "not started"}.get(job.code, f"ended with {job.code}")
         value = values[job.number]
-        print(f"{ended if value is None else f'{name} {value:.4f}'}  {job.told()}")
+        print(f"{job.ended if value is None else f'{name} {value:.4f}'}  {job.told()}")
     there = {number: value for number, value in values.items() if value is not None}
     if objective is not None and there:
         best = max(there, key=lambda number: there[number] * objective.sign)

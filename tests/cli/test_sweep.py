@@ -28,6 +28,8 @@ run.mkdir(parents=True)
 (run / "argv.json").write_text(json.dumps(sys.argv[1:]))
 if words.get("steps") == "1000":
     time.sleep(60)
+if words.get("seed") == "7":
+    sys.exit(0)
 value = 1 - (float(words.get("model.dropout", 0)) - 0.3) ** 2
 (run / "result.json").write_text(json.dumps({"metrics": {"valid": {"ndcg@10": value, "mrr": 1 - value}}}))
 sys.exit(3 if words.get("seed") == "9" else 0)
@@ -81,6 +83,41 @@ def test_jobs_side_by_side_write_to_files_of_their_own_and_a_failed_one_is_named
     assert {path.name for path in sweep.folder.glob("*.log")} == {"0.log", "1.log"}
     assert ended.err.splitlines()[-1] == "train: job 1 (seed=9) ended with 3"
     assert "ended with 3  job 1 (seed=9)" in ended.out
+
+
+def test_a_job_that_left_no_result_has_failed_unless_none_is_asked_for(sweep: Sweep) -> None:
+    ended = sweep("seed=7,8")
+    assert ended.code == 1
+    file = sweep.folder / "0" / "result.json"
+    said = f"want {file} of a job that ended with 0, got none; see what started it, and where that wrote"
+    assert f"sweep: job 0 (seed=7): {said}" in ended.err.splitlines()
+    assert ended.err.splitlines()[-1] == "train: job 0 (seed=7) ended with 0 and no result"
+    assert "ended with 0 and no result  job 0 (seed=7)" in ended.out
+    sweep.folder = sweep.start.folder / "verified"
+    ended = sweep(f"run={sweep.folder}", "seed=7", "verify=true")
+    assert (ended.code, "done  job 0" in ended.out) == (0, True)
+
+
+def test_a_command_that_works_in_another_folder_finds_and_leaves_what_the_sweep_means(
+    sweep: Sweep, tiny_data: Path
+) -> None:
+    (sweep.start.folder / "mine").symlink_to(tiny_data)
+    (sweep.start.folder / "groups").mkdir()
+    elsewhere = sweep.start.folder / "elsewhere"
+    elsewhere.mkdir()
+    fake = f'cd {elsewhere} && exec {sys.executable} {sweep.start.folder / "fake.py"} "$@"'
+    (sweep.start.folder / "other.sh").write_text(fake)
+    launcher = f"hydra.launcher.command='bash {sweep.start.folder / 'other.sh'}'"
+    words = ["experiment=quickstart", "data=mine", "flat_copy=flat", "run=all", "seed=1,2", "--config-dir", "groups"]
+    ended = sweep.start("train", "--multirun", *words, launcher)
+    assert (ended.code, list(elsewhere.iterdir())) == (0, [])
+    here = sweep.start.folder
+    options, paths = (
+        ["train", "--config-dir", f"{here / 'groups'}"],
+        [f"data={here / 'mine'}", f"flat_copy={here / 'flat'}"],
+    )
+    assert sweep.argv(1) == [*options, "experiment=quickstart", "seed=2", f"run={here / 'all' / '1'}", *paths]
+    assert [line["valid"] != {} for line in sweep.lines()] == [True, True]
 
 
 @pytest.mark.parametrize(
