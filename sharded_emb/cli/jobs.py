@@ -17,9 +17,10 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from sharded_emb.cli.keeper import Keeper
 from sharded_emb.errors import RunFailedError
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class JobFailedError(RunFailedError):
@@ -109,6 +110,7 @@ class Jobs(Launcher):
         self.done: list[Job] = []
         self.objective: Objective | None = None
         self._running: deque[subprocess.Popen[bytes]] = deque()
+        self._keeper = Keeper()
         self._stopped = 0
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
@@ -122,7 +124,7 @@ class Jobs(Launcher):
         self.objective = checked.objective
         if not initial_job_idx:
             (self._folder / "jobs.jsonl").write_text("", encoding="utf-8")
-        with self._signals_handed_on(), ThreadPoolExecutor(self._at_once) as pool:
+        with self._keeper, self._signals_handed_on(), ThreadPoolExecutor(self._at_once) as pool:
             self.done += pool.map(self._run, jobs, checked.words, checked.results)
         if self._stopped:
             raise SweepStoppedError(self._stopped)
@@ -160,11 +162,13 @@ class Jobs(Launcher):
         try:
             # a session of its own: a signal of the terminal is handed on from here, once
             process = subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            self._keeper.began(process.pid)
             self._running.append(process)
             if self._stopped:  # between the question above and now
                 process.send_signal(self._stopped)
             code = process.wait()
             self._running.remove(process)
+            self._keeper.ended(process.pid)
             return code
         finally:
             if log is not None:
@@ -173,13 +177,20 @@ class Jobs(Launcher):
     @contextmanager
     def _signals_handed_on(self) -> Iterator[None]:
         def hand_on(number: int, frame: object) -> None:  # noqa: ARG001
-            self._stopped = number
+            # jobs are not of the terminal that is gone, and save before they end
+            self._stopped = signal.SIGTERM if number == signal.SIGHUP else number
             for process in list(self._running):
-                process.send_signal(number)
+                process.send_signal(self._stopped)
 
-        before = {number: signal.signal(number, hand_on) for number in STOPPING}
+        asked = [number for number in STOPPING if number != signal.SIGHUP or not _ignored(number)]
+        before = {number: signal.signal(number, hand_on) for number in asked}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _ignored(number: signal.Signals) -> bool:
+    """As nohup has it."""
+    return signal.getsignal(number) == signal.SIG_IGN

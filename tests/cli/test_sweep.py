@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 # In place of `train`: remembers its words, and is the better the closer the dropout is to .3.
 FAKE = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
 run = pathlib.Path(words["run"])
 run.mkdir(parents=True)
 (run / "argv.json").write_text(json.dumps(sys.argv[1:]))
+(run / "pid").write_text(str(os.getpid()))
 if words.get("steps") == "1000":
     time.sleep(60)
 if words.get("seed") == "7":
@@ -182,19 +184,65 @@ def test_under_torchrun_the_command_that_does_it_is_named(sweep: Sweep) -> None:
     assert (done.returncode, done.stderr.splitlines()[1].strip()) == (2, said)
 
 
-def test_a_signal_reaches_the_job_and_ends_the_sweep(sweep: Sweep) -> None:
-    words = ["hydra.launcher.command=" + f"'{sys.executable} {sweep.start.folder / 'fake.py'}'", "steps=1000"]
-    line = [sys.executable, "-m", "sharded_emb.train", *sweep.words, *words, "seed=1,2"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    for _ in range(600):
-        if (sweep.folder / "0" / "argv.json").exists():
-            break
+class Started:
+    """A sweep of two jobs, the first of which runs for a minute unless it is told to stop."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        command = f"hydra.launcher.command='{sys.executable} {sweep.start.folder / 'fake.py'}'"
+        line = [sys.executable, "-m", "sharded_emb.train", *sweep.words, command, "steps=1000", "seed=1,2"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(line, **pipes, text=True, env=ENVIRONMENT)
+        self._pid = sweep.folder / "0" / "pid"
+        _until(self._pid.exists)
+
+    def job_lives(self) -> bool:
+        """Whether the first job is there."""
+        stat = Path(f"/proc/{self._pid.read_text()}/stat")
+        try:
+            return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+
+def _until(so: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not so():
+        assert time.monotonic() < end
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 143
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_job_and_ends_the_sweep(sweep: Sweep, number: signal.Signals) -> None:
+    started = Started(sweep)
+    started.process.send_signal(number)
+    out, err = started.process.communicate(timeout=30)
+    assert started.process.returncode == 143
     assert f"the same words with run={sweep.folder} resume=true go on with it" in err
     assert out.splitlines()[-2:] == ["ended with -15  job 0 (seed=1)", "not started  job 1 (seed=2)"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc, which says whether a process lives")
+def test_a_job_ends_with_a_sweep_that_is_killed(sweep: Sweep) -> None:
+    started = Started(sweep)
+    assert started.job_lives()
+    started.process.kill()
+    started.process.wait()
+    _until(lambda: not started.job_lives(), 20)
+    started.process.communicate()
+
+
+def test_a_sweep_under_nohup_outlives_its_terminal(sweep: Sweep) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a new process inherits
+    try:
+        started = Started(sweep)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    started.process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert started.process.poll() is None
+    started.process.send_signal(signal.SIGTERM)
+    started.process.communicate(timeout=30)
+    assert started.process.returncode == 143
 
 
 @pytest.mark.slow
