@@ -35,7 +35,7 @@ class LauncherConfig(Frozen):
 @dataclass
 class SweepWords:
     """fixed: of every job. tried: those with several values. of_sweeper: Hydra's own. launcher: how jobs are started.
-    folder: of the sweep.
+    folder: of the sweep. named: whether by the user.
     """
 
     fixed: list[str] = field(default_factory=list)
@@ -43,6 +43,7 @@ class SweepWords:
     of_sweeper: list[str] = field(default_factory=list)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     folder: Path = field(default_factory=Path)
+    named: bool = False
 
 
 def read_sweep(words: Sequence[str]) -> SweepWords:
@@ -75,6 +76,7 @@ def read_sweep(words: Sequence[str]) -> SweepWords:
     if problems:
         raise InputError(*problems)
     found.launcher = LauncherConfig.model_validate(launcher)
+    found.named = folder is not None
     # absolute: a command may start its job in another folder
     found.folder = (folder or Path("multirun") / f"{experiment}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
     return found

@@ -74,7 +74,7 @@ def sweeper_config(words: SweepWords, objective: Objective) -> DictConfig:
     if sampler is not None and "seed" in sampler and sampler.seed is None and node.get("storage") is None:
         sampler.seed = 0  # the same tries when a sweep is resumed; a study that is kept goes on with others
     launcher = {"_target_": _BASIC_LAUNCHER}  # until Jobs takes its place
-    tree = {"sweep": {"dir": str(words.folder)}, "sweeper": node, "launcher": launcher}
+    tree = {"sweep": {"dir": None}, "sweeper": node, "launcher": launcher}
     return OmegaConf.create({"words": [*words.fixed, *words.tried], "hydra": tree})
 
 

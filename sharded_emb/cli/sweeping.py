@@ -8,11 +8,13 @@ A job is the command `train` in processes of its own, one or those of torchrun: 
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from pydantic import ValidationError
 
 from sharded_emb import cli
@@ -34,17 +36,19 @@ def sweep(options: Options) -> int:
     words = read_sweep(options.overrides)
     if options.cfg:
         raise InputError("--cfg: want it without --multirun, got both; leave one out")
-    if "resume=true" not in words.fixed and _taken(words.folder):
-        how = "choose another run=, or go on with it by resume=true"
-        raise InputError(f"run: want a new folder, got {words.folder}, which exists; {how}")
     config = sweeper_config(words, _objective(_composed(words.fixed, options).tree))
+    with _claimed(words):
+        config.hydra.sweep.dir = str(words.folder)
+        return _swept(config, words, options)
+
+
+def _swept(config: DictConfig, words: SweepWords, options: Options) -> int:
     one_metric = "direction" in config.hydra.sweeper
 
     def check(jobs: Sequence[Sequence[str]]) -> Checked:
         found = _check(jobs, words, options)
         if found.objective is None and one_metric:
             raise InputError("early_stopping.metric: want the same of all jobs, got several; name one")
-        words.folder.mkdir(parents=True, exist_ok=True)
         return found
 
     line = [*_line(words.launcher), *_options_again(options)]
@@ -66,9 +70,38 @@ def sweep(options: Options) -> int:
     return 0
 
 
-def _taken(folder: Path) -> bool:
-    """Whether there is anything in it but the words of a sweep of which no job could begin."""
-    return folder.is_file() or (folder.is_dir() and any(each.name != "multirun.yaml" for each in folder.iterdir()))
+@contextmanager
+def _claimed(words: SweepWords) -> Iterator[None]:
+    """The folder of a sweep, for itself: sweeps may start in the same second. A new one where none is named."""
+    from sharded_emb.training.run_folder import LOCK, locked
+
+    try:
+        if words.named:
+            words.folder.mkdir(parents=True, exist_ok=True)
+        else:
+            words.folder = _made_anew(words.folder)
+    except OSError as error:
+        raise InputError(f"run: want a folder that can be made, got {words.folder} ({error.strerror})") from error
+    with locked(words.folder):
+        # what is left by a sweep of which no job could begin
+        there = {each.name for each in words.folder.iterdir()} - {"multirun.yaml", LOCK}
+        if there and "resume=true" not in words.fixed:
+            how = "choose another run=, or go on with it by resume=true"
+            raise InputError(f"run: want a new folder, got {words.folder}, which exists; {how}")
+        yield
+
+
+def _made_anew(folder: Path) -> Path:
+    """The folder itself, or the first of FOLDER-2, FOLDER-3 ... that is not there."""
+    own, number = folder, 1
+    while True:
+        try:
+            own.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            own = folder.with_name(f"{folder.name}-{number}")
+        else:
+            return own
 
 
 def _refuse_under_torchrun() -> None:

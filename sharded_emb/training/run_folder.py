@@ -32,7 +32,7 @@ from sharded_emb.training.tracking import Following, Tracked, TrackingConfig
 log = logging.getLogger("sharded_emb")
 
 RUN = "run.yaml"
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -75,7 +75,7 @@ class RunFolder:
             nonlocal lock
             if not (path / RUN).is_file():
                 return False
-            lock = _locked(path)
+            lock = locked(path)
             with _given_free(lock):
                 if wrong := differences(config_of("run", path), config, path):
                     raise InputError(*wrong)
@@ -194,7 +194,7 @@ def _create(folder: Path, config: dict[str, Any], launches: list[str]) -> IO[str
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run: want a folder that can be made, got {folder} ({error.strerror})") from error
-    lock = _locked(folder)
+    lock = locked(folder)
     with _given_free(lock):
         if wrong := taken(folder):  # by a job that was faster
             raise InputError(wrong)
@@ -230,14 +230,14 @@ def taken(folder: Path) -> str | None:
             f"run: want a new folder, got {folder}, which exists; choose another run=, or go on with it by resume=true"
         )
     # these are left by a job that was killed at once
-    if {path.name for path in folder.iterdir()} - {_LOCK, LAUNCH, "log"}:
+    if {path.name for path in folder.iterdir()} - {LOCK, LAUNCH, "log"}:
         return f"run: want a new folder, got {folder}, which exists; choose another run=, or remove it"
     return None
 
 
-def _locked(folder: Path) -> IO[str]:
+def locked(folder: Path) -> IO[str]:
     """A lock that goes with the process, however it ends."""
-    lock = (folder / _LOCK).open("w", encoding="utf-8")
+    lock = (folder / LOCK).open("w", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

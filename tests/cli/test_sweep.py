@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from sharded_emb.training.run_folder import locked
 from tests.cli.commands import ROOT, result
 from tests.cli.in_process import Commands, Ended
 
@@ -163,6 +166,27 @@ def test_a_folder_with_a_sweep_in_it_is_refused_unless_it_is_resumed(sweep: Swee
     said = f"run: want a new folder, got {sweep.folder}, which exists; "
     said += "choose another run=, or go on with it by resume=true"
     assert (ended.code, ended.err.splitlines()[1].strip()) == (2, said)
+
+
+def test_a_folder_that_another_sweep_uses_is_refused(sweep: Sweep) -> None:
+    sweep.folder.mkdir()
+    with locked(sweep.folder):
+        ended = sweep("seed=1,2", "resume=true")
+    said = (
+        f"run: want a folder that no other job uses, got {sweep.folder}, which one has locked; wait for it, or stop it"
+    )
+    assert (ended.code, ended.err.splitlines()[1].strip()) == (2, said)
+    assert sweep("seed=1,2").code == 0
+
+
+def test_sweeps_of_the_same_second_have_folders_of_their_own(
+    sweep: Sweep, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharded_emb.cli.sweep_words.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2)))
+    sweep.words = ["--multirun", "experiment=quickstart", f"data={tiny_data}"]
+    assert [sweep("seed=1,2").code for _ in range(3)] == [0, 0, 0]
+    names = ["quickstart-20260102-000000" + more for more in ("", "-2", "-3")]
+    assert sorted(path.name for path in (sweep.start.folder / "multirun").iterdir()) == names
 
 
 def test_only_train_sweeps(start: Commands) -> None:
