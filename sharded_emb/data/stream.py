@@ -16,7 +16,7 @@ from sharded_emb.errors import InputError, nearest
 
 END = "END"
 _ENDING = ".parquet"
-_MEND = "replace it, or set stream.bad_parts=skip"
+MEND = "replace it, or set stream.bad_parts=skip"
 
 
 class StreamConfig(Frozen):
@@ -63,6 +63,8 @@ def listed(folder: Path) -> Listed:
 
 def read_part(file: Path, columns: Mapping[str, Column], wanted: Iterable[str]) -> pa.Table:
     """The wanted columns of a part, whole in memory. Raises InputError that names the file for what is no such part."""
+    if file.is_dir():
+        raise InputError(f"stream.folder: want the part {file} as one Parquet file, got a folder; {MEND}")
     if not file.is_file():
         raise InputError(f"stream.folder: want the part {file}, got none; put it back")
     try:
@@ -71,20 +73,20 @@ def read_part(file: Path, columns: Mapping[str, Column], wanted: Iterable[str]) 
             for name in wanted:
                 if name not in there.names:
                     hint = nearest(name, there.names)
-                    raise InputError(f"stream.folder: want the column {name} in {file}, got none{hint}; {_MEND}")
+                    raise InputError(f"stream.folder: want the column {name} in {file}, got none{hint}; {MEND}")
                 if not _is(there.field(name).type, columns[name].arrow):
-                    want, got = columns[name].type, f"{there.field(name).type}; {_MEND}"
+                    want, got = columns[name].type, f"{there.field(name).type}; {MEND}"
                     raise InputError(f"stream.folder: want {want} in column {name} of {file}, got {got}")
             table = parquet.read(columns=sorted(wanted), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         got = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"stream.folder: want a whole Parquet file in {file}, got {got}; {_MEND}") from error
+        raise InputError(f"stream.folder: want a whole Parquet file in {file}, got {got}; {MEND}") from error
     table = table.combine_chunks()
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count or any(
             pa.types.is_list(chunk.type) and chunk.flatten().null_count for chunk in column.chunks
         ):
-            raise InputError(f"stream.folder: want no nulls in column {name} of {file}, got some; {_MEND}")
+            raise InputError(f"stream.folder: want no nulls in column {name} of {file}, got some; {MEND}")
     return table
 
 

@@ -17,7 +17,7 @@ from sharded_emb.batch import UnknownCount
 from sharded_emb.data.collate import Collate
 from sharded_emb.data.dataset import Column
 from sharded_emb.data.source import Source
-from sharded_emb.data.stream import END, StreamConfig, crc32_of, listed, read_part
+from sharded_emb.data.stream import END, MEND, StreamConfig, crc32_of, listed, read_part
 from sharded_emb.distributed.agree import all_values, from_first_rank
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
@@ -97,8 +97,8 @@ class Stream:
                 if pause():
                     return False
                 time.sleep(self.config.poll_seconds)
-        if not position.parts:
-            log.warning("stream.folder: %s ended without a part", self.folder)
+        if not position.trained and self.place.rank == 0:
+            log.warning("stream.folder: %s ended without a row: the weights are what the run began with", self.folder)
         return False
 
     def batches(self, progress: Progress, fetching: Fetching) -> Generator[Fed]:
@@ -168,7 +168,7 @@ class Stream:
                 raise
             position.skipped.append(name)
             if self.place.rank == 0:
-                log.warning("part %s is left out: %s", name, error)
+                log.warning("part %s is left out: %s", name, str(error).removesuffix(f"; {MEND}"))
         if not position.rows:
             self._finish(position)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -9,9 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from sharded_emb.data.dataset import Column
-from sharded_emb.data.stream import crc32_of, listed, read_part
+from sharded_emb.data.stream import StreamConfig, crc32_of, listed, read_part
+from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
-from sharded_emb.training.state import StreamPosition
+from sharded_emb.training.state import Progress, StreamPosition
+from sharded_emb.training.stream import Parting, Stream
+from tests.distributed.ranks import on_one_rank
 
 COLUMNS = {"user": Column(type="int64"), "items": Column(type="list<int64>"), "label": Column(type="float32")}
 LISTS = pa.list_(pa.int64())
@@ -67,6 +71,11 @@ def test_a_part_that_is_no_parquet_or_gone_is_refused(tmp_path: Path) -> None:
     ):
         read_part(file, COLUMNS, ["user"])
     file.unlink()
+    file.mkdir()
+    folder = r"^stream\.folder: want the part .*/a\.parquet as one Parquet file, got a folder; replace it, or set "
+    with pytest.raises(InputError, match=folder):
+        read_part(file, COLUMNS, ["user"])
+    file.rmdir()
     with pytest.raises(InputError, match=r"^stream\.folder: want the part .*/a\.parquet, got none; put it back$"):
         read_part(file, COLUMNS, ["user"])
 
@@ -85,3 +94,33 @@ def test_a_position_of_an_earlier_version_is_read() -> None:
     position = StreamPosition.from_json(earlier)
     assert (position.trained, position.crc32) == (2, None)
     assert StreamPosition.from_json(asdict(position)) == position
+
+
+def read_all(folder: Path) -> StreamPosition:
+    """Where a stream ends that has no part with rows."""
+
+    def work(place: Place) -> StreamPosition:
+        config = StreamConfig(folder=folder, bad_parts="skip")
+        collate: Any = SimpleNamespace(unknown={}, columns=["user"])
+        rows_of: Any = lambda table: SimpleNamespace(samples=table.num_rows)  # noqa: E731
+        parting = Parting(COLUMNS, collate, rows_of, lambda _: collate)
+        progress = Progress()
+        assert not Stream(config, parting, place).begins(progress, lambda: False)
+        return progress.stream
+
+    return on_one_rank(work)
+
+
+def test_a_stream_without_rows_says_so_and_a_part_that_is_left_out_is_told_without_advice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pq.write_table(pq.read_table(part(tmp_path)).slice(0, 0), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").mkdir()
+    (tmp_path / "END").touch()
+    position = read_all(tmp_path)
+    assert (position.parts, position.trained, position.skipped) == (2, 0, ["b.parquet"])
+    problem = f"stream.folder: want the part {tmp_path / 'b.parquet'} as one Parquet file, got a folder"
+    assert caplog.messages == [
+        f"part b.parquet is left out: {problem}",
+        f"stream.folder: {tmp_path} ended without a row: the weights are what the run began with",
+    ]
