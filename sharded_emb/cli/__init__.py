@@ -17,7 +17,7 @@ from sharded_emb import versions
 from sharded_emb.cli.composing import compose_words
 from sharded_emb.cli.imports import importing as importing
 from sharded_emb.cli.options import read_options
-from sharded_emb.cli.show import show_failure, show_problems
+from sharded_emb.cli.show import outlive_terminal, show_failure, show_problems
 from sharded_emb.cli.words import Words
 from sharded_emb.config.groups import Groups
 from sharded_emb.config.where import conf_folder, folders_of, missing_folders
@@ -45,6 +45,7 @@ def run(command: str, task: Callable[[Composed], int | None], *, of_run: bool = 
 
     of_run: the tree is that of the `run.yaml` in the folder that `run=` names, with the command line over it.
     """
+    outlive_terminal()
     quiet_libraries()
     try:
         options = read_options(command, sys.argv[1:])

@@ -1,13 +1,53 @@
 """How problems are shown: once, whatever the number of ranks."""
 
+import errno
 import sys
 import time
 import traceback
+from typing import Any, TextIO
 
 from sharded_emb.errors import InputError, RunFailedError
 
 # how long the other ranks leave it to rank 0 to show what all of them found; torchrun ends them before
 WAIT_FOR_FIRST_RANK_SECONDS = 10
+
+
+class Terminal:
+    """A stream to a terminal, that of a TextIO otherwise. What is written after the terminal is gone is lost."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """The length of the text."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            _require_gone(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """What is there to be written."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            _require_gone(error)
+
+
+def _require_gone(error: OSError) -> None:
+    if error.errno != errno.EIO:
+        raise error
+
+
+def outlive_terminal() -> None:
+    """A command whose terminal goes while it is told to stop has a checkpoint to write."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and stream.isatty():
+            setattr(sys, name, Terminal(stream))
 
 
 def show_problems(command: str, error: InputError) -> int:
