@@ -126,7 +126,9 @@ class PlanFile:
         table = self.plan.tables[name]
         if table.sharding == "data_parallel":
             return whole_on_all(table.rows, table.dim, self.plan.world_size)
-        return Placement(table.sharding, tuple(Shard(each.rank, *each.offsets, *each.sizes) for each in table.shards))
+        shards = [Shard(each.rank, *each.offsets, *each.sizes) for each in table.shards]
+        # TorchRec puts vectors together in the order of this list, whatever the offsets are
+        return Placement(table.sharding, tuple(sorted(shards, key=lambda shard: (shard.column, shard.row))))
 
     def misfits(self, tables: Sequence[Table], ranks: Ranks) -> Iterator[str]:
         """What of a run it does not fit, a line each beginning with the key. tables: those that hold weights."""

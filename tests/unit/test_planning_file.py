@@ -71,6 +71,15 @@ def test_what_is_written_is_read_back(path: Path, item: Placement) -> None:
     assert PlanFile(path).placements()["item"] == item
 
 
+@pytest.mark.parametrize("item", RIGHT, ids=lambda placement: placement.kind)
+def test_the_order_in_which_a_file_has_its_shards_is_of_no_matter(path: Path, item: Placement) -> None:
+    file = plan_of(path, item)
+    file["tables"]["item"]["shards"].reverse()
+    path.write_text(json.dumps(file))
+    assert misfits(path) == []
+    assert PlanFile(path).placements()["item"] == item
+
+
 WRONG = [
     ("table_wise", [(4, 0, 0, 10, 16)], "want ranks below 4, got 4"),
     ("table_wise", [(0, 0, 0, 9, 16)], "want all of its 10 rows in each column shard of table_wise, got 0-8"),
