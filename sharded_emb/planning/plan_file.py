@@ -231,6 +231,8 @@ def wrong_shards(placement: Placement, table: Table, ranks: Ranks) -> str | None
     starts = [0, *(first + width for first, width in stripes)]
     if [first for first, _ in stripes] != starts[:-1] or starts[-1] != table.dim:
         return f"want shards that cover its {table.dim} columns once, got {_stripes(stripes)}"
+    if not table.pooled and len({width for _, width in stripes}) > 1:  # sums may be of any widths
+        return f"want column shards of one width, since a feature reads vectors, got {_stripes(stripes)}"
     for stripe in stripes:
         if (text := _wrong_rows(placement, by_columns[stripe], table, ranks)) is not None:
             return text

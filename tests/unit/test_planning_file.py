@@ -138,6 +138,16 @@ def test_shards_that_torchrec_would_not_serve_are_refused(path: Path, kind: Any,
     assert line.endswith(" in FILE; make it anew with plan out=FOLDER")
 
 
+def test_column_shards_of_what_reads_vectors_are_of_one_width(path: Path) -> None:
+    some = tables(CONFIGS, pooling="none")
+    plan_of(path, RIGHT[2], some)
+    assert misfits(path, some) == [
+        "sharding.plan: table item: want column shards of one width, since a feature reads vectors, got 0-3, 4-15 in "
+        "FILE; make it anew with plan out=FOLDER"
+    ]
+    assert misfits(path) == []  # sums are put together by their offsets
+
+
 def test_another_number_of_ranks_is_refused(path: Path) -> None:
     plan_of(path)
     assert misfits(path, ranks=Ranks(2, 2)) == [
