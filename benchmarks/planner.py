@@ -58,7 +58,7 @@ def problem(count: int, hosts: int) -> tuple[list[Table], Costs]:
         features[f"f{i}"] = FeatureConfig(table=f"t{i}", column="c", pooling="sum")
         ids[f"f{i}"] = float(draw.choice([1, 1, 5, 20, 50]))
     tables = with_updates(resolve(configs, features, {}, Defaults(RowWiseAdagrad(lr=0.1))), Step("cuda"))
-    cluster = Cluster("cuda", hosts, 8, MEMORY, RESERVED, RATES)
+    cluster = Cluster("cuda", hosts, 8, MEMORY, RESERVED, RATES, 10**12)
     return tables, Costs(cluster, Workload(BATCH_PER_RANK * cluster.world_size, ids))
 
 

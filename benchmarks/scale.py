@@ -187,7 +187,7 @@ def measure(case: Case, ranks: int) -> Measured:
     """Runs it. Times are of the slowest rank, CPU seconds and bytes on the wire of all, memory of the fullest."""
     found = run_ranks(work, ranks, case)
     tables = case.make_tables()
-    costs = Costs(Cluster("cpu", 1, ranks, 1 << 40, 0.0, UNIT), case.workload())
+    costs = Costs(Cluster("cpu", 1, ranks, 1 << 40, 0.0, UNIT, 1 << 40), case.workload())
     outcome = Outcome(tables, place_tables(tables, costs), costs)
     return Measured(
         case,
@@ -234,7 +234,7 @@ def projected() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for name in CLUSTERS:
         config = ClusterConfig(**yaml.safe_load((ROOT / "conf" / "cluster" / f"{name}.yaml").read_text()))
-        cluster = described(config, Present("cuda", 1, 1, 80 * 10**9))
+        cluster = described(config, Present("cuda", 1, 1, 80 * 10**9, 10**12))
         case = Case("auto", 1024 * cluster.world_size, tables=100, rows=10_000_000, dim=128, optimizer=RowWiseAdagrad)
         tables, costs = case.make_tables("cuda"), Costs(cluster, case.workload())
         outcome = Outcome(tables, place_tables(tables, costs), costs)

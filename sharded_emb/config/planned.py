@@ -52,10 +52,9 @@ def plan(config: PlanConfig) -> Planned:
     placements = place_tables(held(tables), costs) if given is None else given.placements()
     outcome = Outcome(held(tables), placements, costs)
     if not outcome.fits:
-        full, rank = float(outcome.bytes_W.max()), outcome.fullest_rank
         raise InputError(
-            f"sharding.plan: want a plan that fits {cluster.cap:,} bytes a rank, got {full:,.0f} on rank {rank} in "
-            f"{config.sharding.plan}; set sharding.plan=null to have one made"
+            f"sharding.plan: want a plan that fits {outcome.misfit} in {config.sharding.plan}; set sharding.plan=null "
+            "to have one made"
         )
     assumed = {name: str(length) for name, length in known.items()}
     planned = Planned(

@@ -181,9 +181,10 @@ def present(place: Place) -> Present:
     else:
         memory = host_bytes() // place.local_world_size
     device: Literal["cpu", "cuda"] = "cuda" if place.device.type == "cuda" else "cpu"
-    if not place.equal_hosts or place.world_size % place.local_world_size:  # as if each rank were alone
-        return Present(device, place.world_size, 1, memory)
-    return Present(device, place.world_size // place.local_world_size, place.local_world_size, memory)
+    ranks = place.local_world_size
+    if not place.equal_hosts or place.world_size % ranks:  # as if each rank were alone
+        return Present(device, place.world_size, 1, memory, host_bytes() // ranks)
+    return Present(device, place.world_size // ranks, ranks, memory, host_bytes())
 
 
 def require_same_hosts(plan: Plan, place: Place) -> None:
@@ -214,9 +215,9 @@ def present_machine(device: Literal["auto", "cpu", "cuda"]) -> Present:
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         if gpus:
-            return Present("cuda", 1, len(gpus), min(gpu.total_memory for gpu in gpus))
+            return Present("cuda", 1, len(gpus), min(gpu.total_memory for gpu in gpus), host_bytes())
     ranks = launched_ranks_per_host()
-    return Present("cpu", max(1, launched_ranks() // ranks), ranks, host_bytes() // ranks)
+    return Present("cpu", max(1, launched_ranks() // ranks), ranks, host_bytes() // ranks, host_bytes())
 
 
 def host_bytes() -> int:

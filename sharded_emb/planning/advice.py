@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.planning.cluster import Cluster
 from sharded_emb.planning.outcome import Outcome
-from sharded_emb.planning.sizes import state_bytes, weight_bytes
+from sharded_emb.planning.sizes import on_host, state_bytes, weight_bytes
 from sharded_emb.planning.units import shown_bytes
 from sharded_emb.tables import Table
 
@@ -22,23 +22,41 @@ Try = Callable[[Sequence[Table], Cluster], bool]
 
 def misfit(tables: Sequence[Table], cluster: Cluster, outcome: Outcome | None, attempt: Try) -> str:
     """The problem of a plan that does not fit, with a change that would. outcome: of the plan, where there is one."""
-    largest = max(tables, key=lambda table: weight_bytes(table) + state_bytes(table))
-    everything = sum(weight_bytes(table) + state_bytes(table) for table in tables)
-    ranks = f"{cluster.world_size} rank{'s' * (cluster.world_size > 1)}"
-    fullest = ""
-    if outcome is not None:
-        full = float(outcome.bytes_W[outcome.fullest_rank])
-        fullest = f"; rank {outcome.fullest_rank} would have {shown_bytes(full)}"
+    lack = _lack(tables, cluster, outcome)
+    largest = max(lack.tables, key=lambda table: weight_bytes(table) + state_bytes(table))
+    everything = sum(weight_bytes(table) + state_bytes(table) for table in lack.tables)
     changes = [*islice(_changes(tables, cluster, largest, attempt), _MOST_CHANGES)]
     what = f"would fit: {', or '.join(changes)}" if changes else f"nothing that was tried fits ({_TRIED})"
     needs = (
         f"{shown_bytes(weight_bytes(largest))} of weights and {shown_bytes(state_bytes(largest))} of optimizer state"
     )
     return (
-        f"cluster: want a plan that fits {ranks} with {shown_bytes(cluster.cap)} for tables each, got none: the "
-        f"largest table, {largest.name} ({largest.sharding}), needs {needs}, all tables together "
-        f"{shown_bytes(everything)}{fullest}; {what}"
+        f"{lack.wanted}, got none: the largest table, {largest.name} ({largest.sharding}), needs {needs}, all tables "
+        f"together {shown_bytes(everything)}{lack.fullest}; {what}"
     )
+
+
+class _Lack(NamedTuple):
+    """What there is too little of. wanted: with its key. fullest: what it would have. tables: that are in it."""
+
+    wanted: str
+    fullest: str
+    tables: Sequence[Table]
+
+
+def _lack(tables: Sequence[Table], cluster: Cluster, outcome: Outcome | None) -> _Lack:
+    if outcome is not None and outcome.fits_ranks:
+        hosts = f"{cluster.hosts} host{'s' * (cluster.hosts > 1)}"
+        full = f"; host {outcome.fullest_host} would have {shown_bytes(float(outcome.host_bytes_H.max()))}"
+        there = [table for table in tables if on_host(table, table.rows, table.dim)]
+        room = f"{shown_bytes(cluster.host_cap)} of its own memory for tables of the kernels uvm and uvm_caching each"
+        return _Lack(f"cluster.host_memory: want a plan that fits {hosts} with {room}", full, there)
+    ranks = f"{cluster.world_size} rank{'s' * (cluster.world_size > 1)}"
+    full = ""
+    if outcome is not None:
+        full = f"; rank {outcome.fullest_rank} would have {shown_bytes(float(outcome.bytes_W.max()))}"
+    wanted = f"cluster: want a plan that fits {ranks} with {shown_bytes(cluster.cap)} for tables each"
+    return _Lack(wanted, full, tables)
 
 
 def _changes(tables: Sequence[Table], cluster: Cluster, largest: Table, attempt: Try) -> Iterator[str]:

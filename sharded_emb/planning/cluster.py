@@ -14,7 +14,8 @@ class ClusterConfig(Frozen):
     usual of such a device.
 
     gpus_per_host: ranks on each host, also where device is cpu. gpu_memory: of each rank. reserved: the share of it
-    that is not for tables but for dense weights, activations and the libraries. memory_bandwidth: of a rank's memory.
+    that is not for tables but for dense weights, activations and the libraries. host_memory: of each host, likewise,
+    for tables of the kernels uvm and uvm_caching. memory_bandwidth: of a rank's memory.
     update_bandwidth: of the rows that an update reads and writes, null for that of the memory.
     intra_bandwidth, inter_bandwidth: from one rank to those of its host, and of others. latency: of one exchange
     between all ranks. lookup_latency: of one lookup, forward and backward, however little it reads.
@@ -26,6 +27,7 @@ class ClusterConfig(Frozen):
     gpus_per_host: PositiveInt | None = None
     gpu_memory: Bytes | None = None
     reserved: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    host_memory: Bytes | None = None
     memory_bandwidth: Rate | None = None
     update_bandwidth: Rate | None = None
     intra_bandwidth: Rate | None = None
@@ -60,17 +62,20 @@ USUAL = {"cuda": Rates(1.5e12, 250e9, 20e9, 30e-6, 100e-6), "cpu": Rates(5e9, 0.
 
 @dataclass(frozen=True)
 class Present:
-    """The machine a command runs on. memory: bytes that each rank has."""
+    """The machine a command runs on. memory: bytes that each rank has. host_memory: that each host has."""
 
     device: Literal["cpu", "cuda"]
     hosts: int
     per_host: int
     memory: int
+    host_memory: int
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster with every question answered. memory: bytes of each rank, of which `cap` may be tables."""
+    """A cluster with every question answered. memory: bytes of each rank, of which `cap` may be tables. host_memory: of
+    each host, likewise.
+    """
 
     device: Literal["cpu", "cuda"]
     hosts: int
@@ -78,6 +83,7 @@ class Cluster:
     memory: int
     reserved: float
     rates: Rates
+    host_memory: int
 
     @property
     def world_size(self) -> int:
@@ -88,6 +94,11 @@ class Cluster:
     def cap(self) -> int:
         """Bytes of tables that fit a rank."""
         return int(self.memory * (1 - self.reserved))
+
+    @property
+    def host_cap(self) -> int:
+        """Bytes of tables that fit the own memory of a host."""
+        return int(self.host_memory * (1 - self.reserved))
 
     @property
     def seconds_a_byte(self) -> float:
@@ -126,6 +137,7 @@ def described(config: ClusterConfig, present: Present) -> Cluster:
         memory=config.gpu_memory or present.memory,
         reserved=config.reserved,
         rates=rates,
+        host_memory=config.host_memory or present.host_memory,
     )
 
 

@@ -11,7 +11,7 @@ from sharded_emb.planning.estimates import Costs, Times
 from sharded_emb.planning.options import Floats
 from sharded_emb.planning.search import collection_of
 from sharded_emb.planning.shapes import Placement
-from sharded_emb.planning.sizes import Bytes
+from sharded_emb.planning.sizes import Bytes, on_host
 from sharded_emb.tables import Table
 
 
@@ -28,7 +28,7 @@ class TableOutcome:
 class Outcome:
     """Of a plan of all tables. `Costs` says of which cluster and work.
 
-    bytes_W, lookup_W, communication_W: by rank; seconds of a step.
+    bytes_W, lookup_W, communication_W: by rank; seconds of a step. host_bytes_H: by host, in its own memory.
     """
 
     def __init__(self, tables: Sequence[Table], placements: Mapping[str, Placement], costs: Costs) -> None:
@@ -36,6 +36,7 @@ class Outcome:
         self.placements, self.costs, self.cluster = placements, costs, costs.cluster
         world_size = self.cluster.world_size
         self.bytes_W, self.lookup_W, self.communication_W = (np.zeros(world_size) for _ in range(3))
+        self.host_bytes_H = np.zeros(self.cluster.hosts)
         self.tables = [self._add(table, placements[table.name]) for table in tables]
 
     def _add(self, table: Table, placement: Placement) -> TableOutcome:
@@ -45,6 +46,7 @@ class Outcome:
         for shard in placement.shards:
             cost = self.costs.of(table, placement.kind, shard.rows, shard.columns)
             self.bytes_W[shard.rank] += cost.bytes.total
+            self.host_bytes_H[shard.rank // self.cluster.per_host] += on_host(table, shard.rows, shard.columns)
             self.lookup_W[shard.rank] += cost.times.lookup
             self.communication_W[shard.rank] += cost.times.communication
             total += cost.bytes
@@ -95,9 +97,27 @@ class Outcome:
         return int(self.bytes_W.argmax())
 
     @property
-    def fits(self) -> bool:
+    def fullest_host(self) -> int:
+        """The first one."""
+        return int(self.host_bytes_H.argmax())
+
+    @property
+    def fits_ranks(self) -> bool:
         """Whether every rank has the memory."""
         return float(self.bytes_W.max(initial=0)) <= self.cluster.cap
+
+    @property
+    def fits(self) -> bool:
+        """Whether every rank and every host has the memory."""
+        return self.fits_ranks and float(self.host_bytes_H.max(initial=0)) <= self.cluster.host_cap
+
+    @property
+    def misfit(self) -> str:
+        """Of a plan that does not fit, what each rank or host has, and what the fullest one would need."""
+        if self.fits_ranks:
+            full, host = float(self.host_bytes_H.max()), self.fullest_host
+            return f"{self.cluster.host_cap:,} bytes of a host's own memory, got {full:,.0f} on host {host}"
+        return f"{self.cluster.cap:,} bytes a rank, got {self.bytes_W.max():,.0f} on rank {self.fullest_rank}"
 
     def of_rank(self, rank: int) -> dict[str, tuple[float, float]]:
         """By table bytes and seconds of its shards on a rank."""
@@ -121,6 +141,8 @@ class Outcome:
                 "ranks_per_host": self.cluster.per_host,
                 "memory_bytes_per_rank": self.cluster.memory,
                 "cap_bytes_per_rank": self.cluster.cap,
+                "memory_bytes_per_host": self.cluster.host_memory,
+                "cap_bytes_per_host": self.cluster.host_cap,
                 "memory_bytes_per_second": rates.memory,
                 "update_bytes_per_second": rates.updates,
                 "intra_bytes_per_second": rates.intra,
@@ -139,6 +161,7 @@ class Outcome:
                 "imbalance": self.imbalance,
                 "slowest_rank": self.slowest_rank,
                 "bytes_by_rank": [round(each) for each in self.bytes_W],
+                "bytes_by_host": [round(each) for each in self.host_bytes_H],
                 "lookup_seconds_by_rank": self.lookup_W.tolist(),
                 "communication_seconds_by_rank": self.communication_W.tolist(),
             },

@@ -106,6 +106,9 @@ def _summary(outcome: Outcome) -> Iterator[str]:
     yield f"slowest: rank {slowest} with {shown_seconds(seconds)}{why}"
     full = float(outcome.bytes_W[fullest])
     yield f"fullest: rank {fullest} with {shown_bytes(full)} of {shown_bytes(outcome.cluster.cap)}"
+    if (of_host := float(outcome.host_bytes_H.max(initial=0))) > 0:
+        cap = shown_bytes(outcome.cluster.host_cap)
+        yield f"fullest host: host {outcome.fullest_host} with {shown_bytes(of_host)} of {cap} of its own memory"
 
 
 def _grid(head: tuple[str, ...], rows: list[list[str]]) -> str:

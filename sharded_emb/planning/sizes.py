@@ -105,6 +105,13 @@ def on_device(table: Table) -> float:
     return {"uvm": 0.0, "uvm_caching": table.cache_load_factor or DEFAULT_CACHE_LOAD_FACTOR}.get(table.kernel or "", 1)
 
 
+def on_host(table: Table, rows: int, columns: int) -> int:
+    """Bytes of a shard and its optimizer state in the memory of the rank's host: all of them, also behind a cache."""
+    if table.kernel not in ("uvm", "uvm_caching"):
+        return 0
+    return rows * columns * ELEMENT_BYTES[table.dtype] + _state(table, rows, columns)
+
+
 def shard_bytes(table: Table, read: Reads, rows: int, columns: int) -> Bytes:
     """Of a shard with so many rows and columns."""
     share = rows / table.rows

@@ -87,6 +87,27 @@ def test_what_does_not_fit_ends_with_2_and_advice(start: Commands) -> None:
     )
 
 
+def test_tables_in_the_memory_of_a_host_have_to_fit_it(start: Commands) -> None:
+    words = ("cluster=one_h200", "sharding.kernel=uvm", "cluster.reserved=0.5")
+    ended = start("plan", "tables.item.rows=1000000000", *words)
+    assert ended.code == 2
+    (line,) = ended.err.splitlines()[1:]
+    assert line.strip().startswith(
+        "cluster.host_memory: want a plan that fits 1 host with 125 GB of its own memory for tables of the kernels "
+        "uvm and uvm_caching each, got none: "
+    )
+    ended = start("plan", "tables.item.rows=1000000000", *words, "cluster.host_memory=1TB", "out=there")
+    assert ended.code == 0
+    assert ended.out.splitlines()[-2] == "fullest host: host 0 with 260 GB of 500 GB of its own memory"
+    less = ("cluster.host_memory=100GB", "sharding.plan=there/plan.json")
+    ended = start("plan", "tables.item.rows=1000000000", *words, *less)
+    assert ended.code == 2
+    assert ended.err.splitlines()[1].strip() == (
+        "sharding.plan: want a plan that fits 50,000,000,000 bytes of a host's own memory, got 260,000,000,000 on host "
+        "0 in there/plan.json; set sharding.plan=null to have one made"
+    )
+
+
 def test_a_described_memory_that_is_not_the_machines_is_said(start: Commands) -> None:
     ended = start("plan", ROWS, "device=cpu", "cluster.gpu_memory=1000TB")
     assert ended.code == 0

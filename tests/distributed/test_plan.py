@@ -224,7 +224,9 @@ def kernels(shardings: dict[str, Any], device: str, **all_tables: Any) -> dict[s
 
 
 def test_tables_get_the_kernels_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sharded_emb.distributed.plan.present", lambda here: Present(here.device.type, 1, 4, 2**34))
+    monkeypatch.setattr(
+        "sharded_emb.distributed.plan.present", lambda here: Present(here.device.type, 1, 4, 2**34, 2**36)
+    )
     cached = {"kernel": "uvm_caching", "cache_load_factor": 0.25}
     assert kernels({"b": {"kernel": "uvm"}, "c": {"type": "table_wise", **cached}}, "cuda") == {
         "a": ("fused", None, "fused"),

@@ -18,9 +18,11 @@ RATES = Rates(memory=1e12, intra=100e9, inter=10e9, latency=0.0)
 ADAGRAD = Adagrad(lr=0.1)
 
 
-def cluster(hosts: int = 1, per_host: int = 2, memory: float = 80e9, rates: Rates = RATES) -> Cluster:
-    """GPUs of which all memory may be tables."""
-    return Cluster("cuda", hosts, per_host, int(memory), 0.0, rates)
+def cluster(
+    hosts: int = 1, per_host: int = 2, memory: float = 80e9, rates: Rates = RATES, host_memory: float = 1e12
+) -> Cluster:
+    """GPUs of which all memory may be tables, as may that of their hosts."""
+    return Cluster("cuda", hosts, per_host, int(memory), 0.0, rates, int(host_memory))
 
 
 def tables(

@@ -15,7 +15,7 @@ from sharded_emb.planning.sizes import Workload, state_bytes, weight_bytes
 from sharded_emb.planning.units import parse_bytes, parse_rate, parse_seconds, shown_bytes, shown_seconds
 from tests.unit.planning import cluster, costs, tables
 
-LAPTOP = Present("cpu", 1, 2, 8 * 10**9)
+LAPTOP = Present("cpu", 1, 2, 8 * 10**9, 16 * 10**9)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,7 @@ def test_what_a_cluster_leaves_out_is_the_machines() -> None:
     found = described(ClusterConfig(hosts=3, reserved=0.25), LAPTOP)
     assert (found.device, found.hosts, found.per_host, found.world_size) == ("cpu", 3, 2, 6)
     assert (found.memory, found.cap, found.rates) == (8 * 10**9, 6 * 10**9, USUAL["cpu"])
+    assert (found.host_memory, found.host_cap) == (16 * 10**9, 12 * 10**9)
 
 
 def test_memory_that_is_not_the_devices_is_said() -> None:

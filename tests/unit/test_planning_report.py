@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -82,6 +83,23 @@ def test_what_does_not_fit_is_named_with_a_change_that_does() -> None:
         "(table_wise), needs 256 MB of weights and 256 MB of optimizer state, all tables together 512 MB; rank 0 would "
         "have 513 MB; would fit: tables.big.sharding=auto, or tables.big.sharding=row_wise"
     )
+
+
+def test_what_a_host_has_no_room_for_is_refused_and_advised_on() -> None:
+    configs = {"big": {"rows": 1_000_000, "dim": 64}, "small": {"rows": 10, "dim": 64}}
+    made = [replace(table, kernel="uvm") for table in tables(configs)]
+    cached = [replace(table, kernel="uvm_caching", cache_load_factor=0.1) for table in made]
+    for some in (made, cached):  # a cache on the device has copies
+        found = outcome(some, cluster(1, 2, host_memory=513e6))
+        assert found.host_bytes_H.tolist() == [512e6 + 2 * 10 * 64 * 4]
+        assert found.predictions()["predicted"]["bytes_by_host"] == [512_005_120]
+        assert report(found, {}).splitlines()[-1] == "fullest host: host 0 with 512 MB of 513 MB of its own memory"
+        line = advice(some, cluster(1, 2, host_memory=500e6))
+        assert line.startswith(
+            "cluster.host_memory: want a plan that fits 1 host with 500 MB of its own memory for tables of the kernels "
+            "uvm and uvm_caching each, got none: the largest table, big (auto), needs 256 MB of weights and 256 MB of "
+            "optimizer state, all tables together 512 MB; host 0 would have 512 MB; would fit: row-wise Adagrad for all"
+        )
 
 
 @pytest.mark.parametrize(
