@@ -6,7 +6,7 @@ only collects, and whoever drives the step sees all gradients of it before a row
 N  ids    B  bags    R  touched rows    D  columns of this part of the table    G  vectors that gradients are given for
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from sharded_emb.optim.base import TouchedRows
 from sharded_emb.tables import Table
 
 _ROWS_AT_ONCE = 2048  # on a CPU: what a formula reads again and again stays in the cache
+_NUMBERS_AT_ONCE = 1 << 22  # on a GPU, of a table whose every row moves
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -94,19 +95,33 @@ class LocalRows:
     @torch.no_grad()
     def update(self, gradients: RowGradients, lr: float, step: int) -> None:
         """One step of the table's optimizer, which uses the gradients up. step counts from 1."""
-        optimizer, rows_R, gradient_RD = self.table.optimizer, gradients.rows_R, gradients.gradient_RD
+        optimizer, rows_R = self.table.optimizer, gradients.rows_R
         if self.table.max_norm is not None:
             self.weight_RD[rows_R] = self._renormalized(self.weight_RD[rows_R].float()).to(self.weight_RD.dtype)
         if optimizer.weight_decay_mode == "all_decoupled":
             self.weight_RD.mul_(1 - lr * optimizer.weight_decay)
-        if self.table.update == "dense":
-            gradient_RD = torch.zeros(self.weight_RD.shape, device=rows_R.device).index_copy_(0, rows_R, gradient_RD)
-            rows_R = torch.arange(len(self.weight_RD), device=rows_R.device)
-        elif not rows_R.numel():
-            return
-        at_once = _ROWS_AT_ONCE if rows_R.device.type == "cpu" else len(rows_R)
-        for some_R, some_RD in zip(rows_R.split(at_once), gradient_RD.split(at_once), strict=True):
+        for some_R, some_RD in self._dense(gradients) if self.table.update == "dense" else self._touched(gradients):
             self._move(some_R, some_RD, lr, step)
+
+    def _touched(self, gradients: RowGradients) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows that were read, with their gradients, some at once."""
+        rows_R = gradients.rows_R
+        at_once = _ROWS_AT_ONCE if rows_R.device.type == "cpu" else max(1, len(rows_R))
+        if rows_R.numel():
+            yield from zip(rows_R.split(at_once), gradients.gradient_RD.split(at_once), strict=True)
+
+    def _dense(self, gradients: RowGradients) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row, with zeros where none was read, some at once: never a gradient as large as the table."""
+        read_R, (rows, columns) = gradients.rows_R, self.weight_RD.shape
+        at_once = _ROWS_AT_ONCE if read_R.device.type == "cpu" else max(1, _NUMBERS_AT_ONCE // columns)
+        for first in range(0, rows, at_once):
+            some_R = torch.arange(first, min(first + at_once, rows), device=read_R.device)
+            if not read_R.numel():
+                yield some_R, torch.zeros(len(some_R), columns, device=read_R.device)
+                continue
+            # of what was read on a device none knows here how much is in these rows, so each row is looked for
+            place_R = torch.searchsorted(read_R, some_R).clamp_(max=len(read_R) - 1)
+            yield some_R, gradients.gradient_RD[place_R].masked_fill_((read_R[place_R] != some_R)[:, None], 0)
 
     def _move(self, rows_R: Tensor, gradient_RD: Tensor, lr: float, step: int) -> None:
         weight_RD = self.weight_RD[rows_R].float()

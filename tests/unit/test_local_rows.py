@@ -1,6 +1,7 @@
 """Rows that are updated after the backward pass, against nn.Embedding, nn.EmbeddingBag and dictionaries of sums."""
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharded_emb.embeddings.local_rows import LocalRows, by_row, merged
+from sharded_emb.optim.adam import Adam
+from sharded_emb.optim.base import TouchedRows
 from tests.tables import make_table
 
 ROWS, DIM = 11, 4
@@ -99,3 +103,34 @@ def test_gradients_by_row_are_sums_over_its_occurrences(passes: list[list[int]])
     assert found.counts_R.tolist() == [counts[row] for row in sorted(sums)]
     expected = torch.stack([sums[row] for row in sorted(sums)]).float()
     torch.testing.assert_close(found.gradient_RD, expected, rtol=1e-4, atol=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that anything gives."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and not found._is_view() and found is not args[0]:
+            self.bytes = max(self.bytes, found.numel() * found.element_size())
+        return found
+
+
+@pytest.mark.parametrize("read", [[], [2], [7, 2047, 2048, 4999, 7]])
+def test_a_dense_update_moves_every_row_without_a_gradient_as_large_as_the_table(read: list[int]) -> None:
+    many, adam = 5000, Adam(lr=0.1)
+    table = make_table("t", many, DIM, optimizer=adam, update="dense", padding_row=None)
+    values = torch.randn(many, DIM, generator=torch.Generator().manual_seed(0))
+    rows = LocalRows(table, values.clone())
+    state = {name: torch.zeros(many, DIM) for name in adam.states()}
+    for step, ids in ((1, [1, 3000]), (2, read)):
+        asked = torch.tensor(ids, dtype=torch.int64)
+        rows.vectors(asked).square().sum().backward()
+        gradients, whole = rows.take_gradients(), torch.zeros(many, DIM)
+        whole.index_add_(0, asked, 2 * values[asked])
+        adam.update(TouchedRows(values, whole, state), 0.1, step)
+        with Largest() as largest:
+            rows.update(gradients, 0.1, step)
+        assert torch.equal(rows.weight_RD, values)
+        assert largest.bytes <= 2048 * max(DIM * 4, 8)
