@@ -147,8 +147,8 @@ class Defaults:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with its number of rows known. ranks, min_partition, kernel, cache_load_factor: constraints on its
-    sharding.
+    """A table with its number of rows known. own_optimizer: whether it names one, which is not that of all tables then.
+    ranks, min_partition, kernel, cache_load_factor: constraints on its sharding.
     """
 
     name: str
@@ -166,6 +166,7 @@ class Table:
     weights: PretrainedWeights | None
     freeze: bool
     optimizer: EmbeddingOptimizer
+    own_optimizer: bool = False
     update: Literal["auto"] | Update
     sharding: ShardingType | Literal["auto"]
     ranks: tuple[int, ...] | None = None
@@ -235,6 +236,7 @@ def resolve(
                 "name": name,
                 "rows": vocabulary_rows[name] if config.rows == "auto" else config.rows,
                 "optimizer": config.optimizer or defaults.optimizer,
+                "own_optimizer": config.optimizer is not None,
                 **_constrained(defaults.sharding_of(name, config.sharding)),
                 "features": tuple(f for f in named.values() if f.table == name),
             }

@@ -18,6 +18,8 @@ from sharded_emb.distributed.communication import EXACT, Communication, block_wi
 from sharded_emb.distributed.cuts import ALONG_HOSTS, Cutter, assembled, cache_of, kernel_of, moved, problems
 from sharded_emb.distributed.process_group import Place, launched_ranks, launched_ranks_per_host
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
+from sharded_emb.embeddings.updates import Step
+from sharded_emb.embeddings.updates import problems as update_problems
 from sharded_emb.errors import InputError
 from sharded_emb.planning.advice import misfit
 from sharded_emb.planning.cluster import Cluster, ClusterConfig, Present, described
@@ -148,6 +150,8 @@ def place_tables(tables: Sequence[Table], costs: Costs) -> dict[str, Placement]:
 
         def attempt(changed: Sequence[Table], other: Cluster) -> bool:
             if problems(changed, Ranks(other.world_size, other.per_host)):
+                return False
+            if update_problems(changed, Step(other.device)):
                 return False
             of_other = Costs(other, costs.workload)
             placed = _placed(changed, of_other)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
+from sharded_emb.optim.base import EmbeddingOptimizer
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.planning.cluster import Cluster
 from sharded_emb.planning.outcome import Outcome
@@ -67,20 +68,16 @@ def _changes(tables: Sequence[Table], cluster: Cluster, largest: Table, attempt:
         cut = _changed(tables, parts, sharding=sharding, ranks=None, min_partition=None)
         if largest.sharding not in (sharding, "auto") and attempt(cut, cluster):
             yield f"tables.{name}.sharding={sharding}"
-    trained = [table for table in tables if not table.freeze]
-    if state_bytes_of(small := _with_rowwise(tables, trained)) < state_bytes_of(tables):
-        if attempt(small, cluster):
-            yield "row-wise Adagrad for all tables, whose state is a number a row (embedding_optimizer=rowwise_adagrad)"
-    else:
-        small = [*tables]
-    halves = [table for table in tables if table.optimizer.weight_decay_mode != "all_decoupled"]
-    of_largest = [table for table in halves if table in parts]
-    for which, what in ((of_largest, f"tables.{name}.dtype=fp16"), (halves, "dtype=fp16 of all tables")):
+    some = "all tables" + " without an optimizer of their own" * any(table.own_optimizer for table in tables)
+    smaller = state_bytes_of(small := _with_rowwise(tables)) < state_bytes_of(tables)
+    if smaller and attempt(small, cluster):
+        yield f"row-wise Adagrad for {some}, whose state is a number a row (embedding_optimizer=rowwise_adagrad)"
+    for which, what in ((parts, f"tables.{name}.dtype=fp16"), (tables, "dtype=fp16 of all tables")):
         if any(table.dtype == "fp32" for table in which):
             if attempt(_changed(tables, which, dtype="fp16"), cluster):
                 yield what
-            if attempt(_changed(small, which, dtype="fp16"), cluster):
-                yield f"{what} and row-wise Adagrad for all (embedding_optimizer=rowwise_adagrad)"
+            if smaller and attempt(_changed(small, which, dtype="fp16"), cluster):
+                yield f"{what} and row-wise Adagrad for {some} (embedding_optimizer=rowwise_adagrad)"
     hosts = _hosts(tables, cluster, attempt)
     if hosts is not None:
         more = hosts - cluster.hosts
@@ -106,9 +103,13 @@ def state_bytes_of(tables: Sequence[Table]) -> int:
     return sum(map(state_bytes, tables))
 
 
-def _with_rowwise(tables: Sequence[Table], which: Sequence[Table]) -> list[Table]:
-    names = {table.name for table in which}
-    return [replace(t, optimizer=RowWiseAdagrad(lr=t.optimizer.lr)) if t.name in names else t for t in tables]
+def _with_rowwise(tables: Sequence[Table]) -> list[Table]:
+    """With another optimizer of all tables, which keeps their rate and decay; it does not change a table's own one."""
+    return [t if t.own_optimizer or t.freeze else replace(t, optimizer=_rowwise(t.optimizer)) for t in tables]
+
+
+def _rowwise(o: EmbeddingOptimizer) -> RowWiseAdagrad:
+    return RowWiseAdagrad(lr=o.lr, weight_decay=o.weight_decay, weight_decay_mode=o.weight_decay_mode)
 
 
 def _changed(tables: Sequence[Table], which: Sequence[Table], **values: Any) -> list[Table]:

@@ -110,7 +110,7 @@ class Largest(TorchDispatchMode):
 
     bytes = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = function(*args, **(kwargs or {}))
         if isinstance(found, Tensor) and not found._is_view() and found is not args[0]:
             self.bytes = max(self.bytes, found.numel() * found.element_size())

@@ -3,12 +3,14 @@
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sharded_emb.distributed.plan import place_tables
 from sharded_emb.errors import InputError
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
+from sharded_emb.optim.sgd import SGD
 from sharded_emb.planning.cluster import Cluster
 from sharded_emb.planning.outcome import Outcome
 from sharded_emb.planning.picture import picture
@@ -106,13 +108,38 @@ def test_what_a_host_has_no_room_for_is_refused_and_advised_on() -> None:
     ("gigabytes", "change"),
     [
         (0.3, "row-wise Adagrad for all tables, whose state is a number a row (embedding_optimizer=rowwise_adagrad)"),
-        (0.2, "tables.big.dtype=fp16 and row-wise Adagrad for all (embedding_optimizer=rowwise_adagrad), or"),
+        (
+            0.2,
+            "tables.big.dtype=fp16 and row-wise Adagrad for all tables (embedding_optimizer=rowwise_adagrad), or",
+        ),
         (0.05, "cluster.hosts=11, 10 more hosts of 1 rank"),
     ],
 )
 def test_every_change_was_tried(gigabytes: float, change: str) -> None:
     line = advice(tables({"big": {"rows": 1_000_000, "dim": 64}}), cluster(1, 1, gigabytes * 1e9))
     assert f"; would fit: {change}" in line
+
+
+def test_an_optimizer_of_a_tables_own_is_not_advised_away() -> None:
+    own = {"rows": 1_000_000, "dim": 64, "optimizer": ADAGRAD}
+    line = advice(tables({"big": own}), cluster(1, 1, 0.3e9))
+    assert "; would fit: tables.big.dtype=fp16, or" not in line  # its state alone is 256 MB
+    assert "; would fit: cluster.hosts=2, 1 more host of 1 rank" in line
+    less = {"rows": 300_000, "dim": 64}
+    line = advice(tables({"big": own, "less": less}), cluster(1, 1, 0.6e9))
+    assert "; would fit: row-wise Adagrad for all tables without an optimizer of their own, whose state is a" in line
+    line = advice(tables({"big": own, "less": {**less, "optimizer": ADAGRAD}}), cluster(1, 1, 0.6e9))
+    assert "; would fit: tables.big.dtype=fp16, or dtype=fp16 of all tables" in line
+
+
+@pytest.mark.parametrize("mode", ["touched_decoupled", "all_decoupled"])
+def test_what_the_rules_of_updates_refuse_is_not_advised(mode: Any) -> None:
+    decaying = SGD(lr=0.01, weight_decay=0.01, weight_decay_mode=mode)
+    line = advice(tables({"big": {"rows": 1_000_000, "dim": 64}}, decaying), cluster(1, 1, 0.2e9))
+    assert "; would fit: cluster.hosts=2, 1 more host of 1 rank" in line
+    decaying = SGD(lr=0.01, weight_decay=0.01, weight_decay_mode="touched_l2")
+    line = advice(tables({"big": {"rows": 1_000_000, "dim": 64}}, decaying), cluster(1, 1, 0.2e9))
+    assert "; would fit: tables.big.dtype=fp16, or" in line
 
 
 def test_a_proposal_fits_and_the_next_smaller_one_does_not() -> None:
