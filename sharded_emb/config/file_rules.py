@@ -7,6 +7,7 @@ from typing import Any
 from sharded_emb.config.against_rules import against_problems
 from sharded_emb.config.column_rules import column_problems, metric_problems
 from sharded_emb.config.plan_rules import (
+    device_for_plan,
     known_features,
     misfits_of_plan,
     misfits_of_replicas,
@@ -77,7 +78,7 @@ def _place_for_data(sound: Tree) -> list[str]:
 def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
     """What the command writes needs a place, and what it alone reads has to be there."""
     if issubclass(kind, PlanConfig):
-        yield from (*place_for_plan(sound), *known_features(sound))
+        yield from (*device_for_plan(sound), *place_for_plan(sound), *known_features(sound))
     elif issubclass(kind, EvaluateConfig):
         yield from (*place_for_predictions(sound), *against_problems(sound))
     else:

@@ -71,6 +71,16 @@ def without_data(sound: Tree) -> Iterator[str]:
             )
 
 
+def device_for_plan(sound: Tree) -> Iterator[str]:
+    """A plan for the GPUs of this machine needs one; a cluster that is described need not be there."""
+    from sharded_emb.distributed.plan import present_machine
+    from sharded_emb.planning.cluster import ClusterConfig
+
+    described: ClusterConfig = sound.get("cluster", ClusterConfig())
+    if sound.get("device") == "cuda" and described.device is None and present_machine("cuda").device == "cpu":
+        yield "device: want a GPU here, or cluster=NAME or cluster.device=cuda to describe some, got cuda without any"
+
+
 def place_for_plan(sound: Tree) -> Iterator[str]:
     """A plan needs a folder, which is no run: what is in a run's plan.json is what it was trained by."""
     folder: Path | None = sound.get("out")

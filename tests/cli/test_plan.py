@@ -166,6 +166,16 @@ def test_a_plan_of_other_tables_or_ranks_is_refused_before_anything_runs(start: 
     assert plan_of(start.folder / "again") == plan_of(start.folder / "eight")
 
 
+def test_gpus_of_this_machine_have_to_be_there(start: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    ended = start("plan", ROWS, "device=cuda", "cluster.gpus_per_host=8")
+    assert (ended.code, ended.err.splitlines()[1].strip()) == (
+        2,
+        "device: want a GPU here, or cluster=NAME or cluster.device=cuda to describe some, got cuda without any",
+    )
+    assert start("plan", ROWS, "device=cuda", "cluster=h100_8").code == 0
+
+
 def test_a_run_folder_is_no_place_for_another_plan(start: Commands) -> None:
     (start.folder / "run").mkdir()
     (start.folder / "run" / "run.yaml").write_text("")
