@@ -21,7 +21,7 @@ class Warmup(Schedule):
 
     decay: "linear" and "cosine" (Loshchilov and Hutter, "SGDR", ICLR 2017) reach final_factor at decay_steps and stay
     there; "inverse_sqrt" falls with the square root of the step (Vaswani et al., NeurIPS 2017); "step" multiplies by
-    gamma after every decay_steps.
+    gamma after every decay_steps, of which the first is the one that ends the warm-up, or the run's first.
     """
 
     warmup_steps: NonNegativeInt = 0
@@ -39,7 +39,7 @@ class Warmup(Schedule):
         if self.decay == "none" or self.decay_steps is None:
             return 1.0
         if self.decay == "step":
-            return self.gamma ** (max(0, step - self.warmup_steps) // self.decay_steps)
+            return self.gamma ** (max(0, step - max(1, self.warmup_steps)) // self.decay_steps)
         done = min(1.0, (step - self.warmup_steps) / max(1, self.decay_steps - self.warmup_steps))
         left = (1 + math.cos(math.pi * done)) / 2 if self.decay == "cosine" else 1 - done
         return self.final_factor + (1 - self.final_factor) * left

@@ -242,7 +242,8 @@ def test_an_inverse_square_root_falls_from_the_end_of_the_warm_up() -> None:
     assert factors(Warmup(decay="inverse_sqrt"), [1, 4, 100]) == [1, 0.5, 0.1]
 
 
-def test_a_step_decay_is_torchs_and_waits_for_the_warm_up() -> None:
+@pytest.mark.parametrize("warmup_steps", [0, 1, 2])
+def test_a_step_decay_is_torchs_and_waits_for_the_warm_up(warmup_steps: int) -> None:
     weight = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     twin = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
@@ -251,9 +252,10 @@ def test_a_step_decay_is_torchs_and_waits_for_the_warm_up() -> None:
         wanted.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         twin.step()
-    schedule = Warmup(warmup_steps=2, decay="step", decay_steps=3, gamma=0.5)
-    assert factors(schedule, list(range(2, 12))) == pytest.approx(wanted)
-    assert schedule.factor(1) == 0.5
+    schedule = Warmup(warmup_steps=warmup_steps, decay="step", decay_steps=3, gamma=0.5)
+    first = max(1, warmup_steps)
+    assert factors(schedule, list(range(first, first + 10))) == pytest.approx(wanted)
+    assert schedule.factor(1) == 1 / first
 
 
 @pytest.mark.parametrize(
