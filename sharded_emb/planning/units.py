@@ -1,5 +1,6 @@
 """Sizes and rates as people write them: `80GB`, `450GB/s`, `10us`, and numbers as they are shown."""
 
+import math
 import re
 from typing import Annotated
 
@@ -8,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 _FACTORS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_NUMBER = r"\s*(\d+(?:\.\d*)?(?:[eE]\d+)?)\s*"
+_NUMBER = r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*"
 
 
 def parse_bytes(value: object) -> object:
@@ -17,7 +18,10 @@ def parse_bytes(value: object) -> object:
         return value
     if not (match := re.fullmatch(_NUMBER + r"(?:([kMGT]i?)?B)?", value)):
         raise PydanticCustomError("size", f"want a size such as 80GB, got {_got(value)}")
-    return round(float(match[1]) * _FACTORS.get(match[2] or "", 1))
+    size = float(match[1]) * _FACTORS.get(match[2] or "", 1)
+    if math.isinf(size):
+        raise PydanticCustomError("size", f"want a size that is finite, got {_got(value)}")
+    return round(size)
 
 
 def parse_rate(value: object) -> object:
@@ -45,9 +49,15 @@ def _got(value: str) -> str:
     return repr(value).replace("{", "{{").replace("}", "}}")
 
 
+def _written(rate: float) -> str:
+    """A rate that is read back as the very same."""
+    text = f"{rate / 1e9:.15g}GB/s"
+    return text if parse_rate(text) == rate else f"{rate!r}B/s"
+
+
 # dumped as text, which is read back as the same whatever a mere number would stand for
 Bytes = Annotated[PositiveInt, BeforeValidator(parse_bytes)]
-Rate = Annotated[PositiveFloat, BeforeValidator(parse_rate), PlainSerializer(lambda rate: f"{rate / 1e9:.15g}GB/s")]
+Rate = Annotated[PositiveFloat, BeforeValidator(parse_rate), PlainSerializer(_written)]
 Seconds = Annotated[PositiveFloat, BeforeValidator(parse_seconds)]
 
 

@@ -28,7 +28,9 @@ def test_sizes_are_read(text: str, number: int) -> None:
 def test_rates_and_durations_are_read() -> None:
     assert parse_rate("450GB/s") == parse_rate(450) == parse_rate("450") == 450e9
     assert parse_rate("12.5MB/s") == 12.5e6
+    assert parse_rate("1e-3MB/s") == pytest.approx(1e3)
     assert (parse_seconds("30us"), parse_seconds("2ms"), parse_seconds("1")) == (pytest.approx(3e-5), 2e-3, 1.0)
+    assert parse_seconds("1e-5s") == parse_seconds("1e-05") == 1e-5
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,8 @@ def test_rates_and_durations_are_read() -> None:
     [
         ("gpu_memory", "80XB", "want a size such as 80GB, got '80XB'"),
         ("gpu_memory", "GB", "want a size such as 80GB, got 'GB'"),
+        ("gpu_memory", "1e400GB", "want a size that is finite, got '1e400GB'"),
+        ("intra_bandwidth", "1e400", "Input should be a finite number"),
         ("intra_bandwidth", "fast", "want a rate such as 450GB/s, got 'fast'"),
         ("latency", "10 minutes", "want a duration such as 10us, got '10 minutes'"),
     ],
@@ -50,6 +54,12 @@ def test_a_cluster_survives_a_run_yaml() -> None:
     config = ClusterConfig.model_validate({"gpu_memory": "80GiB", "intra_bandwidth": "1e3MB/s", "latency": "5us"})
     assert ClusterConfig.model_validate(config.model_dump(mode="json")) == config
     assert ClusterConfig.model_validate(config.model_dump()) == config
+
+
+@pytest.mark.parametrize("rate", ["50kB/s", "1B/s", 1 / 3, "1e-3GB/s", "0.62GB/s", 3350, "1e15GB/s", 0.1 + 0.2])
+def test_every_rate_is_read_back_as_it_was_written(rate: object) -> None:
+    config = ClusterConfig.model_validate({"inter_bandwidth": rate})
+    assert ClusterConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_numbers_are_shown_with_three_digits() -> None:
