@@ -1,7 +1,9 @@
-"""Adam for tables (Kingma and Ba, ICLR 2015), on touched rows alone, as FBGEMM's kernel and torch's SparseAdam have it.
+"""Adam for tables (Kingma and Ba, ICLR 2015), on touched rows alone, as FBGEMM's kernel has it.
 
 m = beta1 * m + (1 - beta1) * g, v = beta2 * v + (1 - beta2) * g^2 per element of a touched row; with t the number of
 the step, not of the row's updates, w -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps).
+torch's SparseAdam is the same but for eps, which it divides by sqrt(1 - beta2^t): 32 times as large in the first step
+with beta2 = 0.999.
 """
 
 from typing import Any, ClassVar
