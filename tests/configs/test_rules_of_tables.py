@@ -171,6 +171,10 @@ CPU = "want fused or dense on a CPU, which has its tables in the host's memory, 
             "kernel: table item: want null or dense, since FBGEMM has no kernel of Adam on cpu, got fused",
         ),
         (
+            ["sharding.kernel=fused", "tables.item.output_dtype=bf16"],
+            "kernel: table item: want null or dense, since FBGEMM gives no bf16 vectors on a CPU, got fused",
+        ),
+        (
             ["sharding.kernel=uvm", "device=cuda", "tables.item.sharding=data_parallel"],
             "kernel: table item: want null or dense, since a data-parallel table is whole on every rank, and no kernel "
             "exchanges its gradients, got uvm",

@@ -41,6 +41,16 @@ def test_every_id_has_its_vector_and_gradients_of_what_was_repeated_add_up() -> 
     assert rows.grad[:, 0].tolist() == [0, 0, 200, 11, 0, 12, 0, 0, 10]
 
 
+def test_gradients_of_what_was_repeated_add_up_in_float32() -> None:
+    distinct = Distinct(TABLES, batch({"liked": [[5] * 1000], "seen": [[]], "words": [[]]}))
+    answers = {"item": torch.ones(1, 4, dtype=torch.bfloat16, requires_grad=True), "word": torch.ones(0, 4)}
+    found = distinct.spread(answers)["liked"]
+    found.sum().backward()
+    assert found.dtype == torch.float32
+    assert answers["item"].grad is not None
+    assert answers["item"].grad.tolist() == [[1000.0] * 4]  # one by one bf16 stops at 256
+
+
 def test_a_batch_without_any_id_asks_for_none() -> None:
     distinct = Distinct(TABLES, batch({name: [[], []] for name in BATCH}))
     found = distinct.spread({"item": torch.zeros(0, 4), "word": torch.zeros(0, 4)})

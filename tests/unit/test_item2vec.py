@@ -91,8 +91,10 @@ def test_states_are_the_vectors_of_neighbours(beside: tuple[str, ...]) -> None:
 
 
 def test_a_query_is_the_mean_of_the_newest_events_before_the_last() -> None:
-    model: Any = Item2Vec(window=2, similarity="cosine", temperature=0.5).build([])
     embedded, items_ND, _ = given([[2, 3, 4, 5, 6], [7, 8], [9, 10, 11]])
     want_BD = torch.stack([items_ND[[4, 5]].mean(0), items_ND[7], items_ND[[9, 10]].mean(0)])
+    plain: Any = Item2Vec(window=2).build([])
+    torch.testing.assert_close(plain.queries(embedded), want_BD)
+    model: Any = Item2Vec(window=2, similarity="cosine", temperature=0.5).build([])
     want_BD = torch.nn.functional.normalize(want_BD, dim=1) / 0.5
     torch.testing.assert_close(model.queries(embedded), want_BD)

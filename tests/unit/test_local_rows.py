@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sharded_emb.embeddings.local_rows import LocalRows, by_row, merged
 from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.base import TouchedRows
+from sharded_emb.optim.sgd import SGD
 from tests.tables import make_table
 
 ROWS, DIM = 11, 4
@@ -103,6 +104,20 @@ def test_gradients_by_row_are_sums_over_its_occurrences(passes: list[list[int]])
     assert found.counts_R.tolist() == [counts[row] for row in sorted(sums)]
     expected = torch.stack([sums[row] for row in sorted(sums)]).float()
     torch.testing.assert_close(found.gradient_RD, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_shrink_in_a_step_that_reads_none_of_them() -> None:
+    decaying = SGD(lr=0.5, weight_decay=0.1, weight_decay_mode="all_decoupled")
+    rows = LocalRows(make_table("t", ROWS, DIM, optimizer=decaying, padding_row=None), weights())
+    rows.update(rows.take_gradients(), 0.5, 1)
+    assert torch.equal(rows.weight_RD, weights() * (1 - 0.5 * 0.1))
+
+
+def test_vectors_and_sums_are_rounded_to_the_output_dtype() -> None:
+    rows = LocalRows(make_table("t", ROWS, DIM, output_dtype="fp16"), weights())
+    ids = torch.tensor([1, 2, 5])
+    assert torch.equal(rows.vectors(ids), weights()[ids].half())
+    assert torch.equal(rows.sums(ids, torch.tensor([0, 3])), weights()[ids].sum(0, keepdim=True).half())
 
 
 class Largest(TorchDispatchMode):

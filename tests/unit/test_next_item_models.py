@@ -5,6 +5,7 @@ B  rows    S  events that have a successor    L  events of one row    D  dim    
 
 import bisect
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,18 @@ def test_hstu_reads_times_where_the_history_has_them_and_only_differences() -> N
     assert torch.equal(query([1.7e9 + t for t in (0, 10, 20, 5000, 6000)]), early)
     assert torch.equal(query([0, 10, 20, 5000, 9999]), early), "the time of what is asked for is not known"
     assert not torch.allclose(query([0, 10, 4000, 5000, 6000]), early, atol=1e-4)
+
+
+def test_gaps_add_up_in_whole_seconds_however_many_come_before() -> None:
+    model, table_ND = build("timed hstu"), item_vectors()
+
+    def queries(rows: list[list[int]], gaps: list[float]) -> Tensor:
+        return model.queries(Embedded({}, {"history": replace(jagged(rows, table_ND), numbers_T=torch.tensor(gaps))}))
+
+    row, gaps = [4, 5, 6, 7, 8], [0.0, 1, 1, 1, 1]
+    after = queries([[4, 5, 6], row], [0, 2.0**26, 0, *gaps])  # whose sums are 8 apart in float32
+    torch.testing.assert_close(after[1:], queries([row], gaps))
+    assert not torch.allclose(after[1:], queries([row], [0.0] * 5), atol=1e-4)
 
 
 def test_gaps_begin_anew_in_each_row() -> None:

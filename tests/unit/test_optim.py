@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchrec
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -153,6 +154,12 @@ def test_weight_decay_wants_a_mode() -> None:
 def test_accumulators_start_where_they_are_told() -> None:
     starts = [config.initial_state("momentum1") for config in (SGD(lr=1), Adagrad(lr=1), RowWiseAdagrad(lr=1))]
     assert starts == [0, 0.1, 0]
+
+
+def test_the_kernel_of_adam_is_given_both_betas_in_their_order() -> None:
+    of_kernel, values = Adam(lr=0.1, beta1=0.8, beta2=0.95, eps=1e-3).kernel()
+    assert of_kernel is torchrec.optim.Adam
+    assert values == {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.0}
 
 
 def small_net() -> nn.Sequential:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
+from sharded_emb.optim.adagrad import Adagrad
 from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.optim.sgd import SGD
@@ -133,6 +134,8 @@ def test_between_hosts_only_sums_travel_where_rows_are_cut_within_one() -> None:
     sent = (1024 / 8 * 8 + 1024 * 8) * of.cluster.seconds_a_byte
     vectors = 2 * 1024 * 256 * (7 / 8 / 100e9 + 3 / 4 / 8 / 10e9)
     assert of.of(made[0], "table_row_wise", 12_500, 64).times.communication == pytest.approx(sent + vectors)
+    grid = of.of(made[0], "grid", 12_500, 16).times.communication
+    assert grid == pytest.approx(sent + vectors / 4)  # a quarter of the columns
     rows = of.of(made[0], "row_wise", 3_125, 64).times.communication
     assert rows > of.of(made[0], "table_row_wise", 12_500, 64).times.communication
 
@@ -141,6 +144,8 @@ def test_a_replica_is_whole_and_its_gradients_go_everywhere() -> None:
     made = [replace(t, sharding="data_parallel", update="sparse") for t in tables({"t": {"rows": 100, "dim": 8}})]
     cost = costs(made, cluster(1, 4), batch=4, ids=2).of(made[0], "data_parallel", 100, 8)
     assert cost.bytes.weights == 100 * 8 * 4
+    merged = 100 * (1 - math.exp(-8 / 100))  # the rows that any rank reads, with their gradients
+    assert cost.bytes.output == pytest.approx(2 * 1 * 8 * 4 + merged * (8 * 4 + 8))
     touched = 4 * 100 * (1 - math.exp(-2 / 100))  # by the two ids of each rank
     assert cost.times.communication == pytest.approx(touched * (8 * 4 + 16) * 3 / 4 / 100e9)
 
@@ -151,6 +156,8 @@ def test_what_is_updated_whole_is_read_and_written_whole_in_every_step() -> None
     some = of.of(table, "table_wise", 1_000_000, 16).times.lookup
     every = of.of(replace(table, update="dense"), "table_wise", 1_000_000, 16).times.lookup
     assert every == pytest.approx(some - 2 * 16 * (64 + 64) / 1e12 + 2 * 1_000_000 * (64 + 64) / 1e12)
+    shrinking = Adagrad(lr=0.1, weight_decay=0.1, weight_decay_mode="all_decoupled")
+    assert of.of(replace(table, optimizer=shrinking), "table_wise", 1_000_000, 16).times.lookup == every
 
 
 def test_what_is_in_the_hosts_memory_takes_none_of_the_device_and_more_time() -> None:
@@ -172,6 +179,25 @@ def test_half_as_wide_vectors_travel_in_half_the_time() -> None:
     full, less = (Costs(where, w).of(made[0], "table_wise", 1000, 64).times.communication for w in (exact, half))
     ids = 1024 * 16 * where.seconds_a_byte
     assert less - ids == pytest.approx((full - ids) / 2)
+
+
+def test_every_rank_receives_vectors_and_gradients_of_its_own_samples() -> None:
+    (table,) = made = tables({"t": {"rows": 1000, "dim": 64}})
+    of = costs(made, cluster(2, 2), batch=1024, ids=3)
+    assert of.received(table) == 2 * 1024 * 64 * 4 / 4
+    narrow = replace(table, output_dtype="fp16")  # nothing travels wider than it was given
+    assert of.received(narrow) == of.received(table) / 2
+    read = of.reads(narrow)
+    assert (read.vector_bytes, read.gradient_bytes) == (2, 2)
+
+
+def test_no_gradient_of_a_frozen_table_travels() -> None:
+    (table,) = made = tables({"t": {"rows": 1000, "dim": 64}})
+    of = costs(made, cluster(2, 1), batch=1024)
+    trained, frozen = (
+        of.of(each, "table_wise", 1000, 64).times.communication for each in (table, replace(table, freeze=True))
+    )
+    assert trained - frozen == pytest.approx(1024 * 64 * 4 * of.cluster.seconds_a_byte)
 
 
 def test_nothing_travels_and_nobody_waits_on_one_rank() -> None:

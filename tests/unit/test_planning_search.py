@@ -11,6 +11,8 @@ import pytest
 from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.planning.cluster import Rates
 from sharded_emb.planning.estimates import Costs
+from sharded_emb.planning.improve import improve
+from sharded_emb.planning.loads import Limits, Loads
 from sharded_emb.planning.options import Option, options
 from sharded_emb.planning.outcome import Outcome
 from sharded_emb.planning.plan_file import wrong_shards
@@ -160,3 +162,37 @@ def test_a_thousand_tables_on_64_ranks_and_300_on_1024_are_planned_in_seconds() 
         assert outcome.fits
         least = least_seconds(choices_of(made, of, legal(of.cluster)), start_loads(made, {}, of))
         assert outcome.seconds_W.max() <= 1.05 * least
+
+
+def option(size: float, seconds: float, parts: int = 1, group: int = 1, one_host: bool = False) -> Option:
+    """Of so many alike shards."""
+    shape = ((range(1), range(4)),) * parts
+    return Option("table_wise", shape, np.full(parts, size), np.full(parts, seconds), group, one_host)
+
+
+LIMITS = Limits(bytes=100, seconds=np.inf, scale=1)
+
+
+def test_a_host_is_as_good_as_the_worst_of_the_ranks_that_are_needed() -> None:
+    loads = Loads(Ranks(4, 2), np.array([0.0, 90, 40, 40]), np.zeros(4))
+    ranks = loads.fit(option(20, 0, parts=2, one_host=True), LIMITS)
+    assert ranks is not None
+    assert ranks.tolist() == [2, 3]
+
+
+def test_a_table_on_several_hosts_fits_only_if_it_fits_each() -> None:
+    loads = Loads(Ranks(6, 2), np.array([0.0, 0, 0, 90, 90, 0]), np.zeros(6))
+    assert loads.fit(option(20, 0, parts=4, group=2), LIMITS) is None
+    ranks = loads.fit(option(20, 0, parts=2, group=2), LIMITS)
+    assert ranks is not None
+    assert ranks.tolist() == [0, 1]
+
+
+def test_no_exchange_leaves_the_slowest_rank_without_memory() -> None:
+    slow, other, small_and_large = option(10, 10), option(50, 5), option(85, 1)
+    taken = [(slow, np.array([0])), (small_and_large, np.array([0])), (other, np.array([1]))]
+    loads = Loads(Ranks(2, 2), np.array([95.0, 50 + 40]), np.array([11.0, 5]))
+    improve(taken, [[each] for each, _ in taken], loads, 100)
+    assert (loads.bytes.tolist(), [int(ranks[0]) for _, ranks in taken]) == ([95, 90], [0, 0, 1])
+    improve(taken, [[each] for each, _ in taken], loads, 140)
+    assert (loads.bytes.tolist(), [int(ranks[0]) for _, ranks in taken]) == ([135, 50], [1, 0, 0])
