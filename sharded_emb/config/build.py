@@ -72,7 +72,8 @@ class Built:
         self.held = held(self.tables)
         self.plan: Plan = from_first_rank(self._plan, place)
         self._bytes_before_tables = peak_memory_bytes(place.device)
-        embeddings = Embeddings(self.tables, self.plan.replicated, place.device, config.sharding.distinct_ids)
+        distinct_ids, plan = config.sharding.distinct_ids, self.plan
+        embeddings = Embeddings(self.tables, plan.replicated, place.device, distinct_ids, plan.widths)
         poolings, model = Poolings(self.tables, place.device), config.model.build(self.tables)
         trainee = Trainee(embeddings, poolings, model, self._loss(), self.config.dense)
         self.sharded: Sharded = shard(trainee, embeddings, self.plan, place)

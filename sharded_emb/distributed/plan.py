@@ -68,6 +68,12 @@ class Plan:
         return frozenset(name for name, kind in self.types.items() if kind == "data_parallel")
 
     @property
+    def widths(self) -> dict[str, int]:
+        """How wide the shards are of tables that are cut by columns alone."""
+        columns = [name for name, kind in self.types.items() if kind == "column_wise"]
+        return {name: self.placements[name].shards[0].columns for name in columns}
+
+    @property
     def block_width(self) -> int:
         """The most numbers of a block that all shards are whole blocks of."""
         return block_width(shard.columns for name in self.sharded for shard in self.placements[name].shards)

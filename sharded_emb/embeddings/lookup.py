@@ -7,7 +7,7 @@ are wrong under several plans. Data-parallel tables are whole on every rank and 
 they are plain tensors here, which also avoids FBGEMM's dense CPU kernel for sequences (it corrupts memory).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,13 +55,19 @@ class Embeddings(nn.Module):
     """Looks up all features of a batch.
 
     tables: those that hold weights, by name. pooled: an EmbeddingBagCollection of sums, or None. unpooled:
-    EmbeddingCollections by dim, which TorchRec wants alike within one. replicated: data-parallel tables by name.
+    EmbeddingCollections by dim and width of column shards, which TorchRec wants alike within one. replicated:
+    data-parallel tables by name. widths: of the column shards of tables that are cut so.
     distinct_ids: the unpooled ones are asked for each id once. Sharding replaces pooled and unpooled in place. direct:
     of collections, what answers instead of them, by feature.
     """
 
     def __init__(
-        self, tables: Sequence[Table], replicated: frozenset[str], device: torch.device, distinct_ids: bool = False
+        self,
+        tables: Sequence[Table],
+        replicated: frozenset[str],
+        device: torch.device,
+        distinct_ids: bool = False,
+        widths: Mapping[str, int] = {},
     ) -> None:
         super().__init__()
         self.distinct_ids = distinct_ids
@@ -78,11 +84,10 @@ class Embeddings(nn.Module):
         self.pooled = EmbeddingBagCollection(bags, device=torch.device("meta")) if bags else None
         self.unpooled = nn.ModuleDict()
         self._of_unpooled: dict[str, list[Table]] = {}
-        for dim in sorted({table.dim for table in sharded if not table.pooled}):
-            same_dim = [table for table in sharded if not table.pooled and table.dim == dim]
-            configs = [_sequence_config(table, distinct_ids) for table in same_dim]
-            self.unpooled[f"dim_{dim}"] = EmbeddingCollection(configs, device=torch.device("meta"))
-            self._of_unpooled[f"dim_{dim}"] = same_dim
+        for name, alike in _alike([table for table in sharded if not table.pooled], widths).items():
+            configs = [_sequence_config(table, distinct_ids) for table in alike]
+            self.unpooled[name] = EmbeddingCollection(configs, device=torch.device("meta"))
+            self._of_unpooled[name] = alike
 
     def collections(self) -> dict[str, Any]:
         """Those of TorchRec, by name."""
@@ -200,6 +205,17 @@ def _compose(table: Table, vectors: dict[str, Tensor], read: dict[str, _Read]) -
         _, lengths_B = next(iter(parts.values()))
         read[feature.name] = whole, lengths_B
         vectors[feature.name] = table.ids.combine({part: vectors.pop(name).float() for part, name in names.items()})
+
+
+def _alike(tables: Sequence[Table], widths: Mapping[str, int]) -> dict[str, list[Table]]:
+    """The tables of each unpooled collection. One takes any types of sharding, but column shards of one width."""
+    found: dict[str, list[Table]] = {}
+    for dim in sorted({table.dim for table in tables}):
+        same_dim = [table for table in tables if table.dim == dim]
+        first, *others = sorted({widths[table.name] for table in same_dim if table.name in widths}) or [dim]
+        found[f"dim_{dim}"] = [table for table in same_dim if widths.get(table.name, first) == first]
+        found |= {f"dim_{dim}_by_{w}": [t for t in same_dim if widths.get(t.name) == w] for w in others}
+    return found
 
 
 def _bag_config(table: Table) -> EmbeddingBagConfig:

@@ -158,7 +158,7 @@ def build(
 ) -> tuple[Sharded, torch.optim.Optimizer]:
     tables = resolved(sharding, optimizer, exchange)
     plan = make_plan(tables, place, GLOBAL_BATCH, exchange.communication, replace(asked, replicas=exchange.replicas))
-    embeddings = Embeddings(tables, plan.replicated, place.device, exchange.distinct_ids)
+    embeddings = Embeddings(tables, plan.replicated, place.device, exchange.distinct_ids, plan.widths)
     torch.manual_seed(SEED)
     trainee = Trainee(embeddings, Poolings(tables, place.device), Clicks(), BinaryCrossEntropyLoss())
     sharded = shard(trainee, embeddings, plan, place)

@@ -1,7 +1,7 @@
 """Random tables, features and batches: one step of the sharded side, and of plain torch over ids mapped by hand."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -28,6 +28,7 @@ from sharded_emb.initializers import Normal, hashed_uniform, stream_key
 from sharded_emb.losses.base import Loss
 from sharded_emb.optim.sgd import SGD
 from sharded_emb.planning.shapes import Ranks
+from sharded_emb.sharding import TableSharding
 from sharded_emb.tables import Defaults, FeatureConfig, ShardingType, Table, TableConfig, held, resolve
 from sharded_emb.training.trainee import Trainee
 from tests.distributed.plain_composed import COMBINED, quotient_of, remainder_of
@@ -40,11 +41,12 @@ SHARDINGS = get_args(ShardingType)
 
 @dataclass(frozen=True)
 class Case:
-    """tables, features: as in a config. bags: by feature, a list of ids a row."""
+    """tables, features: as in a config. bags: by feature, a list of ids a row. ranks: of tables cut by columns."""
 
     tables: dict[str, dict[str, Any]]
     features: dict[str, dict[str, Any]]
     bags: dict[str, list[list[int]]]
+    ranks: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -53,7 +55,8 @@ class Case:
     def resolved(self) -> list[Table]:
         tables = {name: TableConfig.model_validate(each) for name, each in self.tables.items()}
         features = {name: FeatureConfig.model_validate(each) for name, each in self.features.items()}
-        return with_updates(resolve(tables, features, {}, Defaults(SGD(lr=LR))), Step("cpu"))
+        cut = {name: TableSharding(type="column_wise", ranks=ranks) for name, ranks in self.ranks.items()}
+        return with_updates(resolve(tables, features, {}, Defaults(SGD(lr=LR), shardings=cut)), Step("cpu"))
 
     def fits(self, world_size: int) -> bool:
         """Whether it can be sharded as asked: few rows cannot be cut for many ranks, nor sequences by hosts."""
@@ -134,7 +137,7 @@ def step_sharded(
     """What the model is given of this rank's rows (B, D), and all tables after one step."""
     tables = case.resolved()
     plan = make_plan(held(tables), place, case.rows, communication)
-    embeddings = Embeddings(tables, plan.replicated, place.device)
+    embeddings = Embeddings(tables, plan.replicated, place.device, widths=plan.widths)
     trainee = Trainee(embeddings, Poolings(tables, place.device), Probe(), Steep(steepness))
     sharded = shard(trainee, embeddings, plan, place)
     fill(sharded, SEED)
