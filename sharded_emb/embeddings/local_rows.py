@@ -119,7 +119,7 @@ class LocalRows:
             if not read_R.numel():
                 yield some_R, torch.zeros(len(some_R), columns, device=read_R.device)
                 continue
-            # of what was read on a device none knows here how much is in these rows, so each row is looked for
+            # which of them were read the device alone knows, so each row looks for its gradient
             place_R = torch.searchsorted(read_R, some_R).clamp_(max=len(read_R) - 1)
             yield some_R, gradients.gradient_RD[place_R].masked_fill_((read_R[place_R] != some_R)[:, None], 0)
 
