@@ -51,8 +51,8 @@ def _got(value: str) -> str:
 
 def _written(rate: float) -> str:
     """A rate that is read back as the very same."""
-    text = f"{rate / 1e9:.15g}GB/s"
-    return text if parse_rate(text) == rate else f"{rate!r}B/s"
+    texts = [f"{rate / 1e9:.{digits}g}GB/s" for digits in (15, 16, 17)]
+    return next((text for text in texts if parse_rate(text) == rate), f"{rate!r}B/s")
 
 
 # dumped as text, which is read back as the same whatever a mere number would stand for

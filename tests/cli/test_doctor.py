@@ -11,6 +11,7 @@ import yaml
 
 from sharded_emb import doctor, versions
 from sharded_emb.distributed import calibrate
+from sharded_emb.planning.units import parse_rate
 from tests.cli.in_process import Commands
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,7 +205,7 @@ def test_a_calibrated_machine_is_a_cluster_to_plan_for(start: Commands, monkeypa
     cluster = json.loads((start.folder / "there" / "plan.json").read_text())["cluster"]
     written = yaml.safe_load((start.folder / "mine" / "cluster" / "calibrated.yaml").read_text())
     for key in ("memory", "update"):
-        assert f"{cluster[f'{key}_bytes_per_second'] / 1e9:.15g}GB/s" == written[f"{key}_bandwidth"]
+        assert parse_rate(written[f"{key}_bandwidth"]) == cluster[f"{key}_bytes_per_second"]
     assert cluster["lookup_latency_seconds"] == written["lookup_latency"] > 0
 
 
