@@ -28,7 +28,7 @@ from sharded_emb.planning.outcome import Outcome
 from sharded_emb.planning.plan_file import written
 from sharded_emb.planning.search import search
 from sharded_emb.planning.shapes import Placement, Ranks, whole_on_all
-from sharded_emb.planning.sizes import Workload
+from sharded_emb.planning.sizes import Workload, on_host
 from sharded_emb.tables import Table
 
 
@@ -168,6 +168,22 @@ def place_tables(tables: Sequence[Table], costs: Costs) -> dict[str, Placement]:
 
 
 def _placed(tables: Sequence[Table], costs: Costs) -> dict[str, Placement] | None:
+    """None if ranks have no room; else one that hosts have room for, if it is found."""
+    found = _searched(tables, costs)
+    if found is None or Outcome(tables, found, costs).fits:
+        return found
+    # the search fills ranks alone; cut by rows, what is in the memory of hosts is on all of them alike
+    spread = [
+        replace(table, sharding="row_wise", min_partition=None)
+        if table.sharding == "auto" and on_host(table, table.rows, table.dim)
+        else table
+        for table in tables
+    ]
+    legal = not problems(spread, Ranks(costs.cluster.world_size, costs.cluster.per_host))
+    return (_searched(spread, costs) if legal else None) or found
+
+
+def _searched(tables: Sequence[Table], costs: Costs) -> dict[str, Placement] | None:
     cluster = costs.cluster
     ranks = Ranks(cluster.world_size, cluster.per_host)
     cutter = Cutter(ranks)

@@ -104,6 +104,17 @@ def test_what_a_host_has_no_room_for_is_refused_and_advised_on() -> None:
         )
 
 
+def test_what_one_host_has_no_room_for_is_cut_by_rows_over_all() -> None:
+    configs = {f"t{i}": {"rows": 1_000_000 if i else 3_000_000, "dim": 4} for i in range(3)}
+    made = [replace(table, kernel="uvm") for table in tables(configs)]
+    found = outcome(made, cluster(2, 1, host_memory=120e6))
+    assert {placement.kind for placement in found.placements.values()} == {"table_wise", "row_wise"}
+    assert found.host_bytes_H.tolist() == [112e6, 48e6]
+    found = outcome(made, cluster(2, 1, host_memory=100e6))
+    assert {placement.kind for placement in found.placements.values()} == {"row_wise"}
+    assert found.host_bytes_H.tolist() == [80e6, 80e6]
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "change"),
     [
