@@ -170,7 +170,7 @@ def place_tables(tables: Sequence[Table], costs: Costs) -> dict[str, Placement]:
 def _placed(tables: Sequence[Table], costs: Costs) -> dict[str, Placement] | None:
     """None if ranks have no room; else one that hosts have room for, if it is found."""
     found = _searched(tables, costs)
-    if found is None or Outcome(tables, found, costs).fits:
+    if found is None or (outcome := Outcome(tables, found, costs)).fits or not outcome.fits_ranks:
         return found
     # the search fills ranks alone; cut by rows, what is in the memory of hosts is on all of them alike
     spread = [
