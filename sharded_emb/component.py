@@ -10,6 +10,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_serializer
@@ -24,6 +25,16 @@ class Frozen(BaseModel):
     """Typed, immutable, keyword-only; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+def _given(path: Any) -> Any:
+    if path == "":  # which would be the folder in which the command is typed
+        raise ValueError("missing; want a path, got ''; name one, or leave the key out")
+    return path
+
+
+GivenPath = Annotated[Path, BeforeValidator(_given)]
+"""A path that is not left empty."""
 
 
 class Component(Frozen):

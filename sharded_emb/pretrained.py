@@ -5,7 +5,6 @@ N  rows of a chunk    D  dim
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError, safe_open
 
-from sharded_emb.component import Frozen
+from sharded_emb.component import Frozen, GivenPath
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
@@ -38,7 +37,7 @@ class PretrainedWeights(Frozen):
     keep what `init` gives, or are an "error".
     """
 
-    path: Path
+    path: GivenPath
     key: str | None = None
     id_column: str = "id"
     vector_column: str = "vector"

@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from sharded_emb.cli.keeper import Keeper
+from sharded_emb.cli.words import path_word
 from sharded_emb.errors import RunFailedError
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -120,7 +121,7 @@ class Jobs(Launcher):
         """What became of jobs, which are numbered from here on. Raises SweepStoppedError after a signal."""
         numbered = enumerate(job_overrides, initial_job_idx)
         jobs = [Job(number, tuple(words), self._folder / str(number)) for number, words in numbered]
-        checked = self._check([[*job.words, f"run={job.run}"] for job in jobs])
+        checked = self._check([[*job.words, path_word("run", job.run)] for job in jobs])
         self.objective = checked.objective
         if not initial_job_idx:
             (self._folder / "jobs.jsonl").write_text("", encoding="utf-8")

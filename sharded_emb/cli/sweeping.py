@@ -22,6 +22,7 @@ from sharded_emb.cli.jobs import Checked, JobFailedError, Jobs, Objective, Sweep
 from sharded_emb.cli.options import Options
 from sharded_emb.cli.sweep_words import LauncherConfig, SweepWords, read_sweep
 from sharded_emb.cli.sweepers import make_sweeper, sweeper_config
+from sharded_emb.cli.words import path_word
 from sharded_emb.component import leaves
 from sharded_emb.config.groups import Groups
 from sharded_emb.config.where import folders_of, from_home
@@ -172,7 +173,7 @@ def _from_here(words: Sequence[str], config: dict[str, Any]) -> list[str]:
     found = [(key, from_home(value)) for key, value in leaves(config) if isinstance(value, Path)]
     paths = {key: path.absolute() for key, path in found if not path.is_absolute()}
     kept = [word for word in words if word.partition("=")[0].lstrip("+") not in paths]
-    return [*kept, *(f"{key}={path}" for key, path in paths.items())]
+    return [*kept, *(path_word(key, path) for key, path in paths.items())]
 
 
 def _show(jobs: Jobs) -> None:

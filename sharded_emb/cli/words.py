@@ -121,10 +121,19 @@ class Words:
         return problems
 
 
+def path_word(key: str, path: Path) -> str:
+    """KEY=PATH as a word of the command line, where a comma would make several values of it."""
+    return f"{key}={_quoted(str(path))}" if "," in str(path) else f"{key}={path}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"
+
+
 def parse_override(word: str) -> Override | None:
     """The override that a word is; a value that is no YAML, such as a path with a blank, is text. Or None."""
     parts = re.match(r"([+~]{0,2}[^=\s]+)=(.*)", word, flags=re.DOTALL)
-    quoted = [f"{parts[1]}='{parts[2].replace(chr(39), chr(92) + chr(39))}'"] if parts else []
+    quoted = [f"{parts[1]}={_quoted(parts[2])}"] if parts else []
     for attempt in [word, *quoted] if parts or word.startswith("~") else []:
         try:
             return OverridesParser.create().parse_overrides([attempt])[0]

@@ -1,11 +1,10 @@
 """`RunConfig`: everything that a run depends on, and nothing else does."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
-from sharded_emb.component import Frozen, Slot
+from sharded_emb.component import Frozen, GivenPath, Slot
 from sharded_emb.config.where import from_home
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.prefetch import PrefetchConfig
@@ -27,14 +26,7 @@ from sharded_emb.training.profile import ProfileConfig
 from sharded_emb.training.tracking import TrackingConfig
 from sharded_emb.training.trainee import DenseConfig
 
-
-def _given(path: Any) -> Any:
-    if path == "":  # which would be the folder in which the command is typed
-        raise ValueError("missing; want a path, got ''; name one, or leave the key out")
-    return path
-
-
-UserPath = Annotated[Path, BeforeValidator(_given), AfterValidator(from_home)]
+UserPath = Annotated[GivenPath, AfterValidator(from_home)]
 """A path as a user types it; ~ is the home folder, which a shell does not put into `data=~/x`."""
 
 

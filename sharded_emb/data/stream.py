@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from sharded_emb.component import Frozen
+from sharded_emb.component import Frozen, GivenPath
 from sharded_emb.data.dataset import Column
 from sharded_emb.errors import InputError, nearest
 
@@ -32,7 +32,7 @@ class StreamConfig(Frozen):
     first of them are trained on again.
     """
 
-    folder: Path | None = None
+    folder: GivenPath | None = None
     poll_seconds: float = Field(default=2.0, gt=0, le=10)
     idle_seconds: PositiveFloat | None = None
     evaluate_every_parts: PositiveInt | None = None

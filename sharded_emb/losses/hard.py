@@ -4,7 +4,6 @@ S  predicted events    T  all events    B  rows    L  events of the longest row 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import PositiveInt
 
-from sharded_emb.component import Frozen
+from sharded_emb.component import Frozen, GivenPath
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.task import Events
 from sharded_emb.errors import InputError, nearest
@@ -27,7 +26,7 @@ class HardConfig(Frozen):
     that is drawn by seed, step and sample; all of a list that is shorter.
     """
 
-    path: Path
+    path: GivenPath
     per_event: PositiveInt = 8
     item_column: str = "item"
     negatives_column: str = "negatives"

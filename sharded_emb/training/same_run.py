@@ -32,7 +32,6 @@ FREE = frozenset(
     ]
 )
 LIMITS = ("steps", "epochs")  # with others of these a run that was finished goes on
-_PATHS = ("data", "stream.folder")
 _MISSING = object()
 
 
@@ -50,7 +49,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) ->
         was, is_now = old.get(key, _MISSING), new.get(key, _MISSING)
         if was is _MISSING and is_now in (None, False, [], ()):  # the key came after the run, and asks for nothing
             continue
-        if was != is_now and not _free(key) and not (key in _PATHS and _same_path(was, is_now)):
+        if was != is_now and not _free(key) and not (_is_path(key) and _same_path(was, is_now)):
             remedy = f", or begin another run with warm_start.run={run}" if key == "data" else ""
             said = f"want {_said(was)}, with which {run} was started, got {_said(is_now)}"
             found.append(f"{key}: {said}; resume it as it is{remedy}")
@@ -62,6 +61,10 @@ def _free(key: str) -> bool:
     if parts[:2] == ["sharding", "communication"]:  # what is rounded on its way is part of what a step computes
         return False
     return parts[0] in FREE or key in FREE or (parts[0] == "tables" and parts[-1] == "sharding")
+
+
+def _is_path(key: str) -> bool:
+    return key in ("data", "warm_start.run") or key.rpartition(".")[2] in ("folder", "path")
 
 
 def _same_path(one: Any, other: Any) -> bool:

@@ -81,6 +81,11 @@ def test_a_key_like_no_other_is_a_problem_beside_the_others(command: str, tmp_pa
         ("name=a/b", "name: want text that matches ^[A-Za-z0-9_.-]+$, got 'a/b'"),
         ("data=", "data: missing; want a path, got ''; name one, or leave the key out"),
         ("run=''", "run: missing; want a path, got ''; name one, or leave the key out"),
+        ("stream.folder=", "stream.folder: missing; want a path, got ''; name one, or leave the key out"),
+        (
+            "+tables.item.weights.path=",
+            "tables.item.weights.path: missing; want a path, got ''; name one, or leave the key out",
+        ),
         ("data=5", "data: want a path (./5 for a number), got 5"),
         ("tables.item=5", "tables.item: want a mapping, got 5"),
         ("tables.item.dim=10", "tables.item.dim: want a multiple of 4, got 10; try 12"),

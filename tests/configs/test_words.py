@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from sharded_emb.cli import compose_tree
+from sharded_emb.cli.words import parse_override, path_word
 from sharded_emb.config.where import conf_folder
 from sharded_emb.errors import InputError
 from sharded_emb.tables import TableConfig
@@ -181,3 +182,11 @@ def test_evaluate_wants_a_run_folder(tmp_path: Path) -> None:
         "split: want train, valid or test, got 'tset'; did you mean test?",
         "top_k: want a number above 0, got 0",
     ]
+
+
+@pytest.mark.parametrize("path", ["/a/b", "/a,b/0", "/a b/it's, [so] {x}", "/a=b/~c", '/é,"x"'])
+def test_a_path_is_one_word_whatever_it_is_called(path: str) -> None:
+    found = parse_override(path_word("run", Path(path)))
+    assert found is not None
+    assert not found.is_sweep_override()
+    assert found.value() == path

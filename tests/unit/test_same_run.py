@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from sharded_emb.training.same_run import differences
 
 
@@ -31,3 +33,12 @@ def test_tables_may_lie_elsewhere_but_what_is_rounded_between_ranks_stays() -> N
     }
     (line,) = differences(before, now, Path("old"))
     assert line.startswith("sharding.communication.forward: want fp32, with which old was started, got fp16; ")
+
+
+def test_a_path_may_be_said_in_other_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {"data": "d", "warm_start": {"run": "r"}, "tables": {"item": {"weights": {"path": "w", "key": "k"}}}}
+    now: dict[str, object] = {"data": "./d", "warm_start": {"run": f"{tmp_path}/r"}}
+    now["tables"] = {"item": {"weights": {"path": f"{tmp_path}/w", "key": f"{tmp_path}/k"}}}
+    (line,) = differences(before, now, Path("old"))
+    assert line.startswith("tables.item.weights.key: want k, ")
