@@ -46,7 +46,7 @@ class _Lack(NamedTuple):
 
 
 def _lack(tables: Sequence[Table], cluster: Cluster, outcome: Outcome | None) -> _Lack:
-    if outcome is not None and outcome.fits_ranks:
+    if outcome is not None and outcome.fits_ranks and cluster.host_cap is not None:
         hosts = f"{cluster.hosts} host{'s' * (cluster.hosts > 1)}"
         full = f"; host {outcome.fullest_host} would have {shown_bytes(float(outcome.host_bytes_H.max()))}"
         there = [table for table in tables if on_host(table, table.rows, table.dim)]

@@ -74,7 +74,7 @@ class Present:
 @dataclass(frozen=True)
 class Cluster:
     """A cluster with every question answered. memory: bytes of each rank, of which `cap` may be tables. host_memory: of
-    each host, likewise.
+    each host, likewise; None where nobody knows, as of hosts with GPUs on a machine without.
     """
 
     device: Literal["cpu", "cuda"]
@@ -83,7 +83,7 @@ class Cluster:
     memory: int
     reserved: float
     rates: Rates
-    host_memory: int
+    host_memory: int | None
 
     @property
     def world_size(self) -> int:
@@ -96,9 +96,9 @@ class Cluster:
         return int(self.memory * (1 - self.reserved))
 
     @property
-    def host_cap(self) -> int:
+    def host_cap(self) -> int | None:
         """Bytes of tables that fit the own memory of a host."""
-        return int(self.host_memory * (1 - self.reserved))
+        return None if self.host_memory is None else int(self.host_memory * (1 - self.reserved))
 
     @property
     def seconds_a_byte(self) -> float:
@@ -137,7 +137,7 @@ def described(config: ClusterConfig, present: Present) -> Cluster:
         memory=config.gpu_memory or present.memory,
         reserved=config.reserved,
         rates=rates,
-        host_memory=config.host_memory or present.host_memory,
+        host_memory=config.host_memory or (present.host_memory if device == present.device else None),
     )
 
 

@@ -109,7 +109,8 @@ class Outcome:
     @property
     def fits(self) -> bool:
         """Whether every rank and every host has the memory."""
-        return self.fits_ranks and float(self.host_bytes_H.max(initial=0)) <= self.cluster.host_cap
+        cap = self.cluster.host_cap
+        return self.fits_ranks and (cap is None or float(self.host_bytes_H.max(initial=0)) <= cap)
 
     @property
     def misfit(self) -> str:

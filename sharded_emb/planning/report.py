@@ -107,8 +107,11 @@ def _summary(outcome: Outcome) -> Iterator[str]:
     full = float(outcome.bytes_W[fullest])
     yield f"fullest: rank {fullest} with {shown_bytes(full)} of {shown_bytes(outcome.cluster.cap)}"
     if (of_host := float(outcome.host_bytes_H.max(initial=0))) > 0:
-        cap = shown_bytes(outcome.cluster.host_cap)
-        yield f"fullest host: host {outcome.fullest_host} with {shown_bytes(of_host)} of {cap} of its own memory"
+        cap = outcome.cluster.host_cap
+        room = "" if cap is None else f" of {shown_bytes(cap)}"
+        unsaid = "; cluster.host_memory does not say how much there is" if cap is None else ""
+        held = f"{shown_bytes(of_host)}{room} of its own memory{unsaid}"
+        yield f"fullest host: host {outcome.fullest_host} with {held}"
 
 
 def _grid(head: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -17,6 +17,7 @@ FREE = frozenset(
         "log_every_steps",
         "checkpoint",
         "sharding",
+        "cluster",
         "device",
         "threads_per_rank",
         "prefetch",

@@ -80,6 +80,8 @@ def test_what_a_cluster_leaves_out_is_the_machines() -> None:
     assert (found.device, found.hosts, found.per_host, found.world_size) == ("cpu", 3, 2, 6)
     assert (found.memory, found.cap, found.rates) == (8 * 10**9, 6 * 10**9, USUAL["cpu"])
     assert (found.host_memory, found.host_cap) == (16 * 10**9, 12 * 10**9)
+    of_gpus = described(ClusterConfig.model_validate({"device": "cuda", "gpu_memory": "80GB"}), LAPTOP)
+    assert (of_gpus.host_memory, of_gpus.host_cap) == (None, None), "a laptop says nothing of hosts with GPUs"
 
 
 def test_memory_that_is_not_the_devices_is_said() -> None:

@@ -104,6 +104,15 @@ def test_what_a_host_has_no_room_for_is_refused_and_advised_on() -> None:
         )
 
 
+def test_hosts_of_which_nobody_knows_the_memory_are_no_limit() -> None:
+    made = [replace(table, kernel="uvm") for table in tables({"big": {"rows": 10**12, "dim": 64}})]
+    found = outcome(made, replace(cluster(1, 2), host_memory=None))
+    assert found.fits
+    assert found.predictions()["cluster"]["cap_bytes_per_host"] is None
+    said = "fullest host: host 0 with 512 TB of its own memory; cluster.host_memory does not say how much there is"
+    assert report(found, {}).splitlines()[-1] == said
+
+
 def test_what_one_host_has_no_room_for_is_cut_by_rows_over_all() -> None:
     configs = {f"t{i}": {"rows": 1_000_000 if i else 3_000_000, "dim": 4} for i in range(3)}
     made = [replace(table, kernel="uvm") for table in tables(configs)]

@@ -35,6 +35,11 @@ def test_tables_may_lie_elsewhere_but_what_is_rounded_between_ranks_stays() -> N
     assert line.startswith("sharding.communication.forward: want fp32, with which old was started, got fp16; ")
 
 
+def test_a_cluster_guides_the_plan_alone() -> None:
+    before, now = {"cluster": {"gpu_memory": "80GB"}}, {"cluster": {"gpu_memory": "80GB", "host_memory": "2TB"}}
+    assert differences(before, now, Path("old")) == []
+
+
 def test_a_path_may_be_said_in_other_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = {"data": "d", "warm_start": {"run": "r"}, "tables": {"item": {"weights": {"path": "w", "key": "k"}}}}
