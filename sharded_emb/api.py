@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharded_emb import cli
+from sharded_emb.cli.words import path_word
 from sharded_emb.errors import InputError
 
 if TYPE_CHECKING:  # nothing of these is imported before the versions of what they need are checked
@@ -104,7 +105,7 @@ def evaluate(run: str | Path, *overrides: str, config_dir: str | Path | None = N
 
     if any(word.startswith("run=") for word in _words(overrides)):
         raise InputError("run: want it as the first argument alone, got it among the overrides too; leave one out")
-    words = [*overrides, f"run={run}"]
+    words = [*overrides, path_word("run", run)]
     composed = cli.compose_all("evaluate", words, _folders(config_dir), of_run=True)
     return evaluate_session(composed.validated(EvaluateConfig))
 

@@ -121,7 +121,7 @@ class Words:
         return problems
 
 
-def path_word(key: str, path: Path) -> str:
+def path_word(key: str, path: str | Path) -> str:
     """KEY=PATH as a word of the command line, where a comma would make several values of it."""
     return f"{key}={_quoted(str(path))}" if "," in str(path) else f"{key}={path}"
 

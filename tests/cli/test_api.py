@@ -62,6 +62,8 @@ def test_what_is_wrong_is_raised_as_one_list(tmp_path: Path, tiny_data: Path) ->
         sharded_emb.prepare(sharded_emb.compose("dataset=quickstart", f"data={tiny_data}"))
     with pytest.raises(sharded_emb.InputError, match=r"^run: want a run folder, got .*nowhere, which has no run\.yaml"):
         sharded_emb.evaluate(tmp_path / "nowhere")
+    with pytest.raises(sharded_emb.InputError, match=r"^run: want a run folder, got .*no,where, which has no "):
+        sharded_emb.evaluate(tmp_path / "no,where")
     with pytest.raises(sharded_emb.InputError, match=r"^verify: want false, since it makes no run to return, "):
         sharded_emb.train(sharded_emb.compose(f"data={tiny_data}", f"run={tmp_path / 'run'}", "verify=true"))
 
