@@ -109,6 +109,6 @@ def load_all(place: Place, folder: Path) -> dict[tuple[str, str, str], list[str]
 
 def save_and_load(place: Place, saved: Path, others: Path) -> dict[tuple[str, str, str], list[str]]:
     """Both, in one process group: saves into one folder, in pieces of few rows, loads what is in the other."""
-    with patch.object(checkpoint, "InPieces", partial(InPieces, piece_bytes=100)):
+    with patch.object(checkpoint, "InPieces", partial(InPieces, piece_bytes=300)):
         save_all(place, saved)
     return load_all(place, others)
