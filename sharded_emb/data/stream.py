@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from sharded_emb.component import Frozen, GivenPath
+from sharded_emb.data.columns import as_numpy
 from sharded_emb.data.dataset import Column
 from sharded_emb.errors import InputError, nearest
 
@@ -97,7 +98,7 @@ def crc32_of(table: pa.Table) -> int:
         for chunk in table[name].chunks:
             arrays = [chunk.value_lengths(), chunk.flatten()] if pa.types.is_list(chunk.type) else [chunk]
             for array in arrays:
-                crc = zlib.crc32(array.to_numpy(), crc)
+                crc = zlib.crc32(as_numpy(array).data, crc)
     return crc
 
 
