@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,14 +26,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sharded_emb
+from benchmarks import embedding
+from sharded_emb.config import build
 from sharded_emb.distributed.shard import Sharded
 
 STEPS = {"cpu": 3, "cuda": 400}
 
 
 @torch.no_grad()
-def drawn(sharded: Sharded, seed: int) -> None:
+def drawn(sharded: Sharded, seed: int, draw: bool = True) -> None:
     """In place of `fill`; optimizer states stay what they are."""
+    if not draw:
+        return
     torch.manual_seed(seed)
     for part in sharded.shards():
         part.values_RC.normal_(std=0.02)
@@ -58,8 +63,12 @@ def benchmark(name: str, *arguments: str, report: str = "") -> Callable[[argpars
 
     def work(options: argparse.Namespace) -> None:
         words = [f"benchmarks/{name}.py", *arguments, "--report", str(options.out / f"{report or name}.md")]
-        with mock.patch.object(sys, "argv", words), mock.patch("sharded_emb.config.build.fill", drawn):
-            importlib.import_module(f"benchmarks.{name}").main()
+        command = importlib.import_module(f"benchmarks.{name}")
+        with ExitStack() as patched:
+            patched.enter_context(mock.patch.object(sys, "argv", words))
+            for module in (build, embedding):
+                patched.enter_context(mock.patch.object(module, "fill", drawn))
+            command.main()
 
     return work
 
@@ -97,6 +106,7 @@ def main() -> None:
     parser.add_argument("--device", choices=STEPS, default="cuda")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
     start = time.monotonic()
     for name, work in parts(options).items():
         before = time.monotonic() - start

@@ -28,6 +28,7 @@ from sharded_emb.config.session import joined
 from sharded_emb.training.step import Learner
 
 SECONDS, WATCHED = 3.0, 5
+WARM = 20  # steps: one that compiles takes longer than the seconds
 
 
 def measured(name: str, data: Path, batch: int, device: str, *more: str) -> dict[str, Any]:
@@ -39,10 +40,10 @@ def measured(name: str, data: Path, batch: int, device: str, *more: str) -> dict
         built = Built(config, place)
         learner, batches, steps = Learner(built.sharded, built.dense, config.schedule), endless(built), 0
 
-        def train(until: float, most: int = 1_000_000) -> int:
+        def train(seconds: float, least: int = 0, most: int = 1_000_000) -> int:
             nonlocal steps
-            samples, end = 0, steps + most
-            while time.perf_counter() < until and steps < end:
+            samples, begin, until = 0, steps, time.perf_counter() + seconds
+            while (time.perf_counter() < until or steps - begin < least) and steps - begin < most:
                 fed = next(batches)
                 steps += 1
                 learner.step(fed.pieces, fed.loss_weight or 1.0, steps)
@@ -51,13 +52,13 @@ def measured(name: str, data: Path, batch: int, device: str, *more: str) -> dict
                 torch.cuda.synchronize()
             return samples
 
-        train(time.perf_counter() + SECONDS)
+        train(SECONDS, least=WARM)
         start, before = time.perf_counter(), steps
-        samples = train(start + SECONDS)
+        samples = train(SECONDS, least=1)
         took, done = time.perf_counter() - start, steps - before
         kinds = [ProfilerActivity.CUDA if place.device.type == "cuda" else ProfilerActivity.CPU]
         with profile(activities=kinds) as watched:
-            train(time.perf_counter() + SECONDS, WATCHED)
+            train(SECONDS, least=WATCHED, most=WATCHED)
     # operators and named ranges have the time of their kernels once more
     kernels = [
         each for each in watched.key_averages() if each.device_type.name == "CUDA" and not each.is_user_annotation

@@ -251,4 +251,6 @@ def _managed(table: Table, ids: KeyedJaggedTensor) -> Iterable[tuple[int, int, T
 
 def _with_values(batch: Batch, values: Tensor) -> Batch:
     ids = batch.ids
-    return replace(batch, ids=KeyedJaggedTensor(keys=ids.keys(), values=values, lengths=ids.lengths()))
+    known = ids.length_per_key_or_none()  # without it, asking for it waits for the device
+    found = KeyedJaggedTensor(keys=ids.keys(), values=values, lengths=ids.lengths(), length_per_key=known)
+    return replace(batch, ids=found)

@@ -105,6 +105,12 @@ def tell_steps(embeddings: Embeddings, steps: int) -> None:
             count.fill_(steps)
 
 
+def forget_cached_rows(embeddings: Embeddings) -> None:
+    """Lets kernels that keep rows of the host's memory in a cache of the device read them anew: they were written."""
+    for kernel in _kernels(embeddings):
+        kernel.emb_module.reset_cache_states()
+
+
 def agree_on_dtypes(embeddings: Embeddings, communication: Communication) -> None:
     """Makes all ranks send the vectors of an exchange in the widest output dtype of its tables, or float32 to a codec.
 

@@ -22,6 +22,7 @@ _ALL, _CAUSAL = 0, 1  # masks of torch's memory-efficient kernel
 _MULTIPLE = 8  # of the numbers of a head that the kernels take
 _WIDEST = 256  # head that they take
 _OLDEST = (8, 0)  # GPU that all of them run on
+_MOST_ROWS = 65_535  # that one of them is launched for
 _SIZE_BITS = 5  # of the number of packed events that are not zeros at its end
 
 
@@ -168,8 +169,32 @@ def padded_attention(parts_BLD: Sequence[Tensor], heads: int, seen_B1LL: Tensor 
 
 
 def packed_attention(parts_THd: Sequence[Tensor], queries: Begins, keys: Begins, causal: bool) -> Tensor:
-    """Scaled dot-product attention (T, H, d) of queries, keys and values of rows that lie one after the other: by the
-    flash kernel in half precision, by the memory-efficient one in float32.
+    """Scaled dot-product attention (T, H, d) of queries, keys and values of rows that lie one after the other.
+
+    Kernels are given all events whatever rows they are launched for, since the host does not know where the rows begin.
+    What they make of other events, gradients too, is memory as it was found, and is replaced by zeros.
+    """
+    if len(queries.at_B1) - 1 <= _MOST_ROWS:
+        return _attended(parts_THd, queries, keys, causal)
+    query_THd, key_THd, value_THd = parts_THd
+    first_q, first_k = (
+        (torch.arange(len(part), device=part.device) < each.at_B1[_MOST_ROWS])[:, None, None]
+        for part, each in ((query_THd, queries), (key_THd, keys))
+    )
+    mixed = []
+    for own_q, own_k, rows in (
+        (first_q, first_k, slice(_MOST_ROWS + 1)),
+        (~first_q, ~first_k, slice(_MOST_ROWS, None)),
+    ):
+        parts = [query_THd.where(own_q, 0), key_THd.where(own_k, 0), value_THd.where(own_k, 0)]
+        of_q, of_k = (Begins(each.at_B1[rows], each.longest) for each in (queries, keys))
+        mixed.append(packed_attention(parts, of_q, of_k, causal).where(own_q, 0))
+    return mixed[0] + mixed[1]
+
+
+def _attended(parts_THd: Sequence[Tensor], queries: Begins, keys: Begins, causal: bool) -> Tensor:
+    """The same of as many rows as kernels take: by the flash kernel in half precision, by the memory-efficient one in
+    float32.
     """
     dim = parts_THd[0].shape[-1]
     parts = [F.pad(part, (0, -dim % _MULTIPLE)) if dim % _MULTIPLE else part for part in parts_THd]

@@ -57,7 +57,8 @@ def values(rank_B: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Tensor
 
 def sums(rank_B: Tensor, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
     """The sums of `values` over rows."""
-    return {name: value_B.sum().item() for name, value_B in values(rank_B, cutoffs).items()}
+    found = values(rank_B, cutoffs)
+    return dict(zip(found, torch.stack([value_B.sum() for value_B in found.values()]).tolist(), strict=True))
 
 
 def means(summed: Mapping[str, float], add_up: Callable[[list[float]], list[float]]) -> dict[str, float]:

@@ -30,8 +30,9 @@ class Adam(EmbeddingOptimizer):
         return {"momentum1": "element", "momentum2": "element"}
 
     def kernel(self) -> tuple[type[Optimizer], dict[str, Any]]:
-        """FBGEMM's Adam."""
-        return TorchRecAdam, {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps, "weight_decay": 0.0}
+        """FBGEMM's Adam, which has no `betas`: TorchRec gives arguments on as they are."""
+        betas = {"beta1": self.beta1, "beta2": self.beta2}
+        return TorchRecAdam, {"lr": self.lr, **betas, "eps": self.eps, "weight_decay": 0.0}
 
     def apply(self, rows: TouchedRows, lr: float, step: int) -> None:
         """See the module."""

@@ -16,6 +16,9 @@ WIRE_BYTES = {**ELEMENT_BYTES, "fp8": 33 / 32, "int8": 33 / 32}
 ID_BYTES = 8
 DEFAULT_CACHE_LOAD_FACTOR = 0.2  # TorchRec's
 _LENGTH_BYTES = 8
+_IN_HOSTS = ("uvm", "uvm_caching")  # kernels
+# of FBGEMM's cache, on the device: of which table each row is; which row is in each place, and when it was read
+_CACHED_TABLE_BYTES, _CACHE_PLACE_BYTES = 4, 8 + 8
 
 
 @dataclass(frozen=True)
@@ -86,40 +89,46 @@ def weight_bytes(table: Table) -> int:
 
 def state_bytes(table: Table) -> int:
     """Of the optimizer state of all rows."""
-    return _state(table, table.rows, table.dim)
+    return sum(_state(table, table.rows, table.dim).values())
 
 
 def state_bytes_a_row(table: Table, columns: int) -> int:
     """Of the optimizer state of a row of a shard with so many columns."""
-    return _state(table, 1, columns)
+    return sum(_state(table, 1, columns).values())
 
 
-def _state(table: Table, rows: int, columns: int) -> int:
-    numbers = {"element": rows * columns, "row": rows}
+def _state(table: Table, rows: int, columns: int) -> dict[str, int]:
+    """Bytes of what there is a number of a row, and an element."""
     per: Sequence[str] = () if table.freeze else [*table.optimizer.states().values()]
-    return sum(numbers[each] for each in per) * ELEMENT_BYTES[table.state_dtype]
+    numbers = {"row": rows, "element": rows * columns}
+    return {each: per.count(each) * count * ELEMENT_BYTES[table.state_dtype] for each, count in numbers.items()}
 
 
 def on_device(table: Table) -> float:
-    """The part of a table, and of its optimizer state, that is in a rank's memory, and not in that of its host."""
+    """The part of a table's rows that is in a rank's memory, and not in that of its host."""
     return {"uvm": 0.0, "uvm_caching": table.cache_load_factor or DEFAULT_CACHE_LOAD_FACTOR}.get(table.kernel or "", 1)
 
 
 def on_host(table: Table, rows: int, columns: int) -> int:
-    """Bytes of a shard and its optimizer state in the memory of the rank's host: all of them, also behind a cache."""
-    if table.kernel not in ("uvm", "uvm_caching"):
+    """Bytes of a shard in the memory of the rank's host: all rows, also behind a cache, and what optimizer state there
+    is an element. What there is a row, FBGEMM has on the device.
+    """
+    if table.kernel not in _IN_HOSTS:
         return 0
-    return rows * columns * ELEMENT_BYTES[table.dtype] + _state(table, rows, columns)
+    return rows * columns * ELEMENT_BYTES[table.dtype] + _state(table, rows, columns)["element"]
 
 
 def shard_bytes(table: Table, read: Reads, rows: int, columns: int) -> Bytes:
     """Of a shard with so many rows and columns."""
     share = rows / table.rows
     ids, vectors, bags = read.ids * share, vectors_of(table, read, share), read.bags
-    there = on_device(table)
+    there, state = on_device(table), _state(table, rows, columns)
+    weights = there * rows * columns * ELEMENT_BYTES[table.dtype]
+    if table.kernel == "uvm_caching":
+        weights += rows * (_CACHED_TABLE_BYTES + there * _CACHE_PLACE_BYTES)
     return Bytes(
-        weights=there * rows * columns * ELEMENT_BYTES[table.dtype],
-        state=there * _state(table, rows, columns),
+        weights=weights,
+        state=state["row"] + (0 if table.kernel in _IN_HOSTS else state["element"]),
         input=(ids * ID_BYTES + bags * _LENGTH_BYTES) / read.pieces,
         output=2 * vectors * columns * read.vector_bytes / read.pieces,
     )

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from sharded_emb.distributed.agree import all_values, from_first_rank, together
 from sharded_emb.distributed.host_memory import workers
+from sharded_emb.distributed.kernels import forget_cached_rows
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded
 from sharded_emb.errors import InputError, RunFailedError
@@ -181,6 +182,7 @@ class Checkpoints:
         # flat already: the library reads nested states in an older way where ranks have different entries
         reader = ByThreads(checkpoint, workers(self.place.local_world_size))
         load(wanted, storage_reader=reader, process_group=self.place.control, planner=Growth(found.grown))
+        forget_cached_rows(sharded.embeddings)
         sharded.collisions.load_state_dict(entries.without_prefix(entries.COLLISIONS, wanted))
         if dense is not None:
             sharded.updates.steps = opened.said["table_steps"]

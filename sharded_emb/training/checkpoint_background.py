@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard.metadata import ShardMetadata
@@ -75,6 +76,8 @@ class Background:
 
         def attempt() -> None:
             try:
+                if self.place.device.type == "cuda":  # of a thread, which else begins with the first one
+                    torch.cuda.set_device(self.place.device)
                 work()
             except BaseException as error:  # raised where somebody waits
                 self._error = error

@@ -101,16 +101,23 @@ def _one_ahead(config: PrefetchConfig) -> PrefetchConfig:
 
 def _copied_ahead(made: Iterator[Fed], device: torch.device) -> Iterator[Fed]:
     """Each on the device, where its copy was begun before the batch ahead of it was used."""
-    stream, before = torch.cuda.Stream(device), None
-    for fed in made:
-        with torch.cuda.stream(stream):
-            copied = replace(fed, pieces=[piece.to(device, non_blocking=True) for piece in fed.pieces])
-            done = stream.record_event()
+    stream, before, raised = torch.cuda.Stream(device), None, None
+    while True:
+        copied = None
+        try:
+            if (fed := next(made, None)) is not None:
+                with torch.cuda.stream(stream):
+                    pieces = [piece.to(device, non_blocking=True) for piece in fed.pieces]
+                    copied = replace(fed, pieces=pieces), stream.record_event()
+        except Exception as error:  # of the next batch, which comes after this one
+            raised = error
         if before is not None:
             yield _waited_for(*before)
-        before = (copied, done)
-    if before is not None:
-        yield _waited_for(*before)
+        if raised is not None:
+            raise raised
+        if copied is None:
+            return
+        before = copied
 
 
 def _waited_for(fed: Fed, done: torch.cuda.Event) -> Fed:

@@ -98,12 +98,12 @@ def test_tables_in_the_memory_of_a_host_have_to_fit_it(start: Commands) -> None:
     )
     ended = start("plan", "tables.item.rows=1000000000", *words, "cluster.host_memory=1TB", "out=there")
     assert ended.code == 0
-    assert ended.out.splitlines()[-2] == "fullest host: host 0 with 260 GB of 500 GB of its own memory"
+    assert ended.out.splitlines()[-2] == "fullest host: host 0 with 256 GB of 500 GB of its own memory"
     less = ("cluster.host_memory=100GB", "sharding.plan=there/plan.json")
     ended = start("plan", "tables.item.rows=1000000000", *words, *less)
     assert ended.code == 2
     assert ended.err.splitlines()[1].strip() == (
-        "sharding.plan: want a plan that fits 50,000,000,000 bytes of a host's own memory, got 260,000,000,000 on host "
+        "sharding.plan: want a plan that fits 50,000,000,000 bytes of a host's own memory, got 256,000,000,000 on host "
         "0 in there/plan.json; set sharding.plan=null to have one made"
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 
 from sharded_emb.config.evaluating import evaluate
 from sharded_emb.config.run import EvaluateConfig
@@ -82,6 +83,27 @@ def test_rows_are_drawn_once_in_a_run_and_weights_that_are_in_memory_are_not_rea
     found = evaluate(validate(EvaluateConfig, longer.model_dump(mode="json")))
     assert done == ["load"]
     assert found["test"] == metrics["test"]
+
+
+def test_rows_that_a_kernel_has_in_a_cache_are_forgotten_once_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels that have a cache are those of GPUs."""
+    done: list[str] = []
+
+    def forgotten(place: Place) -> None:
+        sharded, dense = plain.build(place, "table_wise", "adagrad")
+        checkpoints = Checkpoints(tmp_path, place, {})
+        checkpoints.save(sharded, dense, 3, best=False)
+        read = checkpoint.load
+        monkeypatch.setattr(checkpoint, "load", lambda *a, **k: done.append("read") or read(*a, **k))
+        kind = SplitTableBatchedEmbeddingBagsCodegen
+        monkeypatch.setattr(kind, "reset_cache_states", lambda _: done.append("forgotten"))
+        checkpoints.load(sharded, dense, checkpoints.newest())
+
+    on_one_rank(forgotten)
+    assert done[0] == "read"
+    assert {*done[1:]} == {"forgotten"}
 
 
 def test_on_another_number_of_ranks_none_draws_again_what_it_drew_first(

@@ -61,6 +61,22 @@ def test_one_query_a_row_sees_all_of_it(heads: int, dim: int, dtype: torch.dtype
     assert torch.equal(packed.first(packed.values), padded.first(padded.values))
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_more_rows_than_a_kernel_is_launched_for_attend_as_padded_ones_do(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    lengths_B = torch.randint(0, 3, (150_000,), generator=draw)
+    count, extent = int(lengths_B.sum()), Extent(2, int((lengths_B > 0).sum()))
+    projected_TD, ids_T = torch.randn(count, 24, generator=draw).requires_grad_(), torch.zeros(count, dtype=torch.int64)
+    rows = PaddedRows(Jagged(projected_TD, ids_T, lengths_B, extent))
+    want, want_gradient = found(rows, projected_TD, rows.values, 1)
+    there_TD = projected_TD.detach().cuda().requires_grad_()
+    packed = Packed(Jagged(there_TD, ids_T.cuda(), lengths_B.cuda(), extent))
+    got, got_gradient = found(packed, there_TD, packed.values.to(dtype), 1)
+    tolerance = TOLERANCES[dtype]
+    torch.testing.assert_close(got.float().cpu(), want, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(got_gradient.cpu(), want_gradient, rtol=tolerance, atol=tolerance)
+
+
 def test_no_events_at_all_attend_to_nothing() -> None:
     projected_TD = torch.zeros(0, 24).cuda().requires_grad_()
     lengths_B, ids_T = torch.tensor([0, 0]).cuda(), torch.zeros(0, dtype=torch.int64).cuda()

@@ -1,5 +1,6 @@
 """The same numbers on a GPU as on the CPU: initial tables bitwise, training to rounding."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,13 @@ import torch
 
 from sharded_emb.distributed.blocks import Blocks
 from sharded_emb.distributed.process_group import process_group
+from sharded_emb.optim.adam import Adam
+from sharded_emb.optim.base import EmbeddingOptimizer
+from sharded_emb.optim.partial_rowwise_adam import PartialRowWiseAdam
 from sharded_emb.sharding import KernelChoice
+from sharded_emb.training.checkpoint import Checkpoints
 from tests.distributed import parity_cases
+from tests.distributed import plan_checkpoint_cases as plain
 
 pytestmark = pytest.mark.gpu
 
@@ -34,6 +40,42 @@ def test_tables_in_the_memory_of_the_host_train_to_the_numbers_of_plain_pytorch(
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-5)
     for name, table in tables.items():
         torch.testing.assert_close(table, want_tables[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Adam(lr=0.01), PartialRowWiseAdam(lr=0.01)], ids=lambda each: type(each).__name__
+)
+def test_kernels_that_only_a_gpu_has_train_to_the_numbers_of_the_cpu(
+    optimizer: EmbeddingOptimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(parity_cases.OPTIMIZERS, "its", optimizer)
+    found = []
+    for device in ("cpu", "cuda"):
+        with process_group(device, wait_seconds=60) as place:
+            found.append(parity_cases.train_sharded(place, "table_wise", "its"))
+    (want_losses, want_tables), (losses, tables) = found
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(want_losses), rtol=0, atol=1e-4)
+    for name, table in tables.items():
+        torch.testing.assert_close(table, want_tables[name], rtol=0, atol=1e-3)
+
+
+def test_lookups_of_a_cached_table_are_of_what_was_loaded(tmp_path: Path) -> None:
+    with process_group("cuda", wait_seconds=60) as place:
+        where = parity_cases.Exchange(kernel=KernelChoice(kernel="uvm_caching", cache_load_factor=0.5))
+        sharded, dense = parity_cases.build(place, "table_wise", parity_cases.OPTIMIZERS["rowwise_adagrad"], where)
+        checkpoints = Checkpoints(tmp_path, place, {})
+        plain.train(place, sharded, dense)
+        checkpoints.save(sharded, dense, 3, best=False)
+        saved = {name: sharded.whole_table(name) for name in parity_cases.ROWS}
+        plain.train(place, sharded, dense)  # the cache is full of later rows
+        assert not torch.equal(sharded.whole_table("big"), saved["big"])
+        checkpoints.load(sharded, dense, checkpoints.newest())
+        plain.train(place, sharded, dense)
+        again = {name: sharded.whole_table(name) for name in parity_cases.ROWS}
+        checkpoints.load(sharded, dense, checkpoints.newest())
+        assert all(torch.equal(sharded.whole_table(name), saved[name]) for name in saved)
+        plain.train(place, sharded, dense)
+        assert all(torch.equal(sharded.whole_table(name), again[name]) for name in again)
 
 
 def test_initial_tables_are_bitwise_those_of_the_cpu() -> None:

@@ -3,7 +3,7 @@
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from sharded_emb.data.task import Label, Reading
 from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.data.window import InMemory, LengthsOf
 from sharded_emb.errors import InputError, OutOfRangeIdError
+from sharded_emb.training import feed
 from sharded_emb.training.feed import Fed, Feed
 from tests.tables import make_feature, make_table
 
@@ -226,6 +227,26 @@ def test_any_other_error_reaches_the_caller_in_its_place(prefetch: PrefetchConfi
         found.extend(ahead(failing(4), prefetch))
     assert found == [0, 1, 2, 3]
     assert threading.active_count() == before
+
+
+def test_an_error_comes_after_the_batch_that_was_copied_ahead_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for a GPU's streams."""
+
+    class Stream:
+        def record_event(self) -> None:
+            """Of a copy that is done at once."""
+
+    def made() -> Iterator[Fed]:
+        yield from (Fed([], samples) for samples in (1, 2))
+        raise OSError("batch 3")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(feed, "_waited_for", lambda fed, _: fed)
+    found: list[int] = []
+    with pytest.raises(OSError, match="batch 3"):
+        found.extend(fed.samples for fed in feed._copied_ahead(made(), torch.device("cpu")))
+    assert found == [1, 2]
 
 
 @pytest.mark.parametrize("prefetch", PREFETCHES, ids=str)

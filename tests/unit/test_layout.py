@@ -5,7 +5,7 @@ T  events over all rows    H  heads    d  dim of a head    D  dim
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -104,6 +104,41 @@ def test_packed_rows_give_what_padded_ones_do(name: str, lengths: list[int], mon
     monkeypatch.setattr(layout, "PaddedRows", layout.Packed)
     for got, padded in zip(outputs(model, lengths), want, strict=True):
         torch.testing.assert_close(got, padded, rtol=0, atol=1e-5)
+
+
+def launched(parts: Sequence[Tensor], queries: layout.Begins, keys: layout.Begins, causal: bool) -> Tensor:
+    """What a kernel gives that is launched for some of the rows: of other events no numbers, and none as gradients."""
+    assert len(queries.at_B1) - 1 <= 3
+    own = [slice(int(each.at_B1[0]), int(each.at_B1[-1])) for each in (queries, keys, keys)]
+    for part, events in zip(parts, own, strict=True):
+        part.register_hook(lambda gradient, events=events: none_but(gradient, events))
+    of_rows = [layout.Begins(each.at_B1 - each.at_B1[0], int(each.at_B1.diff().max())) for each in (queries, keys)]
+    mixed = row_by_row([part[events] for part, events in zip(parts, own, strict=True)], *of_rows, causal)
+    padded = F.pad(mixed, (0, 0, 0, 0, own[0].start, len(parts[0]) - own[0].stop))
+    return none_but(padded, own[0])
+
+
+def none_but(values: Tensor, kept: slice) -> Tensor:
+    place = torch.arange(len(values))
+    return values.where(((place >= kept.start) & (place < kept.stop))[:, None, None], torch.nan)
+
+
+@pytest.mark.parametrize("one_each", [False, True], ids=["all", "one query a row"])
+def test_more_rows_than_a_kernel_takes_attend_as_rows_do(one_each: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [2, 0, 3, 1, 4, 2, 0, 5, 1, 1] if not one_each else [2, 1, 3, 1, 4, 2, 1, 5, 1, 1]
+    monkeypatch.setattr(layout, "_MOST_ROWS", 3)
+    monkeypatch.setattr(layout, "_attended", launched)
+    ends = [0, *accumulate(lengths)]
+    keys = layout.Begins(torch.tensor(ends, dtype=torch.int32), max(lengths))
+    queries = layout.Begins(torch.arange(len(ends), dtype=torch.int32), 1) if one_each else keys
+    draw = torch.Generator().manual_seed(0)
+    counts = (int(queries.at_B1[-1]), ends[-1], ends[-1])
+    parts = [torch.randn(count, 2, 4, generator=draw, requires_grad=True) for count in counts]
+    weights = torch.randn(counts[0], 2, 4, generator=draw)
+    want, got = (attend(parts, queries, keys, not one_each) for attend in (row_by_row, layout.packed_attention))
+    torch.testing.assert_close(got, want)
+    wanted, found = (torch.autograd.grad((each * weights).sum(), parts) for each in (want, got))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_vector_of_its_own_comes_before_the_events_of_each_row() -> None:

@@ -1,13 +1,16 @@
 """Optimizers against their formulas written by hand, and the schedule by its values."""
 
 import math
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
 import torchrec
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torchrec.distributed.utils import merge_fused_params, optimizer_type_to_emb_opt_type
 
 from sharded_emb.optim.adagrad import Adagrad
 from sharded_emb.optim.adam import Adam
@@ -156,10 +159,19 @@ def test_accumulators_start_where_they_are_told() -> None:
     assert starts == [0, 0.1, 0]
 
 
-def test_the_kernel_of_adam_is_given_both_betas_in_their_order() -> None:
+def test_the_kernel_of_adam_is_given_both_betas() -> None:
     of_kernel, values = Adam(lr=0.1, beta1=0.8, beta2=0.95, eps=1e-3).kernel()
     assert of_kernel is torchrec.optim.Adam
-    assert values == {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.0}
+    assert values == {"lr": 0.1, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("config", [SGD, Adagrad, RowWiseAdagrad, Adam, PartialRowWiseAdam])
+def test_kernels_are_given_what_fbgemm_takes(config: Any) -> None:
+    """By the names that TorchRec makes of an optimizer's arguments. Here no kernel of a GPU is ever made."""
+    of_kernel, values = config(lr=1).kernel()
+    assert optimizer_type_to_emb_opt_type(of_kernel) is not None
+    taken = signature(SplitTableBatchedEmbeddingBagsCodegen.__init__).parameters
+    assert {*merge_fused_params({}, values)} <= {*taken}
 
 
 def small_net() -> nn.Sequential:

@@ -12,7 +12,7 @@ from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.optim.sgd import SGD
 from sharded_emb.planning.cluster import USUAL, ClusterConfig, Present, Rates, described, unlike_the_device
 from sharded_emb.planning.estimates import Costs
-from sharded_emb.planning.sizes import Workload, state_bytes, weight_bytes
+from sharded_emb.planning.sizes import Workload, on_host, state_bytes, weight_bytes
 from sharded_emb.planning.units import parse_bytes, parse_rate, parse_seconds, shown_bytes, shown_seconds
 from tests.unit.planning import cluster, costs, tables
 
@@ -162,13 +162,19 @@ def test_what_is_updated_whole_is_read_and_written_whole_in_every_step() -> None
     assert of.of(replace(table, optimizer=shrinking), "table_wise", 1_000_000, 16).times.lookup == every
 
 
-def test_what_is_in_the_hosts_memory_takes_none_of_the_device_and_more_time() -> None:
+def test_what_is_in_the_hosts_memory_takes_little_of_the_device_and_more_time() -> None:
     (table,) = tables({"t": {"rows": 1_000_000, "dim": 64}})
     of = costs([table], cluster(1, 2))
     fused = of.of(table, "table_wise", 1_000_000, 64)
     for kernel, factor, there in (("uvm", None, 0.0), ("uvm_caching", 0.1, 0.1), ("uvm_caching", None, 0.2)):
-        cost = of.of(replace(table, kernel=kernel, cache_load_factor=factor), "table_wise", 1_000_000, 64)
-        assert (cost.bytes.weights, cost.bytes.state) == pytest.approx((there * 256e6, there * 256e6))
+        its = replace(table, kernel=kernel, cache_load_factor=factor)
+        cost = of.of(its, "table_wise", 1_000_000, 64)
+        cache = 4e6 + there * 16e6 if there else 0
+        assert (cost.bytes.weights, cost.bytes.state) == pytest.approx((there * 256e6 + cache, 0))
+        assert on_host(its, 1_000_000, 64) == 512e6
+        by_row = replace(its, optimizer=RowWiseAdagrad(lr=1))
+        assert of.of(by_row, "table_wise", 1_000_000, 64).bytes.state == 4e6, "FBGEMM has it on the device"
+        assert on_host(by_row, 1_000_000, 64) == 256e6
         assert cost.bytes.output == fused.bytes.output
         assert cost.times.lookup > fused.times.lookup
 

@@ -14,6 +14,7 @@ import pytest
 from sharded_emb.data.atomic import AtomicFiles
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.engines import _megabytes
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.layouts.labelled_events import LabelledEvents
 from sharded_emb.data.layouts.next_item import NextItem
@@ -21,9 +22,14 @@ from sharded_emb.data.prepare import prepare
 from sharded_emb.data.work import EngineConfig, How
 from sharded_emb.errors import InputError
 
-SPARK = How(EngineConfig(engine="spark", threads=2, memory_limit="1GB"))
+SPARK = How(EngineConfig(engine="spark", threads=2, memory_limit="1.5GB"))
 needs_pyspark = pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="the extra [spark] is not there")
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not there")
+
+
+@pytest.mark.parametrize(("size", "want"), [("1.5GB", "1536m"), ("2 GiB", "2048m"), ("512MB", "512m"), ("900KB", "1m")])
+def test_the_jvm_is_told_whole_megabytes(size: str, want: str) -> None:
+    assert _megabytes(size) == want
 
 
 def same(config: DatasetConfig, folder: Path) -> Dataset:
