@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.commands import result
 from tests.cli.hosts import Host, ended_within, two_hosts, why_not
+from tests.cli.in_process import Commands
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -81,34 +83,38 @@ def test_two_hosts_have_the_numbers_of_one_and_end_when_the_cable_is_cut_and_go_
 
 
 def test_a_run_goes_on_with_the_host_that_is_left_and_takes_the_other_in_again(
-    hosts: tuple[Host, Host], tiny_data: Path, tmp_path: Path
+    hosts: tuple[Host, Host], start: Commands, tiny_data: Path, tmp_path: Path
 ) -> None:
     first, second = hosts
-    words = ("train", f"data={tiny_data}", *SMALL, "lost_seconds=10", "checkpoint.every_steps=10", "steps=600")
     # with weights that stay, a loss says which samples it is of, however sums on fewer ranks are rounded
-    words += ("embedding_optimizer.lr=1e-9", "dense_optimizer.lr=1e-9")
-    straight, run = tmp_path / "straight", tmp_path / "elastic"
-    alone = first.launch(tmp_path / "alone.log", first.address, *words, f"run={straight}", HOSTS="1")
-    ended_within(alone, 120)
+    words = (f"data={tiny_data}", *SMALL, "embedding_optimizer.lr=1e-9", "dense_optimizer.lr=1e-9")
+    run, log = tmp_path / "elastic", tmp_path / f"{first.name}.log"
 
-    def start(host: Host) -> subprocess.Popen[bytes]:
-        elastic = {"HOSTS": "1:2", "RESTARTS": "3", "LAST_CALL": "10"}
-        return host.launch(tmp_path / f"{host.name}.log", first.address, *words, f"run={run}", **elastic)
+    def launch(host: Host) -> subprocess.Popen[bytes]:
+        elastic = {"HOSTS": "1:2", "RESTARTS": "3", "LAST_CALL": "5"}
+        endless = ("steps=100000", "lost_seconds=10", "checkpoint.every_steps=10", f"run={run}")
+        return host.launch(tmp_path / f"{host.name}.log", first.address, "train", *words, *endless, **elastic)
 
-    left, _ = start(first), start(second)
+    def wait_for_steps(more: int) -> None:
+        wait_for_step(run, max(losses(run)) + more, tmp_path)
+
+    left, _ = launch(first), launch(second)
     wait_for_step(run, 25, tmp_path)
-    log = tmp_path / f"{first.name}.log"
     assert "4 ranks on cpu" in log.read_text(), "the second host came too late to be there from the start"
     second.kill()
     wait_for(lambda: "2 ranks on cpu" in log.read_text(), tmp_path)
-    shrunk = max(losses(run))
-    wait_for_step(run, shrunk + 20, tmp_path)
+    wait_for_steps(20)
     second.mend()
-    again = start(second)
+    again = launch(second)
     wait_for(lambda: log.read_text().count("4 ranks on cpu") == 2, tmp_path)
-    for started in (left, again):
-        ended_within(started, 180)
-        assert started.returncode == 0, said(tmp_path)
-    want, found = losses(straight), losses(run)
-    assert [*found] == [*range(1, 601)]
+    wait_for_steps(20)
+    for launched in (left, again):
+        launched.terminate()
+    for launched in (left, again):
+        ended_within(launched, 60)
+    found = losses(run)
+    assert result(run)["status"] == "stopped", said(tmp_path)
+    assert [*found] == [*range(1, result(run)["steps"] + 1)]
+    start("train", *words, f"steps={len(found)}", "checkpoint.every_steps=null", f"run={tmp_path / 'straight'}")
+    want = losses(tmp_path / "straight")
     assert [found[step] for step in found] == pytest.approx([want[step] for step in found], abs=1e-5)

@@ -97,9 +97,16 @@ def scored(sequences: Path, predictions: Path) -> dict[str, float]:
     return {name: value / len(targets) for name, value in sums.items()}
 
 
-def test_two_ranks_lose_the_same_as_one(beauty: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def films(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films") / "data"
+    run("prepare", "experiment=sasrec_ml100k", f"dataset.raw={real_data}/ml-100k", f"data={folder}")
+    return folder
+
+
+def test_two_ranks_lose_the_same_as_one(films: Path, tmp_path: Path) -> None:
     """Without dropout, whose places depend on the rank, and from an accumulator above zero."""
-    words = ["experiment=sasrec_beauty", f"data={beauty}", "steps=12", "log_every_steps=1", "model.dropout=0"]
+    words = ["experiment=sasrec_beauty", f"data={films}", "steps=12", "log_every_steps=1", "model.dropout=0"]
     words += ["embedding_optimizer=adagrad", "early_stopping=null", "sharding=row_wise"]
     run("train", *words, f"run={tmp_path}/one")
     run("train", *words, f"run={tmp_path}/two", ranks=2)
@@ -128,10 +135,9 @@ def test_din_learns_clicks_from_ml100k(real_data: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "evaluation_test.json").read_text())["metrics"]["test"] == found["test"]
 
 
-def test_sasrec_trains_on_ml100k_with_the_full_softmax(real_data: Path, tmp_path: Path) -> None:
-    data, folder = tmp_path / "data", tmp_path / "run"
-    run("prepare", "experiment=sasrec_ml100k", f"dataset.raw={real_data}/ml-100k", f"data={data}")
-    run("train", "experiment=sasrec_ml100k", f"data={data}", f"run={folder}", "epochs=4", ranks=2)
+def test_sasrec_trains_on_ml100k_with_the_full_softmax(films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run("train", "experiment=sasrec_ml100k", f"data={films}", f"run={folder}", "epochs=4", ranks=2)
     found = result(folder)
     assert found["epochs"] == 4
     assert found["metrics"]["test"]["hit_rate@10"] > 0.05

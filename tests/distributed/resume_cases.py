@@ -31,6 +31,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 MODEL = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.3}
 
 
+NEVER = 1000  # steps
+
+
 class CutOffError(Exception):
     """In place of a kill."""
 
@@ -55,6 +58,11 @@ class Case:
         saving = {"every_steps": self.every_steps, "every_minutes": None, "asynchronous": self.asynchronous}
         tree = {**more, "embedding_optimizer": optimizer, "checkpoint": saving, **self.more}
         return config(data, self.sharding, **tree)
+
+    def straight(self) -> "Case":
+        """The same run, neither watched nor cut off nor saved but at its evaluations; many cases have the same."""
+        more = {key: value for key, value in self.more.items() if key != "profile"}
+        return replace(self, every_steps=NEVER, cuts=(), stops=(), asynchronous=False, more=more)
 
 
 # seven steps an epoch, three epochs
@@ -168,10 +176,13 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def cut_and_resumed(place: Place, data: Path, folder: Path, cases: Sequence[Case]) -> list[tuple[list[str], int]]:
     """By case what differs from the straight run, and how many processes there were."""
     found = []
+    straight: list[tuple[Case, dict[str, Any]]] = []
     for number, case in enumerate(cases):
-        straight = train_once(place, case.config(data), folder / f"{number}-straight", None)
-        assert straight is not None
-        want = everything(straight)
+        if case.straight() not in [each for each, _ in straight]:
+            trainer = train_once(place, case.straight().config(data), folder / f"{number}-straight", None)
+            assert trainer is not None
+            straight.append((case.straight(), everything(trainer)))
+        (want,) = [result for each, result in straight if each == case.straight()]
         starts = 0
         for when in case.stops:
             starts += 1
