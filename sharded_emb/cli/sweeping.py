@@ -38,7 +38,8 @@ def sweep(options: Options) -> int:
     if options.cfg:
         raise InputError("--cfg: want it without --multirun, got both; leave one out")
     config = sweeper_config(words, _objective(_composed(words.fixed, options).tree))
-    with _claimed(words):
+    kept = config.hydra.sweeper.get("storage") is not None
+    with _claimed(words, kept):
         config.hydra.sweep.dir = str(words.folder)
         return _swept(config, words, options)
 
@@ -64,6 +65,8 @@ def _swept(config: DictConfig, words: SweepWords, options: Options) -> int:
         raise
     except SweepStoppedError as error:
         again = f"the same words with run={words.folder} resume=true go on with it"
+        if config.hydra.sweeper.get("storage") is not None:
+            again = "the same words with another run= go on with the study in hydra.sweeper.storage"
         print(f"sweep: {error}; {again}", file=sys.stderr)
         return 128 + error.number
     finally:
@@ -72,8 +75,10 @@ def _swept(config: DictConfig, words: SweepWords, options: Options) -> int:
 
 
 @contextmanager
-def _claimed(words: SweepWords) -> Iterator[None]:
-    """The folder of a sweep, for itself: sweeps may start in the same second. A new one where none is named."""
+def _claimed(words: SweepWords, kept: bool) -> Iterator[None]:
+    """The folder of a sweep, for itself: sweeps may start in the same second. A new one where none is named. kept: that
+    its study is, and tries something else each time.
+    """
     from sharded_emb.training.run_folder import LOCK, locked
 
     try:
@@ -86,8 +91,9 @@ def _claimed(words: SweepWords) -> Iterator[None]:
     with locked(words.folder):
         # what is left by a sweep of which no job could begin
         there = {each.name for each in words.folder.iterdir()} - {"multirun.yaml", LOCK}
-        if there and "resume=true" not in words.fixed:
-            how = "choose another run=, or go on with it by resume=true"
+        if there and (kept or "resume=true" not in words.fixed):
+            how = "choose another run="
+            how += ": the study in hydra.sweeper.storage goes on there" if kept else ", or go on with it by resume=true"
             raise InputError(f"run: want a new folder, got {words.folder}, which exists; {how}")
         yield
 

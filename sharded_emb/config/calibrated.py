@@ -1,6 +1,7 @@
 """`doctor calibrate=true`: what this machine has of what a plan counts with, as a cluster to name."""
 
 import platform
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from sharded_emb.planning.cluster import ClusterConfig
 from sharded_emb.planning.units import shown_bytes, shown_seconds
 
 NAME = "calibrated"
+NOISY = 1.5  # twice what quiet cores have
 
 
 def calibrate(device: Literal["auto", "cpu", "cuda"], out: Path | None) -> ClusterConfig:
@@ -26,11 +28,13 @@ def calibrate(device: Literal["auto", "cpu", "cuda"], out: Path | None) -> Clust
     torch.set_num_threads(1)
     with process_group(device) as place:
         from_first_rank(lambda: _made(out), place)
-        found = calibrated(place)
+        found, spread = calibrated(place)
         if place.rank == 0:
             print(_told(found))
+            if spread > NOISY:
+                print(f"warning: {_noise(spread)}; repeat it where nothing else runs", file=sys.stderr)
         if out is not None:
-            from_first_rank(lambda: _write(found, out, place), place)
+            from_first_rank(lambda: _write(found, spread, out, place), place)
     return found
 
 
@@ -55,6 +59,10 @@ def _told(found: ClusterConfig) -> str:
     return "\n".join(lines)
 
 
+def _noise(spread: float) -> str:
+    return f"a quarter of the steps took {spread:.1f} times as long as another quarter, or longer"
+
+
 def _made(out: Path | None) -> None:
     if out is not None:
         try:
@@ -63,10 +71,10 @@ def _made(out: Path | None) -> None:
             raise InputError(f"out: want a folder that can be written, got {out} ({error.strerror})") from error
 
 
-def _write(found: ClusterConfig, out: Path, place: Place) -> None:
+def _write(found: ClusterConfig, spread: float, out: Path, place: Place) -> None:
     path = out / "cluster" / f"{NAME}.yaml"
     head = f"# measured by doctor calibrate=true with {place.world_size} ranks, torch {torch.__version__}, "
-    head += f"{platform.machine()}, {datetime.now(UTC):%Y-%m-%d}\n"
+    head += f"{platform.machine()}, {datetime.now(UTC):%Y-%m-%d}\n# {_noise(spread)}\n"
     try:
         path.write_text(head + yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     except OSError as error:

@@ -111,7 +111,12 @@ def train(config: RunConfig) -> Outcome:
             # before there is a folder, which a checkpoint that does not fit would leave behind
             begun = FROM_SEED if goes_on else warm_started(built)
             with closing(folder or RunFolder.create(config.run, config.name, tree, place)) as own:
-                trainer = make_trainer(built, own, begun)
+                try:
+                    trainer = make_trainer(built, own, begun)
+                except InputError:  # on every rank
+                    if folder is None:
+                        own.remove()
+                    raise
                 with _watched(trainer, config) as pulse, trainer.signals.listening():
                     return _to_the_end(trainer, built, pulse)
 

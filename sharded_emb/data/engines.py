@@ -1,5 +1,6 @@
 """What computes a dataset: DuckDB inside this process, or Spark."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,12 @@ def _duckdb(scratch: Path, config: EngineConfig) -> Any:
     return ibis.duckdb.connect(**settings)
 
 
+def _megabytes(size: str) -> str:
+    """Of `1.5GB`, as the JVM reads it, which knows whole numbers alone: `1536m`."""
+    number, unit = re.fullmatch(r"([0-9.]+) ?([KMGT])i?B", size).groups()  # type: ignore[union-attr]
+    return f"{max(1, round(float(number) * 1024 ** ('KMGT'.index(unit) - 1)))}m"
+
+
 @contextmanager
 def _spark(scratch: Path, config: EngineConfig) -> Iterator[Any]:
     """A Spark of this process (local mode), or the one that spark-submit has given it."""
@@ -82,7 +89,7 @@ def _spark(scratch: Path, config: EngineConfig) -> Iterator[Any]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": str(4 * (config.threads or 2)),
-        "spark.driver.memory": (config.memory_limit or "2GB").replace(" ", "").removesuffix("B").removesuffix("i"),
+        "spark.driver.memory": _megabytes(config.memory_limit or "2GB"),
     }
     for key, value in settings.items():
         builder = builder.config(key, value)

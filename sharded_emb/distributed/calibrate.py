@@ -52,10 +52,20 @@ class Effort:
 CPU, GPU = Effort(), Effort(rows=10_000_000, dim=128, batch=16_384, ids=64)
 
 
-def calibrated(place: Place, effort: Effort | None = None) -> ClusterConfig:
+@dataclass(frozen=True)
+class Measured:
+    """Times: the medians of steps. spread: of the times of these steps, the third quartile by the first, of lookups or
+    of exchanges, whichever is more.
+    """
+
+    times: Times
+    spread: float
+
+
+def calibrated(place: Place, effort: Effort | None = None) -> tuple[ClusterConfig, float]:
     """The cluster that these ranks are, with what was measured of it; null for what one rank, or one host, cannot tell.
 
-    Collective.
+    Second the largest spread of what was measured: far above one where something else ran. Collective.
     """
     effort = effort or (GPU if place.device.type == "cuda" else CPU)
     tables = {rows: _table(replace(effort, rows=rows), place) for rows in (_FEW_ROWS * place.world_size, effort.rows)}
@@ -67,8 +77,12 @@ def calibrated(place: Place, effort: Effort | None = None) -> ClusterConfig:
     )
     machine = present(place)
 
+    spreads = []
+
     def seen(rows: int, work: Workload) -> Times:
-        return _measured(sharded[rows], work, effort, place)
+        measured = _measured(sharded[rows], work, effort, place)
+        spreads.append(measured.spread)
+        return measured.times
 
     def counted(rows: int, work: Workload, rates: Rates) -> Times:
         return _work(tables[rows], work, place, rates)
@@ -89,7 +103,7 @@ def calibrated(place: Place, effort: Effort | None = None) -> ClusterConfig:
         found |= {"inter_bandwidth": rate * ratio} if machine.hosts > 1 else {}
     # a mere number would be read as GB/s
     known = ClusterConfig(device=machine.device, hosts=machine.hosts, gpus_per_host=machine.per_host)
-    return known.model_copy(update=found)
+    return known.model_copy(update=found), max(spreads)
 
 
 def _line(little: tuple[float, float], much: tuple[float, float]) -> tuple[float, float]:
@@ -136,7 +150,7 @@ def _sharded(table: Table, place: Place) -> Sharded:
     return sharded
 
 
-def _measured(sharded: Sharded, work: Workload, effort: Effort, place: Place) -> Times:
+def _measured(sharded: Sharded, work: Workload, effort: Effort, place: Place) -> Measured:
     """Seconds of a step: of the slowest lookup, and of the exchanges of the rank that waits least for the others."""
     (table,) = sharded.embeddings.tables.values()
     draw = torch.Generator().manual_seed(place.rank)
@@ -153,10 +167,15 @@ def _measured(sharded: Sharded, work: Workload, effort: Effort, place: Place) ->
             seen.append(phases(profiler.events() or [], place.device.type))
     by_rank: Sequence[list[Phases]] = all_values(seen, place)
     steps = [*zip(*by_rank, strict=True)]
-    return Times(
-        statistics.median(max(each.seconds["lookup"] for each in step) for step in steps),
-        statistics.median(min(each.communication for each in step) for step in steps),
-    )
+    lookups = [max(each.seconds["lookup"] for each in step) for step in steps]
+    exchanges = [min(each.communication for each in step) for step in steps]
+    times = Times(statistics.median(lookups), statistics.median(exchanges))
+    return Measured(times, max(_spread(lookups), _spread(exchanges) if place.world_size > 1 else 1.0))
+
+
+def _spread(seconds: Sequence[float]) -> float:
+    low, _, high = statistics.quantiles(seconds, n=4)
+    return high / max(low, 1e-9)
 
 
 def _batch(table: Table, work: Workload, place: Place, draw: torch.Generator) -> Batch:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -82,6 +83,11 @@ class RunFolder:
             return True
 
         return cls(path, place, {**config, "run": str(path)}, lock) if from_first_rank(claim, place) else None
+
+    def remove(self) -> None:
+        """Of a run that was refused before it began, and would stand in the way of the next one."""
+        if self._writes:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def finished(self) -> dict[str, Any] | None:
         """result.json of a run that has nothing left to do under the limits of this config, whatever else may change;

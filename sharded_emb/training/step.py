@@ -44,7 +44,7 @@ class NotFiniteLossError(RunFailedError):
     def with_batch(self, path: Path) -> "NotFiniteLossError":
         """The same, which says where the batch has been written."""
         what = "look at it, or lower the learning rates"
-        self.args = (f"{self.said}; no weight has moved; the batch is in {path}; {what}",)
+        self.args = (f"{self.said}; no weight has been updated; the batch is in {path}; {what}",)
         return self
 
 

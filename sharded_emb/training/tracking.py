@@ -2,15 +2,20 @@
 
 import importlib.util
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Full, Queue
 from typing import Any
 
 from sharded_emb.component import Component
 from sharded_emb.errors import InputError
 
 log = logging.getLogger("sharded_emb")
+
+MOST_BEHIND = 1000  # calls that wait for a service
+SECONDS_TO_END, SECONDS_TO_STOP = 120, 5  # that a run waits for its service, finished or stopped
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,9 @@ class TrackingConfig(Component):
 
 
 class Following:
-    """A tracker of which nothing can end a run: one that fails is told of once, and not asked again."""
+    """A tracker of which nothing can end a run or hold it up: a thread tells it what there is, one that fails is named
+    once and not asked again, and so is one that is too far behind.
+    """
 
     def __init__(self, config: TrackingConfig, run: Tracked) -> None:
         """Raises InputError where the service cannot be reached or refuses."""
@@ -60,21 +67,40 @@ class Following:
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"tracking: want {config.needs} to take this run, got: {said}") from error
+        self._calls: Queue[Callable[[Tracker], None] | None] = Queue(MOST_BEHIND)
+        self._thread = threading.Thread(target=self._tell, name="tracking", daemon=True)
+        self._thread.start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker.log`."""
-        self._try(lambda tracker: tracker.log(step, values))
+        self._later(lambda tracker: tracker.log(step, values))
 
     def close(self, status: str, metrics: Mapping[str, float]) -> None:
-        """See `Tracker.close`."""
-        self._try(lambda tracker: tracker.close(status, metrics))
-        self._tracker = None
+        """See `Tracker.close`. Waits until all is told, or as long as there is: whoever stopped a run ends it soon."""
+        self._later(lambda tracker: tracker.close(status, metrics))
+        self._later(None)
+        if self._tracker is not None:
+            seconds = SECONDS_TO_STOP if status == "stopped" else SECONDS_TO_END
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                self._give_up(f"it has not taken the last of it in {seconds} s")
 
-    def _try(self, call: Callable[[Tracker], None]) -> None:
-        if self._tracker is None:
-            return
-        try:
-            call(self._tracker)
-        except Exception as error:
+    def _later(self, call: Callable[[Tracker], None] | None) -> None:
+        if self._tracker is not None:
+            try:
+                self._calls.put_nowait(call)
+            except Full:
+                self._give_up(f"it is {MOST_BEHIND} calls behind")
+
+    def _tell(self) -> None:
+        while (call := self._calls.get()) is not None and (tracker := self._tracker) is not None:
+            try:
+                call(tracker)
+            except Exception as error:
+                self._give_up(f"{type(error).__name__}: {error}")
+                return
+
+    def _give_up(self, why: str) -> None:
+        if self._tracker is not None:
             self._tracker = None
-            log.warning("tracking ends here, the run goes on: %s: %s", type(error).__name__, error)
+            log.warning("tracking ends here, the run goes on: %s", why)

@@ -1,5 +1,6 @@
 """MLflow: https://mlflow.org/docs/latest/api_reference/python_api/."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from sharded_emb.training.tracking import Tracked, Tracker, TrackingConfig
 _ID = ".mlflow-id"
 _MOST_AT_ONCE = 100  # parameters in one call
 _LONGEST = 500  # letters of a parameter
+# MLflow's own is seven tries of two minutes, and of what else is in between
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _ENDS = {"finished": "FINISHED", "stopped": "KILLED"}
 
 
@@ -30,6 +33,8 @@ class MlflowConfig(TrackingConfig):
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         client = MlflowClient(self.uri or f"sqlite:///{(run.path / 'mlflow.db').resolve()}")
         file = run.path / _ID
         if file.is_file():

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from sharded_emb.training.tracking import Tracked, Tracker, TrackingConfig
 
 _ID = ".wandb-id"
+_SECONDS_TO_BEGIN = 60
 
 
 class WandbConfig(TrackingConfig):
@@ -39,7 +40,7 @@ class WandbConfig(TrackingConfig):
             name=run.path.name,
             dir=run.path,
             config=dict(run.config),
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(console="off", silent=True, init_timeout=_SECONDS_TO_BEGIN),
         )
         # a resumed run writes steps anew, which W&B's own counter would refuse
         found.define_metric("*", step_metric="step")

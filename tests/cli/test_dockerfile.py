@@ -1,8 +1,10 @@
 """launch/Dockerfile: what is in the image, who runs it, and what a linter says. `dockerfile.py` plays its steps."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,11 @@ def test_its_first_comment_names_all_build_arguments() -> None:
         assert line.startswith("-f launch/Dockerfile -t sharded_emb:")
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="no hadolint on this machine; the extra [checks] has it")
+HADOLINT = shutil.which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="no hadolint on this machine; the extra [checks] has it")
 def test_hadolint_finds_nothing() -> None:
-    done = subprocess.run(["hadolint", str(FILE)], capture_output=True, text=True, check=False)
+    assert HADOLINT is not None
+    done = subprocess.run([HADOLINT, str(FILE)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -152,7 +152,9 @@ def test_a_loss_that_is_no_number_leaves_its_batch(tmp_path: Path, data: Path, s
     breaking = ["--config-dir", str(tmp_path), "model=breaking", "model.how=not_finite", "model.rank=0"]
     ended = start("train", *WORDS, *breaking, f"data={data}", "run=mine", "accumulation=2")
     assert ended.code == 1
-    said = "train: loss is nan at step 2; no weight has moved; the batch is in mine/not-finite-step-2.pt; look at it"
+    said = (
+        "train: loss is nan at step 2; no weight has been updated; the batch is in mine/not-finite-step-2.pt; look at "
+    )
     assert said in ended.err
     assert "Traceback" not in ended.err
     assert result(tmp_path / "mine")["steps"] == 1

@@ -27,13 +27,13 @@ if [[ $1 == show ]]; then echo host-0; else echo "$*" >>asked; fi
 AGAIN = ["requeue 7"]
 
 
-def job(folder: Path, code: int, told: bool) -> tuple[int, list[str]]:
+def job(folder: Path, code: int, told: bool, *words: str) -> tuple[int, list[str]]:
     """What the script ends with and what it asks of scontrol, around a job that ends with this code."""
     for name, text in {"srun": SRUN, "scancel": SCANCEL, "scontrol": SCONTROL}.items():
         executable(folder / "bin" / name, text)
     variables = {"SLURM_SUBMIT_DIR": str(folder), "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "host-0"}
     fakes = {"SLURM_JOB_ID": "7", "FAKE_CODE": str(code), "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    line = ["bash", str(ROOT / "launch" / "slurm.sbatch"), "train", "run=mine"]
+    line = ["bash", str(ROOT / "launch" / "slurm.sbatch"), *(words or ("train", "run=mine"))]
     environment = {**os.environ, **variables, **fakes, "FAKE_WAITS": "yes" if told else ""}
     process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
@@ -65,6 +65,17 @@ def test_a_job_that_is_out_of_time_is_queued_again_unless_it_is_done_or_has_fail
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "result.json").write_text(json.dumps({"status": status}, indent=2))
     assert job(tmp_path, code, told=True) == ends
+
+
+def test_an_evaluation_that_is_out_of_time_has_nothing_to_go_on_from(tmp_path: Path) -> None:
+    assert job(tmp_path, 1, True, "evaluate", "run=mine") == (1, [])
+
+
+def test_the_folder_of_a_run_may_be_below_that_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "mine").mkdir(parents=True)
+    (tmp_path / "home" / "mine" / "result.json").write_text(json.dumps({"status": "failed"}))
+    assert job(tmp_path, 1, True, "train", "run=~/mine") == (1, [])
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])

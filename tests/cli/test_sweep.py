@@ -303,6 +303,21 @@ def test_optuna_looks_for_the_best_validation_metric(sweep: Sweep) -> None:
 
 
 @optuna
+def test_a_study_that_is_kept_goes_on_in_another_folder(sweep: Sweep) -> None:
+    kept = (*_OPTUNA, "hydra.sweeper.n_trials=2", f"hydra.sweeper.storage=sqlite:///{sweep.start.folder}/study.db")
+    kept += ("hydra.sweeper.study_name=mine",)
+    assert sweep(*kept).code == 0
+    before = sweep.lines()
+    ended = sweep(*kept, "resume=true")
+    assert ended.code == 2
+    how = "choose another run=: the study in hydra.sweeper.storage goes on there"
+    assert ended.err.splitlines()[1].strip() == f"run: want a new folder, got {sweep.folder}, which exists; {how}"
+    assert sweep.lines() == before
+    sweep.words[-1] = f"run={sweep.start.folder / 'more'}"
+    assert sweep(*kept).code == 0
+
+
+@optuna
 def test_optuna_is_told_which_direction_is_better(sweep: Sweep) -> None:
     ended = sweep(*_OPTUNA, "hydra.sweeper.direction=minimize")
     assert "hydra.sweeper.direction: want maximize, as ndcg@10 has it, got minimize" in ended.err

@@ -1,8 +1,10 @@
 """`tracking=`: what services are told of a run besides its own files, without a network."""
 
 import importlib.util
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -64,6 +66,56 @@ def test_a_service_that_is_gone_is_told_of_once_and_the_run_goes_on(
     assert said == ["tracking ends here, the run goes on: ConnectionError: no such host"]
     with pytest.raises(InputError, match=r"^tracking: want None to take this run, got: no such host$"):
         Following(Broken(refuses=True), Tracked(tmp_path, {}))
+
+
+class Hanging(TrackingConfig):
+    """A service that takes a run and then answers no more until it is let go."""
+
+    def build(self, run: Tracked) -> Tracker:  # noqa: ARG002
+        return Silent()
+
+
+class Silent(Tracker):
+    asked, let_go = threading.Event(), threading.Event()
+    told: ClassVar[list[int]] = []
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:  # noqa: ARG002
+        self.told.append(step)
+        self.asked.set()
+        self.let_go.wait(60)
+
+
+def test_a_service_that_does_not_answer_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(tracking.log, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(tracking, "SECONDS_TO_STOP", 0.1)
+    monkeypatch.setattr(tracking, "MOST_BEHIND", 4)
+    behind, stopped = (Following(Hanging(), Tracked(tmp_path, {})) for _ in range(2))
+    behind.log(1, {"train/loss": 1.0})
+    assert Silent.asked.wait(60)
+    for step in range(2, 8):
+        behind.log(step, {"train/loss": 1.0})
+    behind.close("finished", {})
+    Silent.asked.clear()
+    stopped.log(8, {"train/loss": 1.0})
+    assert Silent.asked.wait(60)
+    stopped.close("stopped", {})
+    begin = "tracking ends here, the run goes on: it "
+    assert said == [f"{begin}is 4 calls behind", f"{begin}has not taken the last of it in 0.1 s"]
+    Silent.let_go.set()
+    for each in (behind, stopped):
+        each._thread.join(60)
+    assert sorted(Silent.told) == [1, 8], "nothing is told once it is given up"
+
+
+def test_a_run_that_a_service_refuses_leaves_no_folder(
+    start: Commands, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrackingConfig, "build", Broken(refuses=True).build)
+    ended = start("train", *WORDS, f"data={tiny_data}")
+    assert ended.code == 2
+    assert ended.err.splitlines()[1].strip() == "tracking: want None to take this run, got: no such host"
+    assert not (start.folder / "mine").exists()
 
 
 @without("mlflow")

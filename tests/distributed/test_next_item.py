@@ -190,7 +190,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_anything_moves(fo
     for answers in found[world_size]:
         assert len(answers["no_number"]) == 8
         for case, (text, unchanged) in answers["no_number"].items():
-            assert text.startswith("loss is nan at step 1; no weight has moved; the batch is in "), case
+            assert text.startswith("loss is nan at step 1; no weight has been updated; the batch is in "), case
             assert text.endswith("not-finite-step-1.pt; look at it, or lower the learning rates"), case
             assert unchanged, case
 
