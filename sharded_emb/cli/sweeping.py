@@ -66,7 +66,7 @@ def _swept(config: DictConfig, words: SweepWords, options: Options) -> int:
     except SweepStoppedError as error:
         again = f"the same words with run={words.folder} resume=true go on with it"
         if config.hydra.sweeper.get("storage") is not None:
-            again = "the same words with another run= go on with the study in hydra.sweeper.storage"
+            again = "with another run= the study in hydra.sweeper.storage goes on, if it has a study_name"
         print(f"sweep: {error}; {again}", file=sys.stderr)
         return 128 + error.number
     finally:
@@ -93,7 +93,7 @@ def _claimed(words: SweepWords, kept: bool) -> Iterator[None]:
         there = {each.name for each in words.folder.iterdir()} - {"multirun.yaml", LOCK}
         if there and (kept or "resume=true" not in words.fixed):
             how = "choose another run="
-            how += ": the study in hydra.sweeper.storage goes on there" if kept else ", or go on with it by resume=true"
+            how += ": a study that is kept tries other values" if kept else ", or go on with it by resume=true"
             raise InputError(f"run: want a new folder, got {words.folder}, which exists; {how}")
         yield
 

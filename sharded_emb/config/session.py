@@ -285,13 +285,11 @@ def _with_its_name(error: BaseException) -> str:
 
 
 def _write_result(folder: RunFolder, status: str, values: dict[str, Any]) -> None:
-    """The last word in a folder, which is free then. A disk that does not take it hides no error of the run."""
+    """A disk that does not take it hides no error of the run."""
     try:
         folder.write_result(status, values)
     except OSError as error:
         log.error("result.json could not be written to %s: %s", folder.path, error.strerror or error)
-    finally:
-        folder.close()
 
 
 def best_reachable(built: Built) -> Metrics:

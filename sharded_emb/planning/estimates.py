@@ -25,7 +25,7 @@ from sharded_emb.planning.sizes import (
     received_bytes,
     replica_bytes,
     shard_bytes,
-    state_bytes_a_row,
+    state_places,
     vectors_of,
 )
 from sharded_emb.sharding import ShardingType
@@ -87,7 +87,10 @@ class Costs:
         if known is None or known[0] is not table:
             own = (table.rows, table.dim, table.dtype, table.state_dtype, table.output_dtype, table.update)
             optimizer = (*table.optimizer.states().values(), table.optimizer.weight_decay_mode)
-            known = table, (*own, on_device(table), table.freeze, table.pooled, *optimizer, self.reads(table))
+            known = (
+                table,
+                (*own, table.kernel, on_device(table), table.freeze, table.pooled, *optimizer, self.reads(table)),
+            )
             self._likeness[id(table)] = known
         return known[1]
 
@@ -140,12 +143,13 @@ class Costs:
         """Seconds of what goes to and from memory in a step."""
         row = max(work.columns * ELEMENT_BYTES[table.dtype], LEAST_READ_BYTES)
         vectors = work.vectors * work.columns * ELEMENT_BYTES[table.output_dtype]
-        moved, rows, updated = work.ids * ID_BYTES + vectors, work.ids * row, 0.0
+        moved, rows, there = work.ids * ID_BYTES + vectors, work.ids * row, on_device(table)
+        updated, on_host = 0.0, (1 - there) * rows
         if not table.freeze:
-            state = state_bytes_a_row(table, work.columns)
             every = table.update == "dense" or table.optimizer.weight_decay_mode == "all_decoupled"
             touched = float(work.rows) if every else different_rows(work.ids, work.rows)
-            moved, updated = moved + vectors, 2 * touched * (row + state)
-        there, rates = on_device(table), self.cluster.rates
-        on_host = (1 - there) * (rows + updated) / HOST_BYTES_A_SECOND
-        return (moved + there * rows) / rates.memory + there * updated / rates.updates + on_host
+            state, of_host = state_places(table, 1, work.columns)
+            moved, updated = moved + vectors, 2 * touched * (there * row + state)
+            on_host += 2 * touched * ((1 - there) * row + of_host)
+        rates = self.cluster.rates
+        return (moved + there * rows) / rates.memory + updated / rates.updates + on_host / HOST_BYTES_A_SECOND

@@ -92,16 +92,21 @@ def state_bytes(table: Table) -> int:
     return sum(_state(table, table.rows, table.dim).values())
 
 
-def state_bytes_a_row(table: Table, columns: int) -> int:
-    """Of the optimizer state of a row of a shard with so many columns."""
-    return sum(_state(table, 1, columns).values())
-
-
 def _state(table: Table, rows: int, columns: int) -> dict[str, int]:
     """Bytes of what there is a number of a row, and an element."""
     per: Sequence[str] = () if table.freeze else [*table.optimizer.states().values()]
     numbers = {"row": rows, "element": rows * columns}
     return {each: per.count(each) * count * ELEMENT_BYTES[table.state_dtype] for each, count in numbers.items()}
+
+
+def state_places(table: Table, rows: int, columns: int) -> tuple[int, int]:
+    """Bytes of the optimizer state of a shard on the device and in the memory of the host. What there is a row, FBGEMM
+    always has on the device.
+    """
+    state = _state(table, rows, columns)
+    if table.kernel in _IN_HOSTS:
+        return state["row"], state["element"]
+    return state["row"] + state["element"], 0
 
 
 def on_device(table: Table) -> float:
@@ -110,25 +115,23 @@ def on_device(table: Table) -> float:
 
 
 def on_host(table: Table, rows: int, columns: int) -> int:
-    """Bytes of a shard in the memory of the rank's host: all rows, also behind a cache, and what optimizer state there
-    is an element. What there is a row, FBGEMM has on the device.
-    """
+    """Bytes of a shard in the memory of the rank's host: all rows, also behind a cache, and some optimizer state."""
     if table.kernel not in _IN_HOSTS:
         return 0
-    return rows * columns * ELEMENT_BYTES[table.dtype] + _state(table, rows, columns)["element"]
+    return rows * columns * ELEMENT_BYTES[table.dtype] + state_places(table, rows, columns)[1]
 
 
 def shard_bytes(table: Table, read: Reads, rows: int, columns: int) -> Bytes:
     """Of a shard with so many rows and columns."""
     share = rows / table.rows
     ids, vectors, bags = read.ids * share, vectors_of(table, read, share), read.bags
-    there, state = on_device(table), _state(table, rows, columns)
+    there = on_device(table)
     weights = there * rows * columns * ELEMENT_BYTES[table.dtype]
     if table.kernel == "uvm_caching":
         weights += rows * (_CACHED_TABLE_BYTES + there * _CACHE_PLACE_BYTES)
     return Bytes(
         weights=weights,
-        state=state["row"] + (0 if table.kernel in _IN_HOSTS else state["element"]),
+        state=state_places(table, rows, columns)[0],
         input=(ids * ID_BYTES + bags * _LENGTH_BYTES) / read.pieces,
         output=2 * vectors * columns * read.vector_bytes / read.pieces,
     )

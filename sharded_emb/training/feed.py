@@ -114,6 +114,7 @@ def _copied_ahead(made: Iterator[Fed], device: torch.device) -> Iterator[Fed]:
         if before is not None:
             yield _waited_for(*before)
         if raised is not None:
+            before = None  # or its memory would be kept as long as the error is
             raise raised
         if copied is None:
             return

@@ -48,6 +48,7 @@ class RunFolder:
         self._writes = place.rank == 0
         self._metrics = MetricLines(path) if self._writes else None
         self._following: Following | None = None
+        self._ended: tuple[str, dict[str, float]] = "failed", {}
 
     @classmethod
     def create(cls, wanted: Path | None, name: str, config: dict[str, Any], place: Place) -> "RunFolder":
@@ -173,14 +174,14 @@ class RunFolder:
                 "config_hash": config_hash(self.config),
             },
         )
-        if self._following is not None:
-            by_split = values.get("metrics", {}).items()
-            self._following.close(
-                status, {f"{split}/{key}": each for split, of in by_split for key, each in of.items()}
-            )
+        by_split = values.get("metrics", {}).items()
+        self._ended = status, {f"{split}/{key}": each for split, of in by_split for key, each in of.items()}
 
     def close(self) -> None:
-        """Ends all files and gives the folder free."""
+        """Ends all files, lets what follows the run have the rest, and gives the folder free."""
+        following, self._following = self._following, None
+        if following is not None:
+            following.close(*self._ended)
         for file in (self._metrics, self._lock):
             if file is not None:
                 file.close()

@@ -3,8 +3,11 @@
 import importlib.util
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any
@@ -14,8 +17,8 @@ from sharded_emb.errors import InputError
 
 log = logging.getLogger("sharded_emb")
 
-MOST_BEHIND = 1000  # calls that wait for a service
-SECONDS_TO_END, SECONDS_TO_STOP = 120, 5  # that a run waits for its service, finished or stopped
+MOST_BEHIND = 10_000  # calls that wait for a service
+SECONDS_TO_ANSWER, SECONDS_TO_STOP = 120.0, 5.0  # that a run waits in the end: finished, for each call; else for all
 
 
 @dataclass(frozen=True)
@@ -56,51 +59,67 @@ class TrackingConfig(Component):
 
 
 class Following:
-    """A tracker of which nothing can end a run or hold it up: a thread tells it what there is, one that fails is named
-    once and not asked again, and so is one that is too far behind.
+    """A tracker that can neither end a run nor hold it up: a thread tells it what there is, and one that fails is named
+    once and not asked again. Of one that is far behind, lines are left out and counted.
     """
 
     def __init__(self, config: TrackingConfig, run: Tracked) -> None:
         """Raises InputError where the service cannot be reached or refuses."""
         try:
-            self._tracker: Tracker | None = config.build(run)
+            self._tracker = config.build(run)
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"tracking: want {config.needs} to take this run, got: {said}") from error
-        self._calls: Queue[Callable[[Tracker], None] | None] = Queue(MOST_BEHIND)
-        self._thread = threading.Thread(target=self._tell, name="tracking", daemon=True)
-        self._thread.start()
+        self._calls: Queue[Callable[[], None] | None] = Queue(MOST_BEHIND)
+        self._left_out, self._over, self._answered = 0, False, time.monotonic()
+        self._thread: threading.Thread | None = None
+        if type(self._tracker) is not Tracker:
+            self._thread = threading.Thread(target=self._tell, name="tracking", daemon=True)
+            self._thread.start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker.log`."""
-        self._later(lambda tracker: tracker.log(step, values))
+        if self._thread is not None and not self._over:
+            try:
+                self._calls.put_nowait(partial(self._tracker.log, step, values))
+            except Full:
+                self._left_out += 1
 
     def close(self, status: str, metrics: Mapping[str, float]) -> None:
-        """See `Tracker.close`. Waits until all is told, or as long as there is: whoever stopped a run ends it soon."""
-        self._later(lambda tracker: tracker.close(status, metrics))
-        self._later(None)
-        if self._tracker is not None:
-            seconds = SECONDS_TO_STOP if status == "stopped" else SECONDS_TO_END
-            self._thread.join(seconds)
-            if self._thread.is_alive():
-                self._give_up(f"it has not taken the last of it in {seconds} s")
-
-    def _later(self, call: Callable[[Tracker], None] | None) -> None:
-        if self._tracker is not None:
+        """See `Tracker.close`. Waits until all is told: of a run that is finished as long as the service answers, else
+        for seconds.
+        """
+        if self._thread is None:
+            return
+        self._answered = time.monotonic()
+        end = self._answered + SECONDS_TO_STOP
+        waiting: deque[Callable[[], None] | None] = deque([partial(self._tracker.close, status, metrics), None])
+        while self._thread.is_alive():
             try:
-                self._calls.put_nowait(call)
+                if waiting:
+                    self._calls.put(waiting[0], timeout=0.1)
+                    waiting.popleft()
+                else:
+                    self._thread.join(0.1)
             except Full:
-                self._give_up(f"it is {MOST_BEHIND} calls behind")
+                pass
+            if time.monotonic() > (self._answered + SECONDS_TO_ANSWER if status == "finished" else end):
+                self._over = True
+                log.warning("tracking: the service has not taken all of this run in time: %s", self._behind())
+                return
+        if self._left_out:
+            log.warning("tracking: the service was too slow for %d lines, which it lacks", self._left_out)
+
+    def _behind(self) -> str:
+        return f"{self._calls.qsize()} calls wait, and {self._left_out} lines were left out"
 
     def _tell(self) -> None:
-        while (call := self._calls.get()) is not None and (tracker := self._tracker) is not None:
+        while (call := self._calls.get()) is not None:
             try:
-                call(tracker)
+                call()
             except Exception as error:
-                self._give_up(f"{type(error).__name__}: {error}")
+                log.warning("tracking ends here, the run goes on: %s: %s", type(error).__name__, error)
+                self._over = True
+            self._answered = time.monotonic()
+            if self._over:
                 return
-
-    def _give_up(self, why: str) -> None:
-        if self._tracker is not None:
-            self._tracker = None
-            log.warning("tracking ends here, the run goes on: %s", why)

@@ -1,6 +1,5 @@
 """MLflow: https://mlflow.org/docs/latest/api_reference/python_api/."""
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,14 +9,15 @@ from sharded_emb.training.tracking import Tracked, Tracker, TrackingConfig
 _ID = ".mlflow-id"
 _MOST_AT_ONCE = 100  # parameters in one call
 _LONGEST = 500  # letters of a parameter
-# MLflow's own is seven tries of two minutes, and of what else is in between
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+# MLflow's own is eight tries of two minutes; these take half a minute of a server that does not answer
+_RETRIES, _SECONDS = 2, 10
 _ENDS = {"finished": "FINISHED", "stopped": "KILLED"}
 
 
 class MlflowConfig(TrackingConfig):
     """experiment: MLflow's, made where there is none. uri: of a tracking server or a database; null for RUN/mlflow.db,
-    which `mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db` shows.
+    which `mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db` shows. A server is tried for half a minute, unless
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES and MLFLOW_HTTP_REQUEST_TIMEOUT, which are set for this process, say more.
     """
 
     experiment: str = "sharded_emb"
@@ -32,9 +32,11 @@ class MlflowConfig(TrackingConfig):
         """A resumed run keeps its id."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
+        from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 
-        for name, value in _PATIENCE.items():
-            os.environ.setdefault(name, value)
+        for variable, value in ((MLFLOW_HTTP_REQUEST_MAX_RETRIES, _RETRIES), (MLFLOW_HTTP_REQUEST_TIMEOUT, _SECONDS)):
+            if not variable.is_set():
+                variable.set(value)
         client = MlflowClient(self.uri or f"sqlite:///{(run.path / 'mlflow.db').resolve()}")
         file = run.path / _ID
         if file.is_file():

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from sharded_emb.training.tracking import Tracked, Tracker, TrackingConfig
 
 _ID = ".wandb-id"
-_SECONDS_TO_BEGIN = 60
+_SECONDS_TO_BEGIN, _SECONDS_TO_END = 60, 100
 
 
 class WandbConfig(TrackingConfig):
@@ -30,6 +30,8 @@ class WandbConfig(TrackingConfig):
         file = run.path / _ID
         if not file.is_file():
             file.write_text(secrets.token_hex(4), encoding="utf-8")
+        # of the process, which else waits for a network that is gone; not all versions have it
+        limits = {"finish_timeout": _SECONDS_TO_END} if "finish_timeout" in wandb.Settings.model_fields else {}
         found = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -40,7 +42,7 @@ class WandbConfig(TrackingConfig):
             name=run.path.name,
             dir=run.path,
             config=dict(run.config),
-            settings=wandb.Settings(console="off", silent=True, init_timeout=_SECONDS_TO_BEGIN),
+            settings=wandb.Settings(console="off", silent=True, init_timeout=_SECONDS_TO_BEGIN, **limits),
         )
         # a resumed run writes steps anew, which W&B's own counter would refuse
         found.define_metric("*", step_metric="step")

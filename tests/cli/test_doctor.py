@@ -1,6 +1,7 @@
 """`doctor` names what is wrong with the exact fix, and works where torch, FBGEMM or the requirements do not."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 from sharded_emb import doctor, versions
+from sharded_emb.config import calibrated
 from sharded_emb.distributed import calibrate
+from sharded_emb.planning.cluster import ClusterConfig
 from sharded_emb.planning.units import parse_rate
 from tests.cli.in_process import Commands
 
@@ -200,6 +203,8 @@ def test_a_calibrated_machine_is_a_cluster_to_plan_for(start: Commands, monkeypa
     assert lines[0] == "1 host x 1 rank on cpu"
     assert lines[-1] == "mine/cluster/calibrated.yaml: use it with --config-dir mine cluster=calibrated"
     assert "intra_bandwidth   not measured" in ended.out
+    second = (start.folder / "mine" / "cluster" / "calibrated.yaml").read_text().splitlines()[1]
+    assert re.fullmatch(r"# a quarter of the steps took [0-9.]+ times as long as another quarter, or longer", second)
     planned = start("plan", "tables.item.rows=1000", "--config-dir", "mine", "cluster=calibrated", "out=there")
     assert planned.code == 0, planned.err
     cluster = json.loads((start.folder / "there" / "plan.json").read_text())["cluster"]
@@ -207,6 +212,17 @@ def test_a_calibrated_machine_is_a_cluster_to_plan_for(start: Commands, monkeypa
     for key in ("memory", "update"):
         assert parse_rate(written[f"{key}_bandwidth"]) == cluster[f"{key}_bytes_per_second"]
     assert cluster["lookup_latency_seconds"] == written["lookup_latency"] > 0
+
+
+def test_a_calibration_of_a_busy_machine_says_so(start: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        calibrated, "calibrated", lambda _: (ClusterConfig(device="cpu", hosts=1, gpus_per_host=1), 2.5)
+    )
+    ended = start("doctor", "calibrate=true", "device=cpu")
+    said = (
+        "a quarter of the steps took 2.5 times as long as another quarter, or longer; repeat it where nothing else runs"
+    )
+    assert (ended.code, ended.err) == (0, f"warning: {said}\n")
 
 
 def test_what_is_wrong_with_the_words_of_the_doctor_is_said_at_once(start: Commands) -> None:

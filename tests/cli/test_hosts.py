@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_the_host_that_is_left_and_takes_the_other_in_again(
     run, log = tmp_path / "elastic", tmp_path / f"{first.name}.log"
 
     def launch(host: Host) -> subprocess.Popen[bytes]:
-        elastic = {"HOSTS": "1:2", "RESTARTS": "3", "LAST_CALL": "5"}
+        elastic = {"HOSTS": "1:2", "RESTARTS": "3", "LAST_CALL": "10"}
         endless = ("steps=100000", "lost_seconds=10", "checkpoint.every_steps=10", f"run={run}")
         return host.launch(tmp_path / f"{host.name}.log", first.address, "train", *words, *endless, **elastic)
 
@@ -112,9 +112,11 @@ def test_a_run_goes_on_with_the_host_that_is_left_and_takes_the_other_in_again(
         launched.terminate()
     for launched in (left, again):
         ended_within(launched, 60)
+        assert launched.returncode == 1, said(tmp_path)
     found = losses(run)
     assert result(run)["status"] == "stopped", said(tmp_path)
     assert [*found] == [*range(1, result(run)["steps"] + 1)]
-    start("train", *words, f"steps={len(found)}", "checkpoint.every_steps=null", f"run={tmp_path / 'straight'}")
+    straight = ("checkpoint.every_steps=null", f"run={tmp_path / 'straight'}")
+    assert start("train", *words, f"steps={len(found)}", *straight).code == 0
     want = losses(tmp_path / "straight")
     assert [found[step] for step in found] == pytest.approx([want[step] for step in found], abs=1e-5)

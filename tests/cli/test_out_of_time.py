@@ -27,7 +27,7 @@ if [[ $1 == show ]]; then echo host-0; else echo "$*" >>asked; fi
 AGAIN = ["requeue 7"]
 
 
-def job(folder: Path, code: int, told: bool, *words: str) -> tuple[int, list[str]]:
+def job(folder: Path, code: int, *words: str, told: bool) -> tuple[int, list[str]]:
     """What the script ends with and what it asks of scontrol, around a job that ends with this code."""
     for name, text in {"srun": SRUN, "scancel": SCANCEL, "scontrol": SCONTROL}.items():
         executable(folder / "bin" / name, text)
@@ -68,14 +68,14 @@ def test_a_job_that_is_out_of_time_is_queued_again_unless_it_is_done_or_has_fail
 
 
 def test_an_evaluation_that_is_out_of_time_has_nothing_to_go_on_from(tmp_path: Path) -> None:
-    assert job(tmp_path, 1, True, "evaluate", "run=mine") == (1, [])
+    assert job(tmp_path, 1, "evaluate", "run=mine", told=True) == (1, [])
 
 
 def test_the_folder_of_a_run_may_be_below_that_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home" / "mine").mkdir(parents=True)
     (tmp_path / "home" / "mine" / "result.json").write_text(json.dumps({"status": "failed"}))
-    assert job(tmp_path, 1, True, "train", "run=~/mine") == (1, [])
+    assert job(tmp_path, 1, "train", "run=~/mine", told=True) == (1, [])
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])

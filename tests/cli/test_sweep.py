@@ -5,10 +5,12 @@ import json
 import os
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -310,11 +312,13 @@ def test_a_study_that_is_kept_goes_on_in_another_folder(sweep: Sweep) -> None:
     before = sweep.lines()
     ended = sweep(*kept, "resume=true")
     assert ended.code == 2
-    how = "choose another run=: the study in hydra.sweeper.storage goes on there"
+    how = "choose another run=: a study that is kept tries other values"
     assert ended.err.splitlines()[1].strip() == f"run: want a new folder, got {sweep.folder}, which exists; {how}"
     assert sweep.lines() == before
     sweep.words[-1] = f"run={sweep.start.folder / 'more'}"
     assert sweep(*kept).code == 0
+    with closing(sqlite3.connect(sweep.start.folder / "study.db")) as study:
+        assert study.execute("SELECT count(*) FROM trials").fetchone() == (4,)
 
 
 @optuna

@@ -1,17 +1,18 @@
 """`tracking=`: what services are told of a run besides its own files, without a network."""
 
 import importlib.util
+import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from sharded_emb.errors import InputError
 from sharded_emb.training import tracking
 from sharded_emb.training.tracking import Following, Tracked, Tracker, TrackingConfig
-from tests.cli.commands import metrics_lines
+from tests.cli.commands import metrics_lines, result
 from tests.cli.in_process import Commands
 
 WORDS = ("experiment=quickstart", "log_every_steps=1", "checkpoint.every_steps=2", "run=mine")
@@ -76,36 +77,84 @@ class Hanging(TrackingConfig):
 
 
 class Silent(Tracker):
-    asked, let_go = threading.Event(), threading.Event()
-    told: ClassVar[list[int]] = []
+    last: ClassVar["Silent"]
+
+    def __init__(self) -> None:
+        Silent.last = self
+        self.asked, self.let_go = threading.Event(), threading.Event()
+        self.told: list[int | str] = []
 
     def log(self, step: int, values: Mapping[str, float]) -> None:  # noqa: ARG002
         self.told.append(step)
         self.asked.set()
         self.let_go.wait(60)
 
+    def close(self, status: str, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
+        self.told.append(status)
 
-def test_a_service_that_does_not_answer_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.mark.parametrize("status", ["stopped", "finished"])
+def test_a_service_that_does_not_answer_holds_up_nothing(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     monkeypatch.setattr(tracking.log, "warning", lambda text, *values: said.append(text % values))
-    monkeypatch.setattr(tracking, "SECONDS_TO_STOP", 0.1)
+    monkeypatch.setattr(tracking, "SECONDS_TO_STOP" if status == "stopped" else "SECONDS_TO_ANSWER", 0.1)
     monkeypatch.setattr(tracking, "MOST_BEHIND", 4)
-    behind, stopped = (Following(Hanging(), Tracked(tmp_path, {})) for _ in range(2))
-    behind.log(1, {"train/loss": 1.0})
-    assert Silent.asked.wait(60)
+    following, service = Following(Hanging(), Tracked(tmp_path, {})), Silent.last
+    following.log(1, {"train/loss": 1.0})
+    assert service.asked.wait(60)
     for step in range(2, 8):
-        behind.log(step, {"train/loss": 1.0})
-    behind.close("finished", {})
-    Silent.asked.clear()
-    stopped.log(8, {"train/loss": 1.0})
-    assert Silent.asked.wait(60)
-    stopped.close("stopped", {})
-    begin = "tracking ends here, the run goes on: it "
-    assert said == [f"{begin}is 4 calls behind", f"{begin}has not taken the last of it in 0.1 s"]
-    Silent.let_go.set()
-    for each in (behind, stopped):
-        each._thread.join(60)
-    assert sorted(Silent.told) == [1, 8], "nothing is told once it is given up"
+        following.log(step, {"train/loss": 1.0})
+    following.close(status, {})
+    (line,) = said
+    behind = "4 calls wait, and 2 lines were left out"
+    assert line == f"tracking: the service has not taken all of this run in time: {behind}"
+    service.let_go.set()
+    assert following._thread is not None
+    following._thread.join(60)
+    assert not following._thread.is_alive()
+    assert service.told == [1]
+
+
+def test_a_slow_service_is_told_all_of_a_run_that_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(tracking.log, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(tracking, "MOST_BEHIND", 4)
+    following, service = Following(Hanging(), Tracked(tmp_path, {})), Silent.last
+    following.log(1, {"train/loss": 1.0})
+    assert service.asked.wait(60)
+    for step in range(2, 8):
+        following.log(step, {"train/loss": 1.0})
+    threading.Timer(0.3, service.let_go.set).start()
+    following.close("finished", {"test/mrr": 0.5})
+    assert service.told == [1, 2, 3, 4, 5, "finished"]
+    assert said == ["tracking: the service was too slow for 2 lines, which it lacks"]
+
+
+def test_where_no_service_is_told_there_is_no_thread(tmp_path: Path) -> None:
+    before = {*threading.enumerate()}
+    following = Following(TrackingConfig(), Tracked(tmp_path, {}))
+    following.log(1, {"train/loss": 1.0})
+    assert {*threading.enumerate()} <= before
+    following.close("finished", {})
+
+
+def test_the_end_of_a_run_stands_before_its_service_is_waited_for(
+    start: Commands, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And signals find the process as it was: nothing is written over it."""
+    found: list[Any] = []
+
+    class Asked(Tracker):
+        def close(self, status: str, metrics: Mapping[str, float]) -> None:
+            found.extend([status, result(start.folder / "mine")["status"], signal.getsignal(signal.SIGTERM)])
+            found.append({*metrics} >= {"test/ndcg@10"})
+
+    monkeypatch.setattr(TrackingConfig, "build", lambda *_: Asked())
+    before = signal.getsignal(signal.SIGTERM)
+    assert start("train", *WORDS, f"data={tiny_data}", "steps=2").code == 0
+    assert found == ["finished", "finished", before, True]
 
 
 def test_a_run_that_a_service_refuses_leaves_no_folder(

@@ -30,7 +30,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 MODEL = {"_target_": "sharded_emb.models.sasrec.SASRec", "blocks": 1, "hidden": 8, "dropout": 0.3}
 
-
 NEVER = 1000  # steps
 
 

@@ -179,6 +179,15 @@ def test_what_is_in_the_hosts_memory_takes_little_of_the_device_and_more_time() 
         assert cost.times.lookup > fused.times.lookup
 
 
+def test_a_table_that_is_all_cached_is_not_taken_for_one_that_is_no_hosts() -> None:
+    (table,) = tables({"t": {"rows": 1_000_000, "dim": 64}})
+    cached = replace(table, kernel="uvm_caching", cache_load_factor=1.0)
+    for first, second in ((table, cached), (cached, table)):
+        of = costs([table], cluster(1, 2))
+        states = {each.kernel: of.of(each, "table_wise", 1_000_000, 64).bytes.state for each in (first, second)}
+        assert states == {table.kernel: 256e6, "uvm_caching": 0}
+
+
 def test_half_as_wide_vectors_travel_in_half_the_time() -> None:
     made = tables({"t": {"rows": 1000, "dim": 64}})
     exact = Workload(1024, {"f_t": 1.0})
