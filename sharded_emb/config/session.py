@@ -31,7 +31,8 @@ from sharded_emb.training.parts import Parts
 from sharded_emb.training.profile import Profile
 from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import protocol_line, results_table
-from sharded_emb.training.run_folder import RunFolder, log_file, log_to
+from sharded_emb.training.run_folder import RunFolder
+from sharded_emb.training.run_log import log_file, log_to
 from sharded_emb.training.run_page import PICTURE, write_page
 from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.signals import Signals
@@ -115,7 +116,7 @@ def train(config: RunConfig) -> Outcome:
                     trainer = make_trainer(built, own, begun)
                 except InputError:  # on every rank
                     if folder is None:
-                        own.remove()
+                        own.take_back()
                     raise
                 with _watched(trainer, config) as pulse, trainer.signals.listening():
                     return _to_the_end(trainer, built, pulse)

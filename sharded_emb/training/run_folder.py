@@ -5,13 +5,11 @@ run.yaml  plan.json  metrics.jsonl  result.json  log/rank-N.log  tensorboard/  c
 
 import fcntl
 import json
-import logging
 import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -29,8 +27,6 @@ from sharded_emb.training.launches import LAUNCH, launch_ids
 from sharded_emb.training.metric_lines import MetricLines, without_nan
 from sharded_emb.training.same_run import LIMITS, config_hash, differences
 from sharded_emb.training.tracking import Following, Tracked, TrackingConfig
-
-log = logging.getLogger("sharded_emb")
 
 RUN = "run.yaml"
 LOCK = ".lock"
@@ -85,10 +81,19 @@ class RunFolder:
 
         return cls(path, place, {**config, "run": str(path)}, lock) if from_first_rank(claim, place) else None
 
-    def remove(self) -> None:
-        """Of a run that was refused before it began, and would stand in the way of the next one."""
-        if self._writes:
-            shutil.rmtree(self.path, ignore_errors=True)
+    def take_back(self) -> None:
+        """Removes what was made of a new run that was refused before it began, and would stand in the way of others."""
+        if not self._writes:
+            return
+        logs = self.path / "log"  # may have been there, and hold what others wrote
+        for entry in [*(each for each in self.path.iterdir() if each != logs), *logs.glob("rank-*.log")]:
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        for folder in (logs, self.path):
+            with suppress(OSError):
+                folder.rmdir()
 
     def finished(self) -> dict[str, Any] | None:
         """result.json of a run that has nothing left to do under the limits of this config, whatever else may change;
@@ -274,45 +279,3 @@ def _free(folder: Path) -> Path:
     """The folder itself, or the first of FOLDER-2, FOLDER-3 ... that is not there: jobs start in the same second."""
     names = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
     return folder if not folder.exists() else next(name for name in names if not name.exists())
-
-
-class _Console(logging.Handler):
-    """Writes to what stderr is at the moment: a progress bar takes it over to print lines above itself."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not getattr(record, "file_only", False):
-            print(self.format(record), file=sys.stderr)
-
-
-class _File(logging.FileHandler):
-    """A full disk costs lines of it, told of once, in place of the traceback that Python writes for each."""
-
-    told = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-        elif not self.told:
-            self.told = True
-            print(f"{self.baseFilename} has not all lines: {error.strerror or error}", file=sys.stderr)
-
-
-def log_file(run: Path, rank: int) -> Path:
-    """Of a rank."""
-    return run / "log" / f"rank-{rank}.log"
-
-
-def log_to(path: Path, rank: int) -> None:
-    """Sends this rank's log to its file; the console shows rank 0, and the other ranks' warnings with their rank."""
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-    file = _File(log_file(path, rank), encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    console = _Console()
-    console.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    console.setFormatter(logging.Formatter("%(message)s" if rank == 0 else f"[rank {rank}] %(message)s"))
-    log.addHandler(file)
-    log.addHandler(console)

@@ -98,9 +98,13 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(
         patched.setattr(TrackingConfig, "build", refused)
         with pytest.raises(sharded_emb.InputError, match="no login") as kept:
             trained(tmp_path / "run", tiny_data)
+    assert not (tmp_path / "run").exists()
+    words = [*WORDS, f"data={tiny_data}", run, "resume=true"]
+    shorter = [word.replace("steps=4", "steps=2") for word in words]
+    assert sharded_emb.train(sharded_emb.compose(*shorter)).status == "finished"
     with pytest.raises(sharded_emb.InputError, match=r"^seed: want ") as kept_too:
-        sharded_emb.train(sharded_emb.compose(*WORDS, f"data={tiny_data}", run, "resume=true", "seed=7"))
-    assert sharded_emb.train(sharded_emb.compose(*WORDS, f"data={tiny_data}", run, "resume=true")).status == "finished"
+        sharded_emb.train(sharded_emb.compose(*words, "seed=7"))
+    assert sharded_emb.train(sharded_emb.compose(*words)).status == "finished"
     assert kept.tb is not None
     assert kept_too.tb is not None, "as a notebook keeps the last error"
 

@@ -17,7 +17,7 @@ from sharded_emb.training import checkpoint_files as files
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_config import CheckpointConfig
 from sharded_emb.training.metric_lines import MetricLines
-from sharded_emb.training.run_folder import _File
+from sharded_emb.training.run_log import _File
 from sharded_emb.training.state import Progress, RunState
 from tests.distributed.ranks import on_one_rank
 

@@ -161,10 +161,14 @@ def test_a_run_that_a_service_refuses_leaves_no_folder(
     start: Commands, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TrackingConfig, "build", Broken(refuses=True).build)
+    refused = "tracking: want None to take this run, got: no such host"
     ended = start("train", *WORDS, f"data={tiny_data}")
-    assert ended.code == 2
-    assert ended.err.splitlines()[1].strip() == "tracking: want None to take this run, got: no such host"
+    assert (ended.code, ended.err.splitlines()[1].strip()) == (2, refused)
     assert not (start.folder / "mine").exists()
+    (start.folder / "mine" / "log").mkdir(parents=True)
+    (start.folder / "mine" / "log" / "job.log").write_text("of the scheduler")
+    assert start("train", *WORDS, f"data={tiny_data}").code == 2
+    assert [path.name for path in (start.folder / "mine").rglob("*")] == ["log", "job.log"]
 
 
 @without("mlflow")

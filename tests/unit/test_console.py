@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sharded_emb.training.run_folder import log_file, log_to
+from sharded_emb.training.run_log import log_file, log_to
 
 
 @pytest.fixture
