@@ -67,8 +67,9 @@ def _duckdb(scratch: Path, config: EngineConfig) -> Any:
 
 def _megabytes(size: str) -> str:
     """Of `1.5GB`, as the JVM reads it, which knows whole numbers alone: `1536m`."""
-    number, unit = re.fullmatch(r"([0-9.]+) ?([KMGT])i?B", size).groups()  # type: ignore[union-attr]
-    return f"{max(1, round(float(number) * 1024 ** ('KMGT'.index(unit) - 1)))}m"
+    found = re.fullmatch(r"([0-9.]+) ?([KMGT])i?B", size)
+    assert found is not None, "the config takes no other"
+    return f"{max(1, round(float(found[1]) * 1024 ** ('KMGT'.index(found[2]) - 1)))}m"
 
 
 @contextmanager

@@ -93,6 +93,16 @@ class Silent(Tracker):
         self.told.append(status)
 
 
+def seven_steps(folder: Path) -> tuple[Following, Silent]:
+    """Followed by a service that is busy with the first of them."""
+    following, service = Following(Hanging(), Tracked(folder, {})), Silent.last
+    following.log(1, {"train/loss": 1.0})
+    assert service.asked.wait(60)
+    for step in range(2, 8):
+        following.log(step, {"train/loss": 1.0})
+    return following, service
+
+
 @pytest.mark.parametrize("status", ["stopped", "finished"])
 def test_a_service_that_does_not_answer_holds_up_nothing(
     status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,11 +111,7 @@ def test_a_service_that_does_not_answer_holds_up_nothing(
     monkeypatch.setattr(tracking.log, "warning", lambda text, *values: said.append(text % values))
     monkeypatch.setattr(tracking, "SECONDS_TO_STOP" if status == "stopped" else "SECONDS_TO_ANSWER", 0.1)
     monkeypatch.setattr(tracking, "MOST_BEHIND", 4)
-    following, service = Following(Hanging(), Tracked(tmp_path, {})), Silent.last
-    following.log(1, {"train/loss": 1.0})
-    assert service.asked.wait(60)
-    for step in range(2, 8):
-        following.log(step, {"train/loss": 1.0})
+    following, service = seven_steps(tmp_path)
     following.close(status, {})
     (line,) = said
     behind = "4 calls wait, and 2 lines were left out"
@@ -121,11 +127,7 @@ def test_a_slow_service_is_told_all_of_a_run_that_is_finished(tmp_path: Path, mo
     said: list[str] = []
     monkeypatch.setattr(tracking.log, "warning", lambda text, *values: said.append(text % values))
     monkeypatch.setattr(tracking, "MOST_BEHIND", 4)
-    following, service = Following(Hanging(), Tracked(tmp_path, {})), Silent.last
-    following.log(1, {"train/loss": 1.0})
-    assert service.asked.wait(60)
-    for step in range(2, 8):
-        following.log(step, {"train/loss": 1.0})
+    following, service = seven_steps(tmp_path)
     threading.Timer(0.3, service.let_go.set).start()
     following.close("finished", {"test/mrr": 0.5})
     assert service.told == [1, 2, 3, 4, 5, "finished"]
