@@ -31,7 +31,7 @@ def train(composed: cli.Composed) -> int:
     config = composed.validated(RunConfig)
     if config.verify:
         return 0 if all(difference.passes for difference in verify(config)) else 1
-    return train_session(config).exit_code
+    return train_session(config, is_command=True).exit_code
 
 
 if __name__ == "__main__":

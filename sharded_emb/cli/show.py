@@ -58,7 +58,7 @@ def show_problems(command: str, error: InputError) -> int:
     """
     rank, count = _launched_rank(), len(error.problems)
     if rank:
-        time.sleep(WAIT_FOR_FIRST_RANK_SECONDS)
+        _wait_to_be_ended()
     heading = f"{command}: {count} problem{'s' if count != 1 else ''}" + (f" (rank {rank})" if rank else "")
     print("\n  ".join([heading, *error.problems]), file=sys.stderr, flush=True)
     return 2
@@ -77,11 +77,18 @@ def show_failure(command: str, error: Exception) -> int:
             group.report_failure(error)
         return 1
     if rank and error.everywhere:
-        time.sleep(WAIT_FOR_FIRST_RANK_SECONDS)
+        _wait_to_be_ended()
     print(f"{where}: {error}", file=sys.stderr, flush=True)
     if not error.everywhere:  # for the launcher to see that another rank was the first to end
-        time.sleep(WAIT_FOR_FIRST_RANK_SECONDS)
+        _wait_to_be_ended()
     return 1
+
+
+def _wait_to_be_ended() -> None:
+    """By the launcher, which may have asked for it when this rank was about to say something."""
+    if (signals := sys.modules.get("sharded_emb.training.signals")) is not None:
+        signals.obey()
+    time.sleep(WAIT_FOR_FIRST_RANK_SECONDS)
 
 
 def _launched_rank() -> int:

@@ -93,9 +93,10 @@ class Outcome:
         return 0 if self.signal is None else 128 + self.signal
 
 
-def train(config: RunConfig) -> Outcome:
+def train(config: RunConfig, *, is_command: bool = False) -> Outcome:
     """Trains and evaluates, into a new run folder, or goes on in that of a run that was not finished.
 
+    is_command: the process ends with the run, and a rank of many has said what it fails of before signals end it.
     Raises InputError on every rank for what is wrong with the input.
     """
     config.tracking.check()
@@ -118,7 +119,8 @@ def train(config: RunConfig) -> Outcome:
                     if folder is None:
                         own.take_back()
                     raise
-                with _watched(trainer, config) as pulse, trainer.signals.listening():
+                said_by_many = is_command and place.world_size > 1
+                with _watched(trainer, config) as pulse, trainer.signals.listening(until_said=said_by_many):
                     return _to_the_end(trainer, built, pulse)
 
 

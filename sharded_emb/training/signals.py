@@ -1,12 +1,23 @@
 """SIGTERM and SIGINT: remembered until the step ends, and no longer than torchrun allows."""
 
+import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+# of a command that failed and has not said why
+_held_back: list[Callable[[], None]] = []
+
+
+def obey() -> None:
+    """Signals that were held back do again what they did before; a SIGTERM that came meanwhile does it now."""
+    while _held_back:
+        _held_back.pop()()
 
 
 class Signals:
@@ -24,9 +35,12 @@ class Signals:
         self._limit = seconds, give_up
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, *, until_said: bool = False) -> Iterator[None]:
         """Signals are remembered, and afterwards do what they did before: the process may be somebody's notebook.
         Outside of the main thread, which alone may handle them, they are left alone.
+
+        until_said: after an error they stay remembered until `obey` is called. torchrun ends all ranks as soon as it
+        sees that one is gone, and those that fail of that would say nothing of it.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -34,12 +48,16 @@ class Signals:
         before = {number: signal.getsignal(number) for number in STOPPING}
         for number in STOPPING:
             signal.signal(number, self._on_signal)
-        try:
-            with self._counting_down():
-                yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with ExitStack() as stack:
+            stack.callback(self._give_back, before)
+            try:
+                with self._counting_down():
+                    yield
+            except Exception:
+                if until_said:
+                    stack.pop_all()
+                    _held_back.append(lambda: self._give_back(before, again=True))
+                raise
 
     @contextmanager
     def _counting_down(self) -> Iterator[None]:
@@ -58,6 +76,12 @@ class Signals:
             signal.set_wakeup_fd(before)
             over.set()
             theirs.close()
+
+    def _give_back(self, handlers: Mapping[signal.Signals, Any], *, again: bool = False) -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if again and self.heard == signal.SIGTERM:
+            os.kill(os.getpid(), self.heard)
 
     def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
         # a person who asks twice wants it now, without a checkpoint; a scheduler sends SIGTERM to every process of a

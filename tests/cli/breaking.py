@@ -14,11 +14,13 @@ from sharded_emb.batch import Jagged
 from sharded_emb.models.base import NextItemConfig, NextItemModel
 from sharded_emb.tables import Table
 from sharded_emb.training import checkpoint_files as files
+from sharded_emb.training.pulse import Pulse
 
 
 class Breaking(NextItemConfig):
-    """how: raise (saves in the background are slow meanwhile), kill, not_finite, stall, slow_save, or none. rank, step:
-    of the one that breaks. once: a file that is made then, and keeps it from breaking again.
+    """how: raise (saves in the background are slow meanwhile), kill (the other rank takes its time to end), not_finite,
+    stall, slow_save, or none. rank, step: of the one that breaks. once: a file that is made then, and keeps it from
+    breaking again.
     """
 
     how: str
@@ -40,6 +42,8 @@ class BreakingModel(NextItemModel):
             self.register_state_dict_post_hook(lambda *_: self._slowly())
         if config.how == "raise" and self._mine():
             files.pieces_of_rank = _late(files.pieces_of_rank)
+        if config.how == "kill" and not self._mine():
+            Pulse.close = _late(Pulse.close)  # type: ignore[method-assign]
 
     def _mine(self) -> bool:
         return int(os.environ.get("RANK", "0")) == self.config.rank

@@ -97,7 +97,7 @@ def test_the_rank_that_failed_is_heard_first_and_named_by_the_others(tmp_path: P
 
 
 def test_torchrun_restarts_a_run_that_goes_on_by_itself(tmp_path: Path, data: Path) -> None:
-    """A rank is killed, and neither run= nor resume= was given."""
+    """A rank is killed, and neither run= nor resume= was given. torchrun ends the other before it has said a word."""
     words = ["model.how=kill", "model.step=5", "model.once=broken", "checkpoint.every_steps=2", "steps=8"]
     launched = Launched(tmp_path, data, words, ("--max-restarts", "1"))
     assert launched.end(180) == 0, launched.said()

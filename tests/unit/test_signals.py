@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from sharded_emb.training.signals import Signals
+from sharded_emb.training.signals import STOPPING, Signals, obey
 
 
 def test_the_first_signal_counts_and_a_second_sigterm_says_nothing_new() -> None:
@@ -42,3 +42,25 @@ def test_outside_of_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_who_fails_says_of_what_before_a_signal_is_obeyed() -> None:
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPPING}
+    try:
+        with pytest.raises(ValueError, match="enough"), Signals().listening(until_said=True):
+            raise ValueError("enough")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert came == []
+        obey()
+        assert came == [signal.SIGTERM], "the one that came meanwhile"
+        obey()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert came == [signal.SIGTERM, signal.SIGINT]
+        with Signals().listening(until_said=True):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert came == [signal.SIGTERM, signal.SIGINT, signal.SIGTERM], "nothing failed"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
