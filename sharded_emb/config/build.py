@@ -42,7 +42,7 @@ from sharded_emb.training.scoring import Scoring
 from sharded_emb.training.signals import Signals
 from sharded_emb.training.stream import Parting, Stream
 from sharded_emb.training.trainee import Trainee
-from sharded_emb.training.verify import DENSE_TOLERANCE, TOLERANCES, alone, replicated
+from sharded_emb.training.verify import alone, replicated, tolerances
 
 
 class Built:
@@ -131,16 +131,12 @@ class Built:
 
     def tolerances(self) -> dict[str, float]:
         """How far tables, dense weights and losses may be from an unsharded model: what rounding accounts for."""
-        wire, chosen = self.config.sharding.communication, self.config.verify_tolerance
-        found = {
-            table.name: chosen
-            or max(TOLERANCES[dtype] for dtype in (table.dtype, table.state_dtype, table.output_dtype))
-            for table in self.held
-        }
-        between = chosen or max(TOLERANCES[each] for each in (wire.forward, wire.backward, self.config.dense.dtype))
-        found = {name: max(between, each) for name, each in found.items()}
-        widest = max(found.values())
-        return {**found, "dense": chosen or max(DENSE_TOLERANCE, widest), "losses": widest}
+        wire = self.config.sharding.communication
+        return tolerances(
+            {table.name: (table.dtype, table.state_dtype, table.output_dtype) for table in self.held},
+            (wire.forward, wire.backward, self.config.dense.dtype),
+            self.config.verify_tolerance,
+        )
 
     def evaluator(self, signals: Signals | None = None) -> BinaryEvaluator | NextItemEvaluator:
         """Evaluates splits of the dataset, until one of the signals is heard on any rank."""

@@ -7,7 +7,7 @@ from sharded_emb.config.run import RunConfig
 from sharded_emb.config.session import joined
 from sharded_emb.distributed.agree import from_first_rank, patience
 from sharded_emb.training.step import Learner, Stepping
-from sharded_emb.training.verify import Difference, differences, without_dropout
+from sharded_emb.training.verify import Difference, differences, loss_difference, without_dropout
 from sharded_emb.training.verify import train as train_some
 
 VERIFIED_STEPS = 20
@@ -36,7 +36,7 @@ def verify(config: RunConfig) -> list[Difference]:
                 others = train_some(reference, built.source(), built.collate(), VERIFIED_STEPS)
         tolerances = built.tolerances()
         found = differences(sharded, reference, tolerances)
-        far = from_first_rank(lambda: max(abs(a - b) for a, b in zip(losses, others, strict=True)), place)
+        far = from_first_rank(lambda: loss_difference(losses, others), place)
         found.append(Difference("losses", far, tolerances["losses"]))
         if place.rank == 0:
             _show_differences(found, built)

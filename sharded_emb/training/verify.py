@@ -4,7 +4,8 @@ The unsharded side is one process with whole tables, torch's own lookups and upd
 TorchRec or FBGEMM.
 """
 
-from collections.abc import Generator, Sequence
+import math
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ from sharded_emb.training.step import Learner
 
 # what rounding in each of some 20 steps came to, of rows that a step moves by half a unit, and as much again
 TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 8e-2, "fp8": 8e-2, "int8": 8e-2}
+# rounding in one table reaches the others through the model alone
+THROUGH_MODEL = 0.1
 # Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign
 DENSE_TOLERANCE = 1e-3
 
@@ -87,6 +90,18 @@ def _batches(learner: Learner, source: Source, collate: Collate, steps: int) -> 
         epoch += 1
 
 
+def tolerances(of_tables: Mapping[str, Sequence[str]], of_all: Sequence[str], chosen: float | None) -> dict[str, float]:
+    """What is taken of each table, "dense" weights and "losses", by the dtypes of tables and of what all of them go
+    through. chosen: in place of all.
+    """
+    own = {name: max(TOLERANCES[dtype] for dtype in dtypes) for name, dtypes in of_tables.items()}
+    between = max(TOLERANCES[dtype] for dtype in of_all)
+    widest = max(between, *own.values())
+    found = {name: max(between, THROUGH_MODEL * widest, each) for name, each in own.items()}
+    found |= {"dense": max(DENSE_TOLERANCE, widest), "losses": widest}
+    return found if chosen is None else dict.fromkeys(found, chosen)
+
+
 def differences(sharded: Learner, reference: Learner | None, tolerance: dict[str, float]) -> list[Difference]:
     """Of each table and of the dense weights, on every rank. reference: on the first rank.
 
@@ -101,6 +116,12 @@ def differences(sharded: Learner, reference: Learner | None, tolerance: dict[str
     others = [] if reference is None else [weight.detach().cpu() for weight in reference.sharded.dense_parameters()]
     found.append(("dense", _largest(weights, others)))
     return from_first_rank(lambda: [Difference(what, far, tolerance[what]) for what, far in found], place)
+
+
+def loss_difference(losses: Sequence[float], others: Sequence[float]) -> float:
+    """The largest of a step; of losses above 1, relative to them. Infinite where one is no number."""
+    far = [abs(one - other) / max(1.0, abs(other)) for one, other in zip(losses, others, strict=True)]
+    return max(math.inf if math.isnan(each) else each for each in far)
 
 
 def _largest(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
