@@ -42,7 +42,7 @@ from sharded_emb.training.scoring import Scoring
 from sharded_emb.training.signals import Signals
 from sharded_emb.training.stream import Parting, Stream
 from sharded_emb.training.trainee import Trainee
-from sharded_emb.training.verify import alone, replicated, tolerances
+from sharded_emb.training.verify import alone, replicated, tolerance_of, tolerances
 
 
 class Built:
@@ -133,7 +133,7 @@ class Built:
         """How far tables, dense weights and losses may be from an unsharded model: what rounding accounts for."""
         wire = self.config.sharding.communication
         return tolerances(
-            {table.name: (table.dtype, table.state_dtype, table.output_dtype) for table in self.held},
+            {table.name: tolerance_of(table) for table in self.held},
             (wire.forward, wire.backward, self.config.dense.dtype),
             self.config.verify_tolerance,
         )

@@ -20,6 +20,7 @@ class Adam(EmbeddingOptimizer):
 
     kernel_on: ClassVar[frozenset[str]] = frozenset({"cuda"})
     keeps_squares: ClassVar[bool] = True
+    scale_free: ClassVar[bool] = True
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)

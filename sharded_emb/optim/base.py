@@ -41,7 +41,8 @@ class EmbeddingOptimizer(Component):
     kernel_on: devices on which a fused kernel of FBGEMM has this formula. weight_decay_mode: "touched_l2" adds
     weight_decay * w to the gradient of touched rows, "touched_decoupled" shrinks touched rows by lr * weight_decay
     (Loshchilov and Hutter, ICLR 2019), "all_decoupled" shrinks every row of the table in each step. keeps_squares:
-    whether a state is made of squares of gradients, which are smaller than the smallest number of fp16.
+    whether a state is made of squares of gradients, which are smaller than the smallest number of fp16. scale_free: an
+    element moves by the rate, however small its gradient is, so that one of mere rounding does, too.
     """
 
     named: ClassVar[dict[str, str]] = {
@@ -56,6 +57,7 @@ class EmbeddingOptimizer(Component):
     kernel_on: ClassVar[frozenset[str]] = frozenset()
     reads_whole_rows: ClassVar[bool] = False
     keeps_squares: ClassVar[bool] = False
+    scale_free: ClassVar[bool] = False
 
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0

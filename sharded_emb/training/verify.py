@@ -27,6 +27,8 @@ from sharded_emb.training.step import Learner
 TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 8e-2, "fp8": 8e-2, "int8": 8e-2}
 # rounding in one table reaches the others through the model alone
 THROUGH_MODEL = 0.1
+# what 20 steps of Adam made of gradients of mere rounding, and three times as much again
+OF_RATE = 0.01
 # Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign
 DENSE_TOLERANCE = 1e-3
 
@@ -90,14 +92,19 @@ def _batches(learner: Learner, source: Source, collate: Collate, steps: int) -> 
         epoch += 1
 
 
-def tolerances(of_tables: Mapping[str, Sequence[str]], of_all: Sequence[str], chosen: float | None) -> dict[str, float]:
-    """What is taken of each table, "dense" weights and "losses", by the dtypes of tables and of what all of them go
-    through. chosen: in place of all.
+def tolerance_of(table: Table) -> float:
+    """What is taken of a table, by its own dtypes and its optimizer."""
+    rounding = max(TOLERANCES[dtype] for dtype in (table.dtype, table.state_dtype, table.output_dtype))
+    return max(rounding, OF_RATE * table.optimizer.lr) if table.optimizer.scale_free else rounding
+
+
+def tolerances(of_tables: Mapping[str, float], of_all: Sequence[str], chosen: float | None) -> dict[str, float]:
+    """What is taken of each table, "dense" weights and "losses". of_all: the dtypes of what all tables go through.
+    chosen: in place of all.
     """
-    own = {name: max(TOLERANCES[dtype] for dtype in dtypes) for name, dtypes in of_tables.items()}
     between = max(TOLERANCES[dtype] for dtype in of_all)
-    widest = max(between, *own.values())
-    found = {name: max(between, THROUGH_MODEL * widest, each) for name, each in own.items()}
+    widest = max(between, *of_tables.values())
+    found = {name: max(between, THROUGH_MODEL * widest, each) for name, each in of_tables.items()}
     found |= {"dense": max(DENSE_TOLERANCE, widest), "losses": widest}
     return found if chosen is None else dict.fromkeys(found, chosen)
 
