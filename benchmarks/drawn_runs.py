@@ -157,7 +157,7 @@ def _table(draw: _Draw, name: str, *, next_item: bool) -> None:
     if name == "item" and not next_item:
         draw.say(f"{key}.ids", ("quotient_remainder",), 0.15)
     draw.say(f"{key}.optimizer", _OWN_OPTIMIZERS, 0.15)
-    draw.say(f"{key}.init", ("zeros", "xavier_uniform", "{_target_: normal, std: 0.1}"), 0.15)
+    draw.say(f"{key}.init", ("xavier_uniform", "{_target_: normal, std: 0.1}"), 0.15)
 
 
 def _run(draw: _Draw) -> None:

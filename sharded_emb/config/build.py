@@ -13,6 +13,7 @@ from sharded_emb.batch import CANDIDATES
 from sharded_emb.config.file_rules import raw_columns
 from sharded_emb.config.reading import hard_negatives, item_attributes, item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.config.same_start import require_same_data
 from sharded_emb.config.vocabularies import rows_by_table
 from sharded_emb.config.weights import checkpoints_of_runs, open_weights
 from sharded_emb.config.workload import lengths, workload
@@ -56,7 +57,9 @@ class Built:
         torch.manual_seed(config.seed)  # dense weights; tables have streams of their own
         torch.use_deterministic_algorithms(config.deterministic)
         self.config, self.place = config, place
-        self.dataset = Dataset.open(config.data)
+        with together(place):
+            self.dataset = Dataset.open(config.data)
+        require_same_data(self.dataset.manifest, place)
         self.flat = FlatCopy(self.dataset, config.flat_copy)
         for ready in (place.local_rank == 0, True):  # one of a machine copies what the others then read
             with together(place), patience(place):  # a damaged part shows now, not after the training

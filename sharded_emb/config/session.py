@@ -14,6 +14,7 @@ import torch
 from sharded_emb import versions
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
+from sharded_emb.config.same_start import require_same_start
 from sharded_emb.config.warm_starting import FROM_SEED, Begun, warm_started
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.distributed.heartbeat import Heartbeat
@@ -44,8 +45,11 @@ log = logging.getLogger("sharded_emb")
 
 @contextmanager
 def joined(config: RunConfig) -> Iterator[Place]:
-    """The process group of a config's device, with its threads."""
+    """The process group of a config's device, with its threads. Raises InputError on every rank where another one was
+    started with other words.
+    """
     with process_group(config.device, config.wait_seconds) as place, _torch_as_it_was():
+        require_same_start(config, place)
         torch.set_num_threads(config.threads_per_rank)
         yield place
 

@@ -16,7 +16,7 @@ from sharded_emb.batch import CANDIDATES, Batch, UnknownCount
 from sharded_emb.data.bags import Bags, ManyBags, check_ids
 from sharded_emb.data.columns import Int64s, RaggedColumn, joined
 from sharded_emb.data.extents import Extents
-from sharded_emb.data.per_row import Float32s, PerRow
+from sharded_emb.data.per_row import Float32s, PerRow, require_finite
 from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.unknown_ids import add_counts, as_rows, out_of_range
 from sharded_emb.data.window import InMemory, Split, Window, predicted_items
@@ -269,15 +269,15 @@ class Collate:
         lengths = np.minimum(whole, limit) if limit is not None else whole
         for key, name in named.items():
             column = rows.columns[name]
-            aligned = feature.pooling.aligned(key)
+            aligned, said = feature.pooling.aligned(key), f"features.{feature.name}.pooling.{key}"
             if aligned and (other := np.flatnonzero((found := column.lengths_of(rows.places)) != whole)).size:
                 at = rows.of_split[other[0]]
                 raise InputError(
-                    f"features.{feature.name}.pooling.{key}: want as many values in column {name} as ids in "
-                    f"{feature.column}, got {found[other[0]]} and {whole[other[0]]} in row {at} of the split; "
-                    "prepare the data again"
+                    f"{said}: want as many values in column {name} as ids in {feature.column}, got {found[other[0]]} "
+                    f"and {whole[other[0]]} in row {at} of the split; prepare the data again"
                 )
-            read[key], _ = column.take(rows.places, limit if aligned else None, newest=feature.keep == "newest")
+            read[key], taken = column.take(rows.places, limit if aligned else None, newest=feature.keep == "newest")
+            require_finite(said, name, read[key], taken, rows.of_split)
         numbers = feature.pooling.numbers(read, lengths)
         return None if numbers is None else np.ascontiguousarray(numbers, dtype=np.float32)
 

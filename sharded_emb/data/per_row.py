@@ -42,6 +42,15 @@ class PerRow:
         return cls(label, weight, np.stack(numbers, 1) if numbers else None)
 
 
+def require_finite(key: str, column: str, values: npt.NDArray[Any], lengths: Int64s, rows: Int64s) -> None:
+    """Raises InputError for a value that is no number. lengths: how many each of these rows of the split has."""
+    if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+        wrong = int(np.argmin(finite))
+        row = rows[np.searchsorted(np.cumsum(lengths), wrong, side="right")]
+        got = f"{values[wrong]} in row {row} of the split"
+        raise InputError(f"{key}: want numbers in column {column}, got {got}; prepare the data again")
+
+
 def _finite(key: str, column: str, values: npt.NDArray[Any], rows: Int64s, least: float = -np.inf) -> Float32s:
     found = values.astype(np.float32)
     wrong = np.flatnonzero(~(np.isfinite(found) & (found >= least)))

@@ -4,7 +4,6 @@ A plan is made from tables alone, before any module exists, because a data-paral
 collections that TorchRec shards.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 
 from sharded_emb.distributed.communication import EXACT, Communication, block_width
 from sharded_emb.distributed.cuts import ALONG_HOSTS, Cutter, assembled, cache_of, kernel_of, moved, problems
+from sharded_emb.distributed.host_memory import host_bytes
 from sharded_emb.distributed.process_group import Place, launched_ranks, launched_ranks_per_host
 from sharded_emb.embeddings.lookup import DATA_TYPES, Embeddings
 from sharded_emb.embeddings.updates import Step
@@ -244,8 +244,3 @@ def present_machine(device: Literal["auto", "cpu", "cuda"]) -> Present:
             return Present("cuda", 1, len(gpus), min(gpu.total_memory for gpu in gpus), host_bytes())
     ranks = launched_ranks_per_host()
     return Present("cpu", max(1, launched_ranks() // ranks), ranks, host_bytes() // ranks, host_bytes())
-
-
-def host_bytes() -> int:
-    """Memory of this host."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

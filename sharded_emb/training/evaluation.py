@@ -21,6 +21,7 @@ from sharded_emb.data.extents import Extents
 from sharded_emb.data.unknown_ids import as_rows, out_of_range
 from sharded_emb.data.window import Window, frequencies, nobody
 from sharded_emb.distributed.agree import all_sums, all_values, together
+from sharded_emb.errors import RunFailedError
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.baselines import count_neighbours
 from sharded_emb.metrics.counts import Counts, CountsConfig
@@ -84,7 +85,7 @@ class BinaryEvaluator:
 
     @torch.no_grad()
     def scores(self, split: str) -> list["Scored"]:
-        """The same of each task."""
+        """The same of each task. Raises RunFailedError on every rank for a score that is not a finite number."""
         plain = self.scoring.sharded.plain.eval()
         none = np.zeros((0, len(self.scoring.reading.labels)))
         mine: list[tuple[np.ndarray, ...]] = [(np.zeros(0, dtype=np.int64), none, none)]
@@ -103,6 +104,10 @@ class BinaryEvaluator:
         gathered = all_values([np.concatenate(each) for each in zip(*mine, strict=True)], self.scoring.place)
         row_N, label_NL, logit_NL = (np.concatenate(each) for each in zip(*gathered, strict=True))
         order_N = np.argsort(row_N)
+        if len(wrong := np.flatnonzero(~np.isfinite(logit_NL[order_N]).all(1))):
+            row, count = wrong[0], len(wrong)
+            said = f"{count} of {len(order_N)} scores of the model are not finite numbers, that of row {row} first"
+            raise RunFailedError(f"split {split}: {said}; evaluate what came before, or lower the learning rates")
         return [Scored(*each) for each in zip(label_NL[order_N].T, logit_NL[order_N].T, strict=True)]
 
 

@@ -35,7 +35,9 @@ DENSE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Difference:
-    """Between both sides: of a table, of the dense weights, or of the losses of all steps. tolerance: what is taken."""
+    """Between both sides: of a table, of the dense weights, or of the losses of all steps, relative to numbers that are
+    above 1. tolerance: what is taken.
+    """
 
     what: str
     largest: float
@@ -132,5 +134,5 @@ def loss_difference(losses: Sequence[float], others: Sequence[float]) -> float:
 
 
 def _largest(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    far = [(a - b).abs().max() for a, b in zip(some, others, strict=False) if a.numel()]
+    far = [((a - b).abs() / b.abs().clamp_(min=1)).max() for a, b in zip(some, others, strict=False) if a.numel()]
     return float(torch.stack([*far, torch.zeros(())]).nan_to_num(nan=torch.inf).max())

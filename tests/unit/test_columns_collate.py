@@ -17,6 +17,9 @@ from sharded_emb.data.window import InMemory, frequencies, predicted_items
 from sharded_emb.embeddings.lookup import candidate_feature
 from sharded_emb.errors import InputError, OutOfRangeIdError
 from sharded_emb.ids.hash import hashed
+from sharded_emb.pooling.base import Pooling
+from sharded_emb.pooling.time_decay import TimeDecay
+from sharded_emb.pooling.weighted import Weighted
 from sharded_emb.tables import Feature, Table
 from tests.tables import make_feature, make_table
 
@@ -325,3 +328,30 @@ def test_what_stands_beside_events_is_one_for_each_also_of_those_that_are_not_re
     reading = Reading(task="next_item", tables=[item, kind], sequence="history", beside=["kind"])
     with pytest.raises(InputError, match=r"want an id of kind for each event of history, got 3 for 4 in row 0 of the"):
         Collate(split, reading, 0)(np.array([0]), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "column", "key"),
+    [
+        (Weighted(weights="price"), "price", "weights"),
+        (TimeDecay(times="price", now="at"), "price", "times"),
+        (TimeDecay(times="times", now="price_now"), "price_now", "now"),
+    ],
+)
+def test_what_a_pooling_reads_are_numbers(pooling: Pooling, column: str, key: str) -> None:
+    split = pa.table(
+        {
+            "items": list_column([[2, 3], [], [4, 5]]),
+            "times": list_column([[1, 2], [], [3, 4]]),
+            "at": pa.array([9, 9, 9]),
+            "price": pa.array([[1.0, 2.0], [], [3.0, np.nan]], pa.list_(pa.float32())),
+            "price_now": pa.array([1.0, 2.0, np.inf], pa.float32()),
+            "label": pa.array([0, 1, 1]),
+        }
+    )
+    feature = make_feature("history", "item", column="items", pooling=pooling)
+    collate = Collate(split, Reading(task="binary", tables=[table("item", 0, feature)], labels=[Label("label")]), 0)
+    collate(np.array([0, 1]), 2, 1)
+    said = rf"^features\.history\.pooling\.{key}: want numbers in column {column}, got (nan|inf) in row 2 of the split"
+    with pytest.raises(InputError, match=said):
+        collate(np.array([1, 2]), 2, 1)

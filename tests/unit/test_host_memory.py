@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharded_emb.distributed.host_memory import empty_on_huge_pages, workers
+from sharded_emb.distributed.host_memory import empty_on_huge_pages, host_bytes, workers
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -69,3 +69,28 @@ def test_other_tensors_stay_as_they_are(values: torch.Tensor) -> None:
 
 def test_ranks_of_a_host_share_its_cores() -> None:
     assert workers(10_000) == 1 <= workers(2) <= workers(1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "most"),
+    [
+        ("0::/", {"memory.max": "4096"}, 4096),  # a container with a tree of its own
+        ("0::/", {"memory.max": "max"}, None),
+        ("0::/jobs/one", {"jobs/one/memory.max": "max", "jobs/memory.max": "8192"}, 8192),
+        ("4:memory:/jobs/one\n0::/", {"memory/jobs/one/memory.limit_in_bytes": "2048"}, 2048),
+        ("9:cpu,memory:/docker/abc", {"memory/memory.limit_in_bytes": "1024"}, 1024),  # which sees its own alone
+        ("3:cpuset:/", {"memory.max": "512"}, None),
+    ],
+)
+def test_a_container_has_the_memory_that_it_may_take(
+    tmp_path: Path, groups: str, limits: dict[str, str], most: int | None
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"{groups}\n")
+    for name, limit in limits.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{limit}\n")
+    all_of_it = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert host_bytes(tmp_path) == (all_of_it if most is None else most)
+    assert host_bytes(tmp_path / "nowhere") == all_of_it
