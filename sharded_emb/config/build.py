@@ -186,7 +186,7 @@ class Built:
         return vocabularies_of(self.dataset, self.tables)
 
     def told(self) -> Iterator[str]:
-        """A line a table: what a person should know of it when a run begins."""
+        """A line a table: what a person should know of it when a run begins; and of ids that were to travel ahead."""
         for table in self.tables:
             if (ids := table.ids.told(table.rows)) is not None:
                 yield f"table {table.name}: {ids}"
@@ -203,6 +203,8 @@ class Built:
                     f"table {table.name}: {filled.from_file:,} rows from {table.weights.path}; {filled.missing:,} ids "
                     f"are not in it{missing}; {filled.unused:,} of its ids are not used"
                 )
+        if self.config.prefetch.ids is True and not self.sharded.embeddings.knows_ids:
+            yield "prefetch.ids: no ids go to another rank here, so that none go ahead of their step"
 
     def memory(self) -> dict[str, list[int]]:
         """What the plan predicted of each rank's memory, and the most that it was: before there were tables, once they

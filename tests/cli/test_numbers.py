@@ -1,6 +1,8 @@
 """Columns of numbers as inputs of a model, from its command line."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.commands import losses, result, run
@@ -65,3 +67,25 @@ def test_models_learn_from_numbers_and_say_what_is_none(start: Commands) -> None
     run("train", *words, *runs["dlrm"], "steps=6", f"run={start.folder / 'two'}", ranks=2)
     one, two = (losses(start.folder / name)[:6] for name in ("dlrm", "two"))
     assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_scores_that_are_no_finite_numbers_fail_an_evaluation(start: Commands) -> None:
+    """A number that is one, but not when a model has multiplied it with itself."""
+    prepare(start)
+    part = start.folder / "data" / "test" / "part-00000.parquet"
+    test = pq.read_table(part)
+    price = test["price"].to_numpy().copy()
+    price[7] = 3e38
+    pq.write_table(test.set_column(test.column_names.index("price"), "price", pa.array(price)), part)
+    words = [f"data={start.folder / 'data'}", "~tables.item", "~features.history", "+tables.user.dim=8", "steps=2"]
+    words += [
+        "+features.user={table: user, column: user, pooling: sum}",
+        "loss=binary_cross_entropy",
+        "global_batch=50",
+    ]
+    ended = start("train", *words, "model=dcn", "model.numbers=[price]", "early_stopping=null", "run=mine")
+    assert ended.code == 1
+    said = f"train: split test: 1 of {len(test)} scores of the model are not finite numbers, that of row 7 first; "
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+    assert result(start.folder / "mine")["status"] == "failed"
