@@ -110,7 +110,7 @@ def source() -> Source:
 @dataclass(frozen=True)
 class Exchange:
     """From where vectors come, and how they travel. communication, kernel: of the run. output_dtypes: by table; fp32
-    where none is given. distinct_ids, replicas, accumulation: of the run.
+    where none is given. halves: weights are bf16, and states fp16. distinct_ids, replicas, accumulation: of the run.
     """
 
     communication: Communication = EXACT
@@ -119,6 +119,7 @@ class Exchange:
     distinct_ids: bool = False
     replicas: int = 1
     accumulation: int = 1
+    halves: bool = False
 
 
 PLAIN = Exchange()
@@ -132,6 +133,8 @@ def resolved(sharding: str, optimizer: EmbeddingOptimizer, exchange: Exchange = 
             init=INIT,
             sharding=MIXED[sharding][name] if sharding in MIXED else sharding,
             output_dtype=exchange.output_dtypes.get(name, "fp32"),
+            dtype="bf16" if exchange.halves else "fp32",
+            state_dtype="fp16" if exchange.halves else "fp32",
         )
         for name in ROWS
     }

@@ -45,8 +45,10 @@ def pairs(name: str) -> list[tuple[str, str]]:
     ]
 
 
-def build(place: Place, sharding: str, name: str) -> tuple[Sharded, torch.optim.Optimizer]:
-    sharded, _ = parity_cases.build(place, sharding, OPTIMIZERS[name][0])
+def build(
+    place: Place, sharding: str, name: str, exchange: parity_cases.Exchange = parity_cases.PLAIN
+) -> tuple[Sharded, torch.optim.Optimizer]:
+    sharded, _ = parity_cases.build(place, sharding, OPTIMIZERS[name][0], exchange)
     return sharded, torch.optim.SGD(sharded.dense_parameters(), lr=0.1)  # has no state before its first step, or after
 
 

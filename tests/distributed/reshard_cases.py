@@ -12,7 +12,7 @@ from torch import Tensor
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.shard import Sharded, fill
 from sharded_emb.training.checkpoint import Checkpoints
-from tests.distributed import collision_cases
+from tests.distributed import collision_cases, parity_cases
 from tests.distributed import plan_checkpoint_cases as plain
 from tests.distributed.driven import drive
 
@@ -22,6 +22,7 @@ BY_ROWS = ("table_wise", "row_wise", "data_parallel")
 # sharding types by kind; a managed table is read as a sequence, so it is unpooled, as one of three plain ones is
 KINDS: dict[str, tuple[str, ...]] = {
     **{name: shardings for name, (_, shardings) in plain.OPTIMIZERS.items()},
+    "halves, adagrad": plain.ALL,
     "managed, adam": (*BY_ROWS, "column_wise"),
     "managed, rowwise_adagrad": BY_ROWS,
 }
@@ -55,9 +56,9 @@ def _managed(kind: str, sharding: str) -> collision_cases.Case | None:
 
 
 def _build(place: Place, kind: str, sharding: str) -> tuple[Sharded, torch.optim.Optimizer]:
-    case = _managed(kind, sharding)
+    case, name = _managed(kind, sharding), kind.removeprefix("halves, ")
     if case is None:
-        return plain.build(place, sharding, kind)
+        return plain.build(place, sharding, name, parity_cases.Exchange(halves=name != kind))
     sharded = collision_cases.build(place, case)
     return sharded, torch.optim.SGD(sharded.dense_parameters(), lr=0.1)
 
