@@ -25,8 +25,6 @@ from sharded_emb.training.step import Learner
 
 # what rounding in each of some 20 steps came to, of rows that a step moves by half a unit, and as much again
 TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 8e-2, "fp8": 8e-2, "int8": 8e-2}
-# rounding in one table reaches the others through the model alone
-THROUGH_MODEL = 0.1
 # what 20 steps of Adam made of gradients of mere rounding, and three times as much again
 OF_RATE = 0.01
 # Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign
@@ -101,13 +99,11 @@ def tolerance_of(table: Table) -> float:
 
 
 def tolerances(of_tables: Mapping[str, float], of_all: Sequence[str], chosen: float | None) -> dict[str, float]:
-    """What is taken of each table, "dense" weights and "losses". of_all: the dtypes of what all tables go through.
-    chosen: in place of all.
+    """What is taken of each table, "dense" weights and "losses": what rounds in one table reaches the others through the
+    model. of_all: the dtypes of what all tables go through. chosen: in place of all.
     """
-    between = max(TOLERANCES[dtype] for dtype in of_all)
-    widest = max(between, *of_tables.values())
-    found = {name: max(between, THROUGH_MODEL * widest, each) for name, each in of_tables.items()}
-    found |= {"dense": max(DENSE_TOLERANCE, widest), "losses": widest}
+    widest = max(*of_tables.values(), *(TOLERANCES[dtype] for dtype in of_all))
+    found = {**dict.fromkeys(of_tables, widest), "dense": max(DENSE_TOLERANCE, widest), "losses": widest}
     return found if chosen is None else dict.fromkeys(found, chosen)
 
 
