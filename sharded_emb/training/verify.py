@@ -99,8 +99,9 @@ def tolerance_of(table: Table) -> float:
 
 
 def tolerances(of_tables: Mapping[str, float], of_all: Sequence[str], chosen: float | None) -> dict[str, float]:
-    """What is taken of each table, "dense" weights and "losses": what rounds in one table reaches the others through the
-    model. of_all: the dtypes of what all tables go through. chosen: in place of all.
+    """What is taken of each table, "dense" weights and "losses": what rounds in one table reaches the others, too.
+
+    of_all: the dtypes of what all tables go through. chosen: in place of all.
     """
     widest = max(*of_tables.values(), *(TOLERANCES[dtype] for dtype in of_all))
     found = {**dict.fromkeys(of_tables, widest), "dense": max(DENSE_TOLERANCE, widest), "losses": widest}
