@@ -117,7 +117,7 @@ def _clicks(draw: _Draw) -> list[str]:
         draw.words.append(f"features.disliked.pooling={draw.random.choice(_POOLINGS[:6])}")
     draw.say("features.history.max_length", (1, 4, 50))
     draw.say("features.history.keep", ("newest", "oldest"))
-    draw.say("features.genres.pooling", _POOLINGS[:6])
+    draw.say("features.genres.pooling", _POOLINGS[:5])
     if draw.often(0.2):
         draw.words.append("features.genres.pooling={_target_: attention, target: item}")
         draw.words.append(f"tables.genre.dim={16 if model in ('fm', 'deepfm', 'dlrm') else 64}")

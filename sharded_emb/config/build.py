@@ -43,7 +43,7 @@ from sharded_emb.training.scoring import Scoring
 from sharded_emb.training.signals import Signals
 from sharded_emb.training.stream import Parting, Stream
 from sharded_emb.training.trainee import Trainee
-from sharded_emb.training.verify import alone, replicated, tolerance_of, tolerances
+from sharded_emb.training.verify import Tolerances, alone, replicated, tolerance_of
 
 
 class Built:
@@ -132,10 +132,10 @@ class Built:
             module.load_state_dict(self.sharded.dense()[name].state_dict())
         return found
 
-    def tolerances(self) -> dict[str, float]:
+    def tolerances(self) -> Tolerances:
         """How far tables, dense weights and losses may be from an unsharded model: what rounding accounts for."""
         wire = self.config.sharding.communication
-        return tolerances(
+        return Tolerances(
             {table.name: tolerance_of(table) for table in self.held},
             (wire.forward, wire.backward, self.config.dense.dtype),
             self.config.verify_tolerance,

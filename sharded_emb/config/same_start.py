@@ -14,24 +14,34 @@ from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 
-# where a host has its copy of the data, and how many of its cores a rank takes
-OF_A_HOST = frozenset({"data", "flat_copy", "threads_per_rank"})
+# where files of a host are, and how many of its cores a rank takes; a run is where the first rank has it
+OF_A_HOST = frozenset({"data", "dataset", "flat_copy", "against", "predictions", "sharding.plan", "threads_per_rank"})
+_FILES = frozenset({"path", "folder", "run"})
 _MISSING = "no such key"
 
 
 def require_same_start(config: RunConfig, place: Place) -> None:
     """Raises InputError on every rank, with a line for each key and library that is not the same on all."""
-    mine = {key: value for key, value in leaves(config.model_dump(mode="json")) if key not in OF_A_HOST}
+    mine = {key: value for key, value in leaves(config.model_dump(mode="json")) if not _of_a_host(key)}
     mine |= {name: version for name, version in versions.found().items() if version is not None}
     if problems := _not_the_same(mine, place):
         raise InputError(*(f"{problem}; start all of them with the same words and libraries" for problem in problems))
 
 
 def require_same_data(manifest: Manifest, place: Place) -> None:
-    """Raises InputError on every rank where the datasets of hosts differ by more than where their raw logs were."""
-    mine = dict(leaves(manifest.model_dump(mode="json", exclude={"dataset"})))
+    """Raises InputError on every rank where the datasets of hosts have other rows, or ids of other rows."""
+    found = manifest.model_dump(mode="json", include={"columns", "item_attributes", "vocabularies", "counts", "seed"})
+    found |= {"source": {file.name: file.sha256 for file in manifest.source}}
+    found |= {"splits": {name: split.rows for name, split in manifest.splits.items()}}
+    mine = dict(leaves(found))
     if problems := _not_the_same(mine, place):
         raise InputError(*(f"data: manifest.yaml: {each}; give every host the same dataset" for each in problems))
+
+
+def _of_a_host(key: str) -> bool:
+    first, last = key.partition(".")[0], key.rpartition(".")[2]
+    ahead = first == "prefetch" and last != "ids"  # work of the host's cores
+    return first in OF_A_HOST or key in OF_A_HOST or last in _FILES or ahead
 
 
 def _not_the_same(mine: Mapping[str, Any], place: Place) -> list[str]:

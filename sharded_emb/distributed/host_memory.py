@@ -52,11 +52,11 @@ def host_bytes(root: Path = Path("/")) -> int:
 def _limits(root: Path) -> Iterator[int]:
     """Of the control groups that this process is in, and of those around them, as far as it can see them."""
     try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:  # no Linux
         return
     mounted = root / "sys/fs/cgroup"
-    for _, kinds, path in (line.split(":", 2) for line in lines):
+    for kinds, _, path in (line.partition(":")[2].partition(":") for line in lines):
         if not kinds:  # version 2 has one tree
             folder, name = mounted, "memory.max"
         elif "memory" in kinds.split(","):
@@ -66,7 +66,8 @@ def _limits(root: Path) -> Iterator[int]:
         inside = PurePosixPath(path.lstrip("/"))  # of the host; a container may see its own group as the outermost one
         for group in (inside, *inside.parents):
             with contextlib.suppress(OSError, ValueError):  # not there, or "max"
-                yield int((folder / group / name).read_text(encoding="utf-8"))
+                if (limit := int((folder / group / name).read_text(encoding="utf-8"))) > 0:
+                    yield limit
 
 
 def _libc() -> ctypes.CDLL | None:

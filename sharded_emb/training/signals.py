@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+HELD_SECONDS = 5.0  # that a process has to say what it failed of, once it is to end
 
 # of a command that failed and has not said why
 _held_back: list[Callable[[], None]] = []
 
 
 def obey() -> None:
-    """Signals that were held back do again what they did before; a SIGTERM that came meanwhile does it now."""
+    """Signals that were held back do again what they did before; one that came meanwhile ends this process now."""
     while _held_back:
         _held_back.pop()()
 
@@ -28,6 +29,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.heard = 0
+        self._failed = False
+        self._last_seconds: threading.Timer | None = None
         self._limit: tuple[float, Callable[[int], None]] | None = None
 
     def no_longer_than(self, seconds: float, give_up: Callable[[int], None]) -> None:
@@ -39,8 +42,8 @@ class Signals:
         """Signals are remembered, and afterwards do what they did before: the process may be somebody's notebook.
         Outside of the main thread, which alone may handle them, they are left alone.
 
-        until_said: after an error they stay remembered until `obey` is called. torchrun ends all ranks as soon as it
-        sees that one is gone, and those that fail of that would say nothing of it.
+        until_said: after an error they are held back until `obey` is called, or end this process after HELD_SECONDS.
+        torchrun ends all ranks as soon as it sees that one is gone, and those that fail of that would not say so.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -56,7 +59,8 @@ class Signals:
             except Exception:
                 if until_said:
                     stack.pop_all()
-                    _held_back.append(lambda: self._give_back(before, again=True))
+                    self._failed = True
+                    _held_back.append(lambda: self._give_back(before))
                 raise
 
     @contextmanager
@@ -77,13 +81,20 @@ class Signals:
             over.set()
             theirs.close()
 
-    def _give_back(self, handlers: Mapping[signal.Signals, Any], *, again: bool = False) -> None:
+    def _give_back(self, handlers: Mapping[signal.Signals, Any]) -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if again and self.heard == signal.SIGTERM:
-            os.kill(os.getpid(), self.heard)
+        if self._last_seconds is not None:
+            self._last_seconds.cancel()
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
+        if self._failed:
+            if self._last_seconds is None:  # whatever is waited for when they are over
+                self._last_seconds = threading.Timer(HELD_SECONDS, os._exit, [128 + number])
+                self._last_seconds.daemon = True
+                self._last_seconds.start()
+            return
         # a person who asks twice wants it now, without a checkpoint; a scheduler sends SIGTERM to every process of a
         # job, and torchrun, which is one of them, sends it again
         if self.heard and number == signal.SIGINT:

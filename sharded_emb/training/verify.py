@@ -98,30 +98,67 @@ def tolerance_of(table: Table) -> float:
     return max(rounding, OF_RATE * table.optimizer.lr) if table.optimizer.scale_free else rounding
 
 
-def tolerances(of_tables: Mapping[str, float], of_all: Sequence[str], chosen: float | None) -> dict[str, float]:
-    """What is taken of each table, "dense" weights and "losses": what rounds in one table reaches the others, too.
+@dataclass(frozen=True)
+class Tolerances:
+    """own: of each table. of_all: the dtypes of what all tables go through. chosen: in place of all."""
 
-    of_all: the dtypes of what all tables go through. chosen: in place of all.
-    """
-    widest = max(*of_tables.values(), *(TOLERANCES[dtype] for dtype in of_all))
-    found = {**dict.fromkeys(of_tables, widest), "dense": max(DENSE_TOLERANCE, widest), "losses": widest}
-    return found if chosen is None else dict.fromkeys(found, chosen)
+    own: Mapping[str, float]
+    of_all: Sequence[str] = ("fp32",)
+    chosen: float | None = None
+
+    @property
+    def widest(self) -> float:
+        """Of anything, which is that of losses."""
+        found = max(*self.own.values(), *(TOLERANCES[dtype] for dtype in self.of_all))
+        return found if self.chosen is None else self.chosen
+
+    def of(self, what: str, moved: float) -> float:
+        """Of a table or the "dense" weights. moved: the most that a number of it has; what rounds elsewhere comes to a
+        part of that.
+        """
+        own = self.own.get(what, DENSE_TOLERANCE)
+        return max(own, self.widest * moved) if self.chosen is None else self.chosen
 
 
-def differences(sharded: Learner, reference: Learner | None, tolerance: dict[str, float]) -> list[Difference]:
-    """Of each table and of the dense weights, on every rank. reference: on the first rank.
+class Start:
+    """What the unsharded side begins with."""
 
-    tolerance: by table, and "dense" for the dense weights.
-    """
+    def __init__(self, reference: Learner) -> None:
+        self._values = {name: [part.clone() for part in parts] for name, parts in _values(reference).items()}
+
+    def moved(self, what: str, reference: Learner) -> float:
+        """The most that a number of it has moved since."""
+        return _largest(self._values[what], _values(reference)[what])
+
+
+def differences(
+    sharded: Learner, reference: Learner | None, start: Start | None, taken: Tolerances
+) -> list[Difference]:
+    """Of each table and of the dense weights, on every rank. reference, start: on the first rank."""
     found = []
-    place = sharded.sharded.place
+    theirs = None if reference is None else _values(reference)
     for name in sharded.sharded.embeddings.tables:
         whole = sharded.sharded.whole_table(name)  # of all ranks, one table at a time
-        found.append((name, _largest([whole], [] if reference is None else [reference.sharded.whole_table(name)])))
-    weights = [weight.detach().cpu() for weight in sharded.sharded.dense_parameters()]
-    others = [] if reference is None else [weight.detach().cpu() for weight in reference.sharded.dense_parameters()]
-    found.append(("dense", _largest(weights, others)))
-    return from_first_rank(lambda: [Difference(what, far, tolerance[what]) for what, far in found], place)
+        found.append((name, 0.0 if theirs is None else _largest([whole], theirs[name])))
+    if theirs is not None:
+        found.append(("dense", _largest(_dense(sharded), theirs["dense"])))
+
+    def judged() -> list[Difference]:
+        assert reference is not None
+        assert start is not None
+        return [Difference(what, far, taken.of(what, start.moved(what, reference))) for what, far in found]
+
+    return from_first_rank(judged, sharded.sharded.place)
+
+
+def _dense(learner: Learner) -> list[Tensor]:
+    return [weight.detach().cpu() for weight in learner.sharded.dense_parameters()]
+
+
+def _values(learner: Learner) -> dict[str, list[Tensor]]:
+    """Of a model in one process."""
+    tables = learner.sharded.embeddings.tables
+    return {**{name: [learner.sharded.whole_table(name)] for name in tables}, "dense": _dense(learner)}
 
 
 def loss_difference(losses: Sequence[float], others: Sequence[float]) -> float:

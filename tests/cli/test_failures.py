@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ class Launched:
         finally:
             self.process.kill()
 
-    def until(self, true: Callable[[], bool], seconds: float = 120) -> None:
+    def until(self, true: Callable[[], object], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < deadline, self.said()
@@ -133,11 +134,12 @@ def test_ranks_end_with_their_torchrun(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
     launched = Launched(tmp_path, data, [f"run={run}", "model.how=stall", "model.seconds=600", "stall_seconds=1.5"])
     # 2 s, or more on a busy machine
-    report = r"no rank has gone on for \d s; log/rank-N.log say where each is:\n"
-    ranks_wait = r"(  rank [01]: forward, after step 3, for \d s\n){2}"
-    launched.until(lambda: re.search(report + ranks_wait, launched.said()) is not None)
-    (reported,) = re.finditer(report, launched.said())  # one rank reports
-    assert {f"  rank {rank}: " in launched.said()[reported.end() :] for rank in (0, 1)} == {True}
+    report = r"no rank has gone on for \d+ s; log/rank-N.log say where each is:\n"
+    launched.until(lambda: re.search(report + r"(  rank [01]: forward, after step 3, for \d+ s\n){2}", launched.said()))
+    first = re.split(report, launched.said())[1]
+    assert {line.partition(":")[0] for line in first.splitlines()[:2]} == {"  rank 0", "  rank 1"}
+    waited = [int(each) for each in re.findall(r"no rank has gone on for (\d+) s;", launched.said())]
+    assert all(later >= 2 * earlier - 1 for earlier, later in pairwise(waited)), "one rank reports, and then of more"
     launched.until(lambda: "time.sleep(self.config.seconds)" in (run / "log" / "rank-1.log").read_text())
     children = Path(f"/proc/{launched.process.pid}/task/{launched.process.pid}/children").read_text().split()
     ranks = [int(pid) for pid in children if b"sharded_emb.train" in Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -80,6 +80,7 @@ def test_ranks_of_a_host_share_its_cores() -> None:
         ("4:memory:/jobs/one\n0::/", {"memory/jobs/one/memory.limit_in_bytes": "2048"}, 2048),
         ("9:cpu,memory:/docker/abc", {"memory/memory.limit_in_bytes": "1024"}, 1024),  # which sees its own alone
         ("3:cpuset:/", {"memory.max": "512"}, None),
+        ("nothing that is known\n0::/", {"memory.max": "0"}, None),
     ],
 )
 def test_a_container_has_the_memory_that_it_may_take(

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -53,7 +55,7 @@ def test_who_fails_says_of_what_before_a_signal_is_obeyed() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert came == []
         obey()
-        assert came == [signal.SIGTERM], "the one that came meanwhile"
+        assert came == [signal.SIGTERM], "one came meanwhile"
         obey()
         os.kill(os.getpid(), signal.SIGINT)
         assert came == [signal.SIGTERM, signal.SIGINT]
@@ -61,6 +63,36 @@ def test_who_fails_says_of_what_before_a_signal_is_obeyed() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         assert came == [signal.SIGTERM, signal.SIGINT, signal.SIGTERM], "nothing failed"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+FAILS = """
+import os, signal, sys, time
+from sharded_emb.training import signals
+signals.HELD_SECONDS = 0.5
+try:
+    with signals.Signals().listening(until_said=True):
+        raise ValueError
+except ValueError:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)  # as what it waits for to close
+"""
+
+
+def test_who_cannot_say_of_what_it_failed_ends_all_the_same() -> None:
+    assert subprocess.run([sys.executable, "-c", FAILS], timeout=30, check=False).returncode == 128 + signal.SIGTERM
+
+
+def test_a_signal_from_before_the_failure_is_not_obeyed_once_more() -> None:
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPPING}
+    try:
+        with pytest.raises(ValueError, match="15"), Signals().listening(until_said=True):
+            raise ValueError(os.kill(os.getpid(), signal.SIGTERM) or "15")
+        obey()
+        assert came == []
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
