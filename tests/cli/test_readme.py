@@ -2,44 +2,69 @@
 
 import re
 import shlex
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sharded_emb import cli
-from sharded_emb.cli.sweep_words import read_sweep
-from sharded_emb.config.run import PlanConfig, PrepareConfig, RunConfig
-from sharded_emb.errors import InputError
-from tests.cli.commands import ROOT
+from tests.cli.commands import ROOT, result
+from tests.cli.in_process import Commands
+from tests.cli.lines import commands, composed, write_runs
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FENCES = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+FENCES = FENCE.findall(README)
 BLOCKS = [block for language, block in FENCES if language in ("bash", "")]
+PYTHON = [block for language, block in FENCES if language == "python"]
+SHOWN = [block for block in BLOCKS if block.startswith("$ python -m sharded_emb.")]
 LINES = [line.partition("    #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
-COMMANDS = [
+IN_TEXT = [" ".join(each.split()) for each in re.findall(r"`([^`]+)`", FENCE.sub("", README))]
+COMMANDS = commands(LINES)
+COMMANDS_IN_TEXT = [
     line
-    for line in LINES
-    if re.match(r"(python|torchrun).* sharded_emb\.(prepare|train|plan) |python -m .*\.(prepare|train|plan) ", line)
+    for line in IN_TEXT
+    if re.match(r"(train|evaluate|prepare|plan|doctor) [\w.]+=\w|python -m sharded_emb\.[a-z]", line)
 ]
 SCRIPTS = {line.split()[1] for line in LINES if line.startswith("bash ")}
+OPTION = re.compile(r" (--(?!nproc|nnodes|rdzv|nodes|gpus|time)[\w-]+)")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands were typed in, as far as one of them begins from what another one left."""
+    folder: Path = tmp_path_factory.mktemp("readme")
+    cluster = folder / "mine" / "cluster"
+    cluster.mkdir(parents=True)
+    shutil.copy(ROOT / "conf" / "cluster" / "cpu.yaml", cluster / "calibrated.yaml")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        write_runs(COMMANDS)
+    for other in ("runs/monday", "FOLDER"):  # which the text speaks of
+        shutil.copytree(folder / "runs" / "beauty", folder / other)
+    return folder
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(COMMANDS) >= 8
+    by_name = {name: [line for line in COMMANDS if f"{name} " in line] for name in ("prepare", "train", "plan")}
+    assert all(len(lines) >= 2 for lines in by_name.values())
+    assert sum("sharded_emb.evaluate run=" in line for line in COMMANDS) >= 2
+    assert sum("sharded_emb.doctor" in line for line in COMMANDS) >= 1
+    assert {option for line in COMMANDS for option in OPTION.findall(line)} == {
+        "--config-dir",
+        "--config-name",
+        "--multirun",
+    }
     assert {"launch/quickstart.sh", "launch/test.sh", "launch/local.sh"} <= SCRIPTS
+    assert {line.split()[0] for line in COMMANDS_IN_TEXT} >= {"train", "evaluate", "prepare", "plan", "python"}
+    assert PYTHON
+    assert len(SHOWN) >= 2
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if "--config-dir" not in line])
-def test_a_command_composes_and_its_types_are_right(line: str) -> None:
-    words = shlex.split(line)
-    at = next(i for i, word in enumerate(words) if word.startswith("sharded_emb."))
-    command = words[at].removeprefix("sharded_emb.")
-    config_class = {"prepare": PrepareConfig, "plan": PlanConfig}.get(command, RunConfig)
-    own = words[at + 1 :]
-    if "--multirun" in own:
-        sweep = read_sweep(own[1:])
-        assert sweep.tried
-        own = sweep.fixed
-    cli.compose_all(command, own).validated(config_class, files=False)
+@pytest.mark.parametrize("line", [*COMMANDS, *COMMANDS_IN_TEXT])
+def test_a_command_composes_and_its_types_are_right(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    composed(line)
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
@@ -47,10 +72,21 @@ def test_a_script_is_there(script: str) -> None:
     assert (ROOT / script).is_file()
 
 
-def test_the_list_of_problems_is_the_one_shown() -> None:
-    (block,) = [block for block in BLOCKS if block.startswith("$ python -m sharded_emb.train")]
-    command, head, *lines = block.splitlines()
-    with pytest.raises(InputError) as caught:
-        cli.compose_all("train", shlex.split(command)[4:]).validated(RunConfig)
-    assert head == f"train: {len(caught.value.problems)} problems"
-    assert [line.strip() for line in lines] == caught.value.problems
+@pytest.mark.parametrize("block", SHOWN, ids=lambda block: block.split()[3])
+def test_the_list_of_problems_is_the_one_shown(block: str, start: Commands) -> None:
+    command, *lines = block.splitlines()
+    name, *words = shlex.split(command)[3:]
+    ended = start(name.removeprefix("sharded_emb."), *words)
+    assert (ended.code, ended.err.splitlines()) == (2, lines)
+
+
+def test_what_a_notebook_is_told_to_type_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in PYTHON:
+        names: dict[str, Any] = {}
+        exec(compile(block, "README.md", "exec"), names)
+        outcome = names["outcome"]
+        assert (outcome.status, result(outcome.path)["status"]) == ("finished", "finished")
+        assert 0 < outcome.metrics["test"]["ndcg@10"] < 1
+        assert (outcome.path / "evaluation_valid.json").is_file()
+        assert (tmp_path / names["config"].data / "manifest.yaml").is_file()
