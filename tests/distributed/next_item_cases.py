@@ -88,20 +88,17 @@ def train_models(place: Place, folder: Path) -> dict[str, Any]:
 
 
 def bad_ids(place: Place, folder: Path) -> dict[tuple[str, int], Any]:
-    """By sharding and bad id: the error's type and text, and whether any number of the table or its state moved."""
+    """By sharding and bad id: the error's type and text."""
     found = {}
     for sharding in ("table_wise", "row_wise", "column_wise", "data_parallel"):
         built = Built(config(folder, sharding), place)
-        train_steps(built, 2)
         for bad in (ITEMS, ITEMS + 1, -1, 2**31, 2**63 - 1):
-            before = _numbers(built)
             caught = None
             try:
-                _step_with_bad_id(built, bad)
+                _collate_bad_id(built, bad)
             except InputError as error:
                 caught = error
-            same = all(torch.equal(a, b) for a, b in zip(before, _numbers(built), strict=True))
-            found[sharding, bad] = (type(caught) is OutOfRangeIdError, str(caught), same)
+            found[sharding, bad] = (type(caught) is OutOfRangeIdError, str(caught))
     return found
 
 
@@ -134,7 +131,7 @@ def _numbers(built: Built) -> list[Tensor]:
     return [*shards, *(state.clone() for _, state in fused_states(built.sharded.fused))]
 
 
-def _step_with_bad_id(built: Built, bad: int) -> None:
+def _collate_bad_id(built: Built, bad: int) -> None:
     """A global batch of 4 rows, the last with a bad id: on rank 0 of one, on rank 1 of two, on rank 3 of four."""
     split = pa.table({"items": pa.array([[2, 3, 4], [5, 6], [7, 8, 9], [2, bad, 3]], pa.list_(pa.int64()))})
     collate = type(built.collate())(split, built.reading, built.place.rank)
