@@ -73,11 +73,15 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_the_rank_that_failed_is_heard_first_and_named_by_the_others(tmp_path: Path, data: Path) -> None:
-    run = tmp_path / "run"
+def test_the_rank_that_failed_is_heard_first_and_named_by_the_others_and_30_s_later_all_have_ended(
+    tmp_path: Path, data: Path
+) -> None:
+    run, raised = tmp_path / "run", tmp_path / "raised"
     saving = ["checkpoint.every_steps=3", "checkpoint.asynchronous=true"]
-    launched = Launched(tmp_path, data, [f"run={run}", "model.how=raise", *saving])
+    launched = Launched(tmp_path, data, [f"run={run}", "model.how=raise", f"model.once={raised}", *saving])
+    launched.until(raised.exists)
     assert launched.end(120) == 1
+    assert time.time() - raised.stat().st_mtime < 30, launched.said()
     said = launched.said()
     at = [
         said.index(line)
