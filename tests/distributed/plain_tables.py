@@ -190,7 +190,7 @@ class PlainPooling(nn.Module):
             return target.new_zeros(target.shape)
         vectors = table.vectors(ids)
         if self.kind == "max":
-            return vectors.max(0).values
+            return vectors.amax(0)  # equal ones share the gradient: different numbers may be the same in fp16
         if self.kind == "last":
             return vectors[-1]
         return self._weights(vectors, row, kept, target) @ vectors
