@@ -27,8 +27,9 @@ from sharded_emb.training.step import Learner
 TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 8e-2, "fp8": 8e-2, "int8": 8e-2}
 # what 20 steps of Adam made of gradients of mere rounding, and three times as much again
 OF_RATE = 0.01
-# Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign
-DENSE_TOLERANCE = 1e-3
+# Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign; and
+# so the same as a part of what dense weights have moved
+DENSE_TOLERANCE, OF_DENSE = 1e-3, 0.2
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Tolerances:
         """Of a table or the "dense" weights. moved: the most that a number of it has; what rounds elsewhere comes to a
         part of that.
         """
-        own = self.own.get(what, DENSE_TOLERANCE)
+        own = self.own[what] if what in self.own else max(DENSE_TOLERANCE, OF_DENSE * moved)
         return max(own, self.widest * moved) if self.chosen is None else self.chosen
 
 
