@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-HELD_SECONDS = 5.0  # that a process has to say what it failed of, once it is to end
+HELD_SECONDS = 10.0  # that a process has to say what it failed of, once it is to end
 
 # of a command that failed and has not said why
 _held_back: list[Callable[[], None]] = []
