@@ -135,8 +135,8 @@ def train(words: Sequence[str], run: Path, stop_after: int | None = None) -> Non
 
 
 def verify(words: Sequence[str]) -> None:
-    """As `train verify=true` does. Raises AssertionError with tables and losses that are too far apart. Rounding alone can
-    take dense weights apart (`verify.DENSE_TOLERANCE`), and what is wrong with them shows in the losses.
+    """As `train verify=true` does. Raises AssertionError with tables and losses that are too far apart. Dense weights
+    may be by rounding alone (`verify.DENSE_TOLERANCE`), and what is wrong with them shows in the losses.
     """
     import sharded_emb
     from sharded_emb.config import verifying

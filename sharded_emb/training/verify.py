@@ -27,8 +27,8 @@ from sharded_emb.training.step import Learner
 TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 8e-2, "fp8": 8e-2, "int8": 8e-2}
 # what 20 steps of Adam made of gradients of mere rounding, and three times as much again
 OF_RATE = 0.01
-# Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign: biases
-# of the keys of attention have no other. And so the same as a part of what dense weights have moved
+# Adam moves a weight by its rate however small the gradient is, and a gradient of zero that was rounded has a sign:
+# biases of the keys of attention have no other. So it is a part of what dense weights have moved, too
 DENSE_TOLERANCE, OF_DENSE = 1e-3, 0.5
 
 
