@@ -108,28 +108,32 @@ class Tolerances:
     chosen: float | None = None
 
     @property
+    def between(self) -> float:
+        """Of what all tables go through."""
+        return max(TOLERANCES[dtype] for dtype in self.of_all)
+
+    @property
     def widest(self) -> float:
         """Of anything, which is that of losses."""
-        found = max(*self.own.values(), *(TOLERANCES[dtype] for dtype in self.of_all))
-        return found if self.chosen is None else self.chosen
+        return max(self.between, *self.own.values()) if self.chosen is None else self.chosen
 
     def of(self, what: str, moved: float) -> float:
-        """Of a table or the "dense" weights. moved: the most that a number of it has; what rounds elsewhere comes to a
-        part of that.
+        """Of a table or the "dense" weights. moved: the most that a number of it has; what rounds in other tables comes
+        to a part of that.
         """
         own = self.own[what] if what in self.own else max(DENSE_TOLERANCE, OF_DENSE * moved)
-        return max(own, self.widest * moved) if self.chosen is None else self.chosen
+        return max(own, self.between, self.widest * moved) if self.chosen is None else self.chosen
 
 
 class Start:
     """What the unsharded side begins with."""
 
     def __init__(self, reference: Learner) -> None:
-        self._values = {name: [part.clone() for part in parts] for name, parts in _values(reference).items()}
+        self._values = {what: [part.clone() for part in _values(reference, what)] for what in _whats(reference)}
 
     def moved(self, what: str, reference: Learner) -> float:
         """The most that a number of it has moved since."""
-        return _largest(self._values[what], _values(reference)[what])
+        return _largest(self._values[what], _values(reference, what))
 
 
 def differences(
@@ -137,12 +141,9 @@ def differences(
 ) -> list[Difference]:
     """Of each table and of the dense weights, on every rank. reference, start: on the first rank."""
     found = []
-    theirs = None if reference is None else _values(reference)
-    for name in sharded.sharded.embeddings.tables:
-        whole = sharded.sharded.whole_table(name)  # of all ranks, one table at a time
-        found.append((name, 0.0 if theirs is None else _largest([whole], theirs[name])))
-    if theirs is not None:
-        found.append(("dense", _largest(_dense(sharded), theirs["dense"])))
+    for what in _whats(sharded):
+        ours = _values(sharded, what)  # of all ranks, one table at a time
+        found.append((what, 0.0 if reference is None else _largest(ours, _values(reference, what))))
 
     def judged() -> list[Difference]:
         assert reference is not None
@@ -152,14 +153,14 @@ def differences(
     return from_first_rank(judged, sharded.sharded.place)
 
 
-def _dense(learner: Learner) -> list[Tensor]:
-    return [weight.detach().cpu() for weight in learner.sharded.dense_parameters()]
+def _whats(learner: Learner) -> list[str]:
+    return [*learner.sharded.embeddings.tables, "dense"]
 
 
-def _values(learner: Learner) -> dict[str, list[Tensor]]:
-    """Of a model in one process."""
-    tables = learner.sharded.embeddings.tables
-    return {**{name: [learner.sharded.whole_table(name)] for name in tables}, "dense": _dense(learner)}
+def _values(learner: Learner, what: str) -> list[Tensor]:
+    if what == "dense":
+        return [weight.detach().cpu() for weight in learner.sharded.dense_parameters()]
+    return [learner.sharded.whole_table(what)]
 
 
 def loss_difference(losses: Sequence[float], others: Sequence[float]) -> float:
