@@ -22,11 +22,10 @@ def train(composed: cli.Composed) -> int:
         from sharded_emb.config.session import train as train_session
         from sharded_emb.config.verifying import verify
         from sharded_emb.config.where import from_home
-        from sharded_emb.distributed.process_group import restarted
         from sharded_emb.training.launches import made_by_this_launch
 
     run = composed.tree.get("run")
-    if restarted() and isinstance(run, str) and made_by_this_launch(from_home(Path(run))):
+    if isinstance(run, str) and made_by_this_launch(from_home(Path(run))):  # by an earlier start of these ranks
         composed.tree["resume"] = True
     config = composed.validated(RunConfig)
     if config.verify:

@@ -16,7 +16,7 @@ from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
 from sharded_emb.config.same_start import require_same_start
 from sharded_emb.config.warm_starting import FROM_SEED, Begun, warm_started
-from sharded_emb.distributed.agree import from_first_rank
+from sharded_emb.distributed.agree import all_values, from_first_rank
 from sharded_emb.distributed.heartbeat import Heartbeat
 from sharded_emb.distributed.process_group import Place, by_torchrun, process_group, restarted
 from sharded_emb.errors import InputError
@@ -134,8 +134,10 @@ def _goes_on(folder: RunFolder | None) -> bool:
 
 
 def _as_restarted(config: RunConfig, place: Place) -> RunConfig:
-    """Where torchrun restarted this process, with the run that its first start has made, if it came so far."""
-    if not restarted() or config.run is not None:
+    """Where torchrun restarted a rank, with the run that its first start has made, if it came so far. It starts the
+    ranks of other hosts anew as well, and counts that on the host of the one that failed alone.
+    """
+    if config.run is not None or not any(all_values(restarted(), place)):
         return config
     run = from_first_rank(lambda: of_this_launch(Path("runs")), place)
     return config if run is None else config.model_copy(update={"run": run, "resume": True})

@@ -9,7 +9,12 @@ import pytest
 
 import sharded_emb
 from benchmarks.asked_ranks import Ranks
+from sharded_emb.config import session
+from sharded_emb.distributed.agree import all_values
+from sharded_emb.distributed.process_group import Place, launch_id
+from sharded_emb.training.launches import LAUNCH
 from tests.distributed.next_item_data import write_dataset
+from tests.distributed.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +60,22 @@ def test_other_data_are_refused(two: Ranks, copies: Path) -> None:
     said = "data: manifest.yaml: seed: want the same on all ranks, got 0 on rank 0 and 1 on rank 1; give every host"
     assert ending.text == f"{said} the same dataset"
     assert not (copies / "run").exists()
+
+
+def as_restarted(place: Place, folder: str) -> tuple[Path | None, bool]:
+    """Torchrun counts a restart on the host of the rank that failed, and starts those of the others anew as well."""
+    os.chdir(folder)
+    os.environ.update(TORCHELASTIC_RUN_ID="none", TORCHELASTIC_RESTART_COUNT=str(place.rank))
+    config = sharded_emb.compose("experiment=sasrec_beauty", "data=./0")
+    before = session._as_restarted(config, place)
+    assert (before.run, before.resume) == (None, False), "the first start had not come so far"
+    if place.rank == 0:
+        Path("runs/mine").mkdir(parents=True)
+        Path("runs/mine", LAUNCH).write_text(str(launch_id()))
+    all_values(None, place)
+    after = session._as_restarted(config, place)
+    return after.run, after.resume
+
+
+def test_ranks_of_all_hosts_go_on_where_those_of_one_have_failed(copies: Path) -> None:
+    assert run_ranks(as_restarted, 2, str(copies), per_host=1) == [(Path("runs/mine"), True)] * 2
