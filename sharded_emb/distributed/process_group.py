@@ -107,15 +107,17 @@ def report_failure(error: BaseException) -> None:
 
 
 def leave(code: int) -> None:
-    """Ends a rank of many at once, with this exit code. Does nothing in a process that torchrun did not start.
+    """Ends a process that was started for one of our commands at once, with this exit code. Does nothing in any other.
 
     A thread of a communication library that asks for the interpreter while that is being taken down makes C++ end the
     process with SIGABRT, and torchrun call a run failed that is done: one in some hundred launches on a busy machine.
     """
-    if launched_ranks() > 1:
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    if launched_ranks() > 1 or (main is not None and main.name.startswith("sharded_emb.")):
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # whoever read it is gone
+                stream.flush()
         os._exit(code)
 
 
