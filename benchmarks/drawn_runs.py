@@ -50,6 +50,12 @@ class _Draw:
         if self.often(probability):
             self.words.append(f"{key}={self.random.choice(values)}")
 
+    def round(self, key: str, dtypes: tuple[str, ...], probability: float) -> None:
+        """With this probability, one of the dtypes, in which numbers are not exact."""
+        before = len(self.words)
+        self.say(key, dtypes, probability)
+        self.exact = self.exact and len(self.words) == before
+
 
 def drawn(number: int) -> Drawn:
     """The case of a number."""
@@ -139,15 +145,9 @@ def _clicks(draw: _Draw) -> list[str]:
 
 def _table(draw: _Draw, name: str, *, next_item: bool) -> None:
     key = f"tables.{name}"
-    if draw.often(0.15):
-        draw.words.append(f"{key}.dtype={draw.random.choice(('fp16', 'bf16'))}")
-        draw.exact = False
-    if draw.often(0.1):
-        draw.words.append(f"{key}.output_dtype={draw.random.choice(('fp16', 'bf16'))}")
-        draw.exact = False
-    if draw.often(0.1):
-        draw.words.append(f"{key}.state_dtype={draw.random.choice(('fp16', 'bf16'))}")
-        draw.exact = False
+    draw.round(f"{key}.dtype", ("fp16", "bf16"), 0.15)
+    draw.round(f"{key}.output_dtype", ("fp16", "bf16"), 0.1)
+    draw.round(f"{key}.state_dtype", ("fp16", "bf16"), 0.1)
     draw.say(f"{key}.max_norm", (0.1, 1.0), 0.15)
     draw.say(f"{key}.scale_grad_by_freq", ("true",), 0.15)
     draw.say(f"{key}.freeze", ("true",), 0.05)
@@ -177,12 +177,8 @@ def _run(draw: _Draw) -> None:
     draw.say("clip_norm", (0.01, 1.0))
     draw.say("sharding", _SHARDINGS, 0.5)
     draw.say("sharding.distinct_ids", ("true",))
-    if draw.often(0.15):
-        draw.words.append(f"sharding.communication.backward={draw.random.choice(('bf16', 'fp16', 'int8'))}")
-        draw.exact = False
-    if draw.often(0.15):
-        draw.words.append(f"sharding.communication.forward={draw.random.choice(('bf16', 'fp16', 'int8'))}")
-        draw.exact = False
+    draw.round("sharding.communication.backward", ("bf16", "fp16", "int8"), 0.15)
+    draw.round("sharding.communication.forward", ("bf16", "fp16", "int8"), 0.15)
     draw.say("batches.like_lengths", ("true",))
     draw.say("batches.shuffle", ("false",), 0.1)
     draw.say("prefetch.ids", ("true", "false"))
