@@ -110,7 +110,7 @@ class Dataset:
         """
         folder = Path(folder)
         found = cls(folder, read_manifest(folder))
-        require_parts([found._vocabulary_file(table) for table in found.manifest.vocabularies])
+        require_parts([found.vocabulary_file(table) for table in found.manifest.vocabularies])
         return found
 
     @property
@@ -127,16 +127,13 @@ class Dataset:
 
         Raises InputError for a file that is not the one of the manifest: its rows would be other ids.
         """
-        info, name, file = self._vocabulary_info(table), f"vocabulary/{table}", self._vocabulary_file(table)
+        info, name, file = self._vocabulary_info(table), f"vocabulary/{table}", self.vocabulary_file(table)
         if name not in self._tables:
             found = self._read(name, [file])
             same = "raw" in found.column_names and len(found) == info.rows
             if not same or hash_of(found["raw"].combine_chunks()[FIRST_ROW:]) != info.sha256:
                 del self._tables[name]
-                raise InputError(
-                    f"data: want the vocabulary that {MANIFEST} describes in {file}, got another; {AGAIN}, or put the "
-                    "file back"
-                )
+                raise other_vocabulary(file)
         return self._tables[name]
 
     def vocabulary_of(self, table: str, columns: Iterable[str]) -> str | None:
@@ -197,7 +194,8 @@ class Dataset:
             self._tables[name] = pa.concat_tables([_read_file(file) for file in files]).combine_chunks()
         return self._tables[name]
 
-    def _vocabulary_file(self, table: str) -> Path:
+    def vocabulary_file(self, table: str) -> Path:
+        """Where a vocabulary is."""
         return self.folder / "vocabulary" / f"{table}.parquet"
 
     def _vocabulary_info(self, table: str) -> VocabularyInfo:
@@ -226,6 +224,13 @@ def _read_file(file: Path) -> pa.Table:
 def not_whole(file: Path, error: Exception) -> InputError:
     """Of a Parquet file that cannot be read."""
     return InputError(f"data: want a whole Parquet file in {file}, got {str(error).splitlines()[0]}; {AGAIN}")
+
+
+def other_vocabulary(file: Path) -> InputError:
+    """Of a file whose rows are not those that the manifest describes."""
+    return InputError(
+        f"data: want the vocabulary that {MANIFEST} describes in {file}, got another; {AGAIN}, or put the file back"
+    )
 
 
 def require_parts(files: list[Path]) -> None:

@@ -26,12 +26,10 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 from sharded_emb.batch import Batch
 from sharded_emb.distributed.agree import all_values
 from sharded_emb.distributed.process_group import Place
-from sharded_emb.ids.managed_collision import ManagedCollision
+from sharded_emb.ids.managed_collision import NO_ID, ManagedCollision
 from sharded_emb.initializers import mixed
 from sharded_emb.tables import Table
 from sharded_emb.vocabulary_rows import FIRST_ROW
-
-_NO_ID = torch.iinfo(torch.int64).max  # what TorchRec marks a free row with
 
 
 def _policy(config: ManagedCollision) -> MCHEvictionPolicy:
@@ -62,7 +60,7 @@ class Bucket(MCHManagedCollisionModule):
 
     def meet(self, ids_U: Tensor, counts_U: Tensor, step: int) -> None:
         """Remembers what a step has met."""
-        known = ids_U != _NO_ID
+        known = ids_U != NO_ID
         self.waiting.append(torch.stack([ids_U, counts_U, torch.full_like(ids_U, step)])[:, known])
 
     def change_hands(self, step: int) -> Tensor:
@@ -84,13 +82,13 @@ class Bucket(MCHManagedCollisionModule):
     def rows(self, ids_N: Tensor) -> Tensor:
         """The row of each id."""
         found = self.remap({"": JaggedTensor(values=ids_N, lengths=torch.ones_like(ids_N))})[""].values()
-        return torch.where(ids_N == _NO_ID, self.last, found)
+        return torch.where(ids_N == NO_ID, self.last, found)
 
     @property
     def owned(self) -> Tensor:
         """How many rows have an owner: a scalar."""
         # the last row is nobody's, so that a search that finds nothing ends there
-        return (self._mch_sorted_raw_ids != _NO_ID).sum()
+        return (self._mch_sorted_raw_ids != NO_ID).sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """Who has which row, and what the eviction policy knows of them."""
@@ -137,7 +135,7 @@ class ManagedTable:
         return rows_U[at_N], changed
 
     def _bucket(self, ids_U: Tensor) -> Tensor:
-        return (mixed(ids_U) & _NO_ID) % self.config.buckets
+        return (mixed(ids_U) & NO_ID) % self.config.buckets
 
     def _sizes(self, bucket_U: Tensor) -> list[int]:
         """How many of the ids each rank is to have."""

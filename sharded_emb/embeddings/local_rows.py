@@ -53,6 +53,18 @@ def merged(parts: Sequence[RowGradients]) -> RowGradients:
     return by_row(rows_N, torch.arange(rows_N.numel(), device=rows_N.device), gradient_ND, counts_N)
 
 
+def renormalized(table: Table, weight_RD: Tensor) -> Tensor:
+    """Rows longer than max_norm scaled down to it, as `torch.nn.functional.embedding` does, in float32; others, and
+    those of a table without one, as they are.
+    """
+    if table.max_norm is None:
+        return weight_RD
+    weight_RD = weight_RD.float()
+    norms_R = weight_RD.norm(p=table.norm_type, dim=1)
+    scale_R = torch.where(norms_R > table.max_norm, table.max_norm / (norms_R + 1e-7), 1.0)
+    return weight_RD * scale_R[:, None]
+
+
 class LocalRows:
     """Part of a table: weight_RD holds the rows from `row` and the columns from `column` on.
 
@@ -97,7 +109,7 @@ class LocalRows:
         """One step of the table's optimizer, which uses the gradients up. step counts from 1."""
         optimizer, rows_R = self.table.optimizer, gradients.rows_R
         if self.table.max_norm is not None:
-            self.weight_RD[rows_R] = self._renormalized(self.weight_RD[rows_R].float()).to(self.weight_RD.dtype)
+            self.weight_RD[rows_R] = renormalized(self.table, self.weight_RD[rows_R].float()).to(self.weight_RD.dtype)
         if optimizer.weight_decay_mode == "all_decoupled":
             self.weight_RD.mul_(1 - lr * optimizer.weight_decay)
         for some_R, some_RD in self._dense(gradients) if self.table.update == "dense" else self._touched(gradients):
@@ -133,17 +145,9 @@ class LocalRows:
         for name, values in state.items():
             self.state[name][rows_R] = values.to(self.state[name].dtype)
 
-    def _renormalized(self, weight_RD: Tensor) -> Tensor:
-        """Rows longer than max_norm scaled down to it, as `torch.nn.functional.embedding` does."""
-        if self.table.max_norm is None:
-            return weight_RD
-        norms_R = weight_RD.norm(p=self.table.norm_type, dim=1)
-        scale_R = torch.where(norms_R > self.table.max_norm, self.table.max_norm / (norms_R + 1e-7), 1.0)
-        return weight_RD * scale_R[:, None]
-
     def read_vectors(self, ids_N: Tensor) -> Tensor:
         """As `vectors`, without gradients."""
-        return self._as_output(self._renormalized(self.weight_RD[ids_N].float()))
+        return self._as_output(renormalized(self.table, self.weight_RD[ids_N].float()))
 
     def read_sums(self, ids_N: Tensor, offsets_B1: Tensor) -> Tensor:
         """As `sums`, without gradients."""
@@ -151,7 +155,7 @@ class LocalRows:
         if weight_RD.dtype != torch.float32 or self.table.max_norm is not None:
             # reading never writes, so that replicas cannot drift apart: only what is read is converted or scaled
             rows_R, ids_N = torch.unique(ids_N, return_inverse=True)
-            weight_RD = self._renormalized(weight_RD[rows_R].float())
+            weight_RD = renormalized(self.table, weight_RD[rows_R].float())
         if not ids_N.numel():
             return torch.zeros(len(offsets_B1) - 1, self.weight_RD.shape[1], device=self.weight_RD.device)
         return self._as_output(F.embedding_bag(ids_N, weight_RD, offsets_B1, mode="sum", include_last_offset=True))

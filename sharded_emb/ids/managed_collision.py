@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 from sharded_emb.ids.base import Ids, only_first_row_is_padding
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
+NO_ID = (1 << 63) - 1  # what TorchRec marks a free row with
+
 
 class ManagedCollision(Ids):
     """eviction: which ids keep their rows when there are more: the most frequent ("lfu"), the most recent ("lru"), or

@@ -11,19 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan
-from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from sharded_emb.errors import nearest
 from sharded_emb.pretrained import Chunk, Filled, PretrainedWeights, Wanted
-from sharded_emb.training import checkpoint_entries as entries
 from sharded_emb.training import checkpoint_files as files
+from sharded_emb.training.checkpoint_rows import SavedRows, saved_tables
 from sharded_emb.training.checkpoint_vocabularies import Vocabulary, raw_ids_of
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
@@ -60,16 +52,11 @@ class TableOfRun:
         self._require_whole(".metadata", files.STATE)
         self.said = files.state_of(checkpoint, f"tables.{self.wanted.name}.weights.path")
         self.table = config.key or self.wanted.name
-        self.entry = f"{entries.TABLES}.{self.table}.weight"
-        saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-        known = {name.split(".")[1] for name in entries.of(entries.TABLES, saved)}
+        known = saved_tables(checkpoint)
         if self.table not in known:
             raise self.wanted.problem("key", f"want a table of {run}, got {self.table!r}{nearest(self.table, known)}")
-        info = saved[self.entry]
-        assert isinstance(info, TensorStorageMetadata)
-        self.rows, dim = info.size
-        self.dtype = info.properties.dtype
-        self.firsts = [*sorted({chunk.offsets[0] for chunk in info.chunks}), self.rows]
+        self.saved = SavedRows(checkpoint, self.table)
+        dim = self.saved.dim
         if dim != self.wanted.dim:
             hint = f"set tables.{self.wanted.name}.dim={dim}"
             raise self.wanted.problem(
@@ -83,23 +70,18 @@ class TableOfRun:
 
         Raises InputError for a checkpoint that is damaged.
         """
-        self._require_whole(self.entry)
+        self._require_whole(self.saved.entry)
         there_R = self._rows_there[first_row:end_row]
-        for first, end in zip(self.firsts, self.firsts[1:], strict=False):
+        for first, end in self.saved.pieces:
             rows_N = np.flatnonzero((there_R >= first) & (there_R < end))
             if len(rows_N):
-                values = self._read(first, end)
+                values = self.saved.read(first, end)
                 yield rows_N + first_row, values[there_R[rows_N] - first].float().numpy()
 
     def _require_whole(self, *names: str) -> None:
         if wrong := [line for name in names for line in files.damage(self.checkpoint, entry=name)]:
             got = f"got {self.checkpoint} with a damaged {', '.join(dict.fromkeys(wrong))}"
             raise self.wanted.problem("path", f"want a whole checkpoint, {got}; take another run")
-
-    def _read(self, first: int, end: int) -> Tensor:
-        room = torch.empty(end - first, self.wanted.dim, dtype=self.dtype)
-        load({self.entry: room}, checkpoint_id=self.checkpoint, planner=_Rows(self.entry, first), no_dist=True)
-        return room
 
     def _mapped(self) -> npt.NDArray[np.int64]:
         """By row of the table that of the run, -1 for none: by raw ids where there are vocabularies."""
@@ -120,10 +102,10 @@ class TableOfRun:
                 "path", f"want a run on the vocabulary of {vocabulary.name}, whose ids share rows, got another"
             )
         if vocabulary is None or sha256 is None or fewer:
-            if self.rows != wanted.rows:
-                raise wanted.problem("path", f"want {wanted.rows} rows, as the table has, got {self.rows}")
-            self.filled = Filled(from_file=self.rows)
-            return np.arange(self.rows)
+            if self.saved.rows != wanted.rows:
+                raise wanted.problem("path", f"want {wanted.rows} rows, as the table has, got {self.saved.rows}")
+            self.filled = Filled(from_file=self.saved.rows)
+            return np.arange(self.saved.rows)
         before = self.said["vocabulary_rows"][self.table]
         found = np.full(wanted.rows, -1, np.int64)
         found[:FIRST_ROW] = np.arange(FIRST_ROW)
@@ -152,24 +134,3 @@ class TableOfRun:
         if self.config.missing == "error" and len(missing):
             got = f"got none for {len(missing)} of them, such as {', '.join(map(str, named))}"
             raise self.wanted.problem("missing", f"want vectors of all {len(there)} ids, {got}")
-
-
-class _Rows(DefaultLoadPlanner):
-    """Reads some rows of one table into a tensor of their own."""
-
-    def __init__(self, entry: str, first: int) -> None:
-        super().__init__()
-        self.entry, self.first = entry, first
-
-    def create_local_plan(self) -> LoadPlan:
-        """What of the saved shards these rows are in."""
-        assert self.metadata is not None
-        saved, room = self.metadata.state_dict_metadata[self.entry], self.state_dict[self.entry]
-        assert isinstance(saved, TensorStorageMetadata)
-        rows = ChunkStorageMetadata(torch.Size((self.first, 0)), room.shape)
-        return LoadPlan(create_read_items_for_chunk_list(self.entry, saved, [rows]))
-
-    def lookup_tensor(self, index: MetadataIndex) -> Tensor:  # noqa: ARG002
-        """There is one."""
-        room: Tensor = self.state_dict[self.entry]
-        return room
