@@ -103,11 +103,26 @@ def evaluate(run: str | Path, *overrides: str, config_dir: str | Path | None = N
     from sharded_emb.config.evaluating import evaluate as evaluate_session
     from sharded_emb.config.run import EvaluateConfig
 
-    if any(word.startswith("run=") for word in _words(overrides)):
+    return evaluate_session(_of_run("evaluate", run, overrides, config_dir).validated(EvaluateConfig))
+
+
+def export(run: str | Path, *overrides: str, config_dir: str | Path | None = None) -> Path:
+    """Writes what serves a run without this package, and returns the folder: `export("runs/mine", "quantize=int8")`.
+
+    The package `serving` in it reads it and needs torch alone; `sharded_emb.serving.standalone.Exported` is the same.
+    """
+    cli.check_versions()
+    from sharded_emb.config.exporting import export as export_session
+    from sharded_emb.config.run import ExportConfig
+
+    return export_session(_of_run("export", run, overrides, config_dir).validated(ExportConfig))
+
+
+def _of_run(command: str, run: str | Path, overrides: Iterable[str], config_dir: str | Path | None) -> cli.Composed:
+    words = _words(overrides)
+    if any(word.startswith("run=") for word in words):
         raise InputError("run: want it as the first argument alone, got it among the overrides too; leave one out")
-    words = [*overrides, path_word("run", run)]
-    composed = cli.compose_all("evaluate", words, _folders(config_dir), of_run=True)
-    return evaluate_session(composed.validated(EvaluateConfig))
+    return cli.compose_all(command, [*words, path_word("run", run)], _folders(config_dir), of_run=True)
 
 
 def _words(overrides: Iterable[object]) -> list[str]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from sharded_emb.batch import CANDIDATES
 from sharded_emb.config.file_rules import raw_columns
 from sharded_emb.config.reading import hard_negatives, item_attributes, item_rows, item_table, make_reading, seen_before
-from sharded_emb.config.run import EvaluateConfig, RunConfig
+from sharded_emb.config.run import OfRunConfig, RunConfig
 from sharded_emb.config.same_start import require_same_data
 from sharded_emb.config.vocabularies import rows_by_table
 from sharded_emb.config.weights import checkpoints_of_runs, open_weights
@@ -69,7 +69,7 @@ class Built:
         self.tables = resolve_tables(config, self.dataset, self.given)
         with together(place):
             self.seen = seen_before(config, self.tables, self.flat.split("train"))
-            self.hard = None if isinstance(config, EvaluateConfig) else hard_negatives(config, self.dataset)
+            self.hard = None if isinstance(config, OfRunConfig) else hard_negatives(config, self.dataset)
             of_items = item_attributes(self.tables, self.dataset)
         self.reading = replace(make_reading(config, self.tables, self.seen, self.hard), of_items=of_items)
         self.held = held(self.tables)
@@ -83,7 +83,7 @@ class Built:
         fill(self.sharded, config.seed, draw)
         self._bytes_with_tables = peak_memory_bytes(place.device)
         self.of_runs: dict[str, Path | None] = {}
-        if not isinstance(config, EvaluateConfig):
+        if not isinstance(config, OfRunConfig):
             # of a run that goes on the newest checkpoint may change while ranks look
             self.of_runs = from_first_rank(lambda: checkpoints_of_runs(self.tables), place)
         self.pretrained = self._load_pretrained()
@@ -95,7 +95,7 @@ class Built:
         """The plan that is given, or one for what the data read. Raises InputError where none fits."""
         known = lengths(self.config, self.tables, self.dataset, {})
         work, given = workload(self.config, self.tables, known), self.given
-        replicas = 1 if isinstance(self.config, EvaluateConfig) else self.config.sharding.replicas
+        replicas = 1 if isinstance(self.config, OfRunConfig) else self.config.sharding.replicas
         asked = Asked(self.config.cluster, None if given is None else given.placements(), replicas)
         return make_plan(self.held, self.place, work, self.config.sharding.communication, asked)
 

@@ -18,8 +18,22 @@ from sharded_emb.config.plan_rules import (
     without_data,
 )
 from sharded_emb.config.rules import Tree, whole
-from sharded_emb.config.run import EvaluateConfig, PlanConfig, PrepareConfig, RunConfig, ShardingConfig
-from sharded_emb.config.run_rules import place_for_predictions, place_for_run, start_of_run
+from sharded_emb.config.run import (
+    EvaluateConfig,
+    ExportConfig,
+    OfRunConfig,
+    PlanConfig,
+    PrepareConfig,
+    RunConfig,
+    ShardingConfig,
+)
+from sharded_emb.config.run_rules import (
+    index_of_items,
+    place_for_export,
+    place_for_predictions,
+    place_for_run,
+    start_of_run,
+)
 from sharded_emb.config.stream_rules import addition_problems, adds, hard_problems, stream_problems
 from sharded_emb.config.vocabularies import rows_by_table
 from sharded_emb.config.weights import weight_problems
@@ -52,8 +66,10 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         return [*found, *error.problems]
     found += _rows(kind, sound, dataset)
     found += column_problems(tree, sound, dataset)
-    if not issubclass(kind, EvaluateConfig | PlanConfig):
+    if not issubclass(kind, OfRunConfig | PlanConfig):
         found += [*hard_problems(sound, dataset), *metric_problems(sound, dataset)]
+    if issubclass(kind, ExportConfig):  # tables are read where they lie, whatever ranks there are
+        return found
     return [*found, *_plan(kind, tree, sound, dataset)]
 
 
@@ -79,6 +95,8 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
     """What the command writes needs a place, and what it alone reads has to be there."""
     if issubclass(kind, PlanConfig):
         yield from (*device_for_plan(sound), *place_for_plan(sound), *known_features(sound))
+    elif issubclass(kind, ExportConfig):
+        yield from (*place_for_export(sound), *index_of_items(sound))
     elif issubclass(kind, EvaluateConfig):
         yield from (*place_for_predictions(sound), *against_problems(sound))
     else:
@@ -101,6 +119,8 @@ def _dense(sound: Tree) -> Iterator[str]:
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
     """Splits that are needed need rows: without any an epoch has no step, and a metric no value."""
+    if issubclass(kind, ExportConfig):
+        return
     rows = {name: split.rows for name, split in dataset.manifest.splits.items()}
     if issubclass(kind, EvaluateConfig):
         if not rows.get(sound.get("split", "test")):
@@ -135,7 +155,7 @@ def _plan(kind: type[Any], tree: Tree, sound: Tree, dataset: Dataset | None) -> 
         tables = plan.applied(tables)
     found += [*problems(held(tables), ranks), *_updates(kind, sound, tables), *_distinct(sharding, held(tables))]
     found += misfits_of_replicas(kind, sound, held(tables))
-    if dataset is not None and not issubclass(kind, EvaluateConfig | PlanConfig):  # whose weights are not filled so
+    if dataset is not None and not issubclass(kind, OfRunConfig | PlanConfig):  # whose weights are not filled so
         found += weight_problems(tables, dataset)
     return [_by_typed_key(problem, configs, sharding) for problem in found]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sharded_emb.config.rules import Tree
-from sharded_emb.config.run import EvaluateConfig, PlanConfig
+from sharded_emb.config.run import OfRunConfig, PlanConfig
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.planning.plan_file import PlanFile
 from sharded_emb.planning.shapes import Ranks
@@ -20,7 +20,7 @@ def planned_ranks(kind: type[object], sound: Tree) -> Ranks:
     if issubclass(kind, PlanConfig):
         cluster = described(sound.get("cluster", ClusterConfig()), present_machine(sound.get("device", "auto")))
         return Ranks(cluster.world_size, cluster.per_host)
-    if issubclass(kind, EvaluateConfig) or (replicas := sound["sharding"].replicas) == 1:
+    if issubclass(kind, OfRunConfig) or (replicas := sound["sharding"].replicas) == 1:
         return Ranks(launched_ranks(), launched_ranks_per_host())
     return Ranks(max(1, launched_ranks() // replicas), 1)
 
@@ -31,7 +31,7 @@ def misfits_of_replicas(kind: type[object], sound: Tree, tables: Sequence[Table]
     from sharded_emb.distributed.process_group import launched_ranks
 
     replicas: int = sound["sharding"].replicas
-    if replicas == 1 or issubclass(kind, EvaluateConfig):  # which makes none
+    if replicas == 1 or issubclass(kind, OfRunConfig):  # which makes none
         return
     if issubclass(kind, PlanConfig):
         yield (

@@ -157,7 +157,23 @@ class PlanConfig(RunConfig):
     ids_per_sample: dict[str, PositiveFloat] = Field(default_factory=dict)
 
 
-class EvaluateConfig(RunConfig):
+class OfRunConfig(RunConfig):
+    """Of a command that takes a run as it is, and trains nothing."""
+
+
+class ExportConfig(OfRunConfig):
+    """What `export` adds to the run it exports. out: a folder, null for `export` in that of the run. overwrite: replace
+    an export that is there. quantize: how numbers of tables and items are written, null for the dtypes of the tables.
+    index: of the items of a next-item model, as faiss describes one, to search among part of them; null for none.
+    """
+
+    out: UserPath | None = None
+    overwrite: bool = False
+    quantize: Literal["fp16", "bf16", "int8"] | None = None
+    index: str | None = None
+
+
+class EvaluateConfig(OfRunConfig):
     """What `evaluate` adds to the run it evaluates.
 
     split: which part of the data. baselines: counting baselines beside the model. against: a run folder or a baseline,

@@ -1,11 +1,14 @@
 """Rules about places of runs: what a command writes needs one, and what a run begins with has to be there."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from sharded_emb.config.rules import Tree
 from sharded_emb.errors import nearest
+from sharded_emb.models.base import NextItemConfig
+from sharded_emb.serving import MANIFEST as EXPORT
 from sharded_emb.training.checkpoint_files import steps
 from sharded_emb.training.run_folder import RUN, taken
 
@@ -47,3 +50,32 @@ def place_for_predictions(sound: Tree) -> Iterator[str]:
         yield f"{want}, but {above} is no folder; choose another place"
     elif not os.access(above, os.W_OK | os.X_OK):
         yield f"{want}, but {above} may not be written; choose another place"
+
+
+def place_for_export(sound: Tree) -> Iterator[str]:
+    """An export needs a folder of its own."""
+    run: Path | None = sound.get("run")
+    out: Path | None = sound.get("out") or (run and run / "export")
+    if out is None:
+        return
+    out = out.resolve()  # as `.` has no name of its own
+    above = next((folder for folder in out.parents if folder.exists()), out)
+    if out.is_mount():
+        yield f"out: want a folder beside which another can be made, got {out}, where a disk begins; name one in it"
+    elif out.exists() and not (out / EXPORT).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        yield f"out: want the folder of an export or a new one, got {out}, which exists and is none; choose another"
+    elif (out / EXPORT).is_file() and not sound.get("overwrite", True):
+        yield f"out: want a new folder, got {out}, which holds an export; overwrite=true replaces it"
+    elif not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        yield f"out: want a folder that can be made, got {out}, but {above} may not be written; choose another place"
+
+
+def index_of_items(sound: Tree) -> Iterator[str]:
+    """An index is of items that a model scores, and made by a library of its own."""
+    if sound.get("index") is None:
+        return
+    if "model" in sound and not isinstance(sound["model"], NextItemConfig):
+        model = type(sound["model"]).__name__
+        yield f"index: want null, since {model} scores no items, got {sound['index']}; leave it out"
+    elif importlib.util.find_spec("faiss") is None:
+        yield "index: want faiss where it is not null, got none installed; pip install 'sharded-emb[faiss]'"

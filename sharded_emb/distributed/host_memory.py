@@ -19,7 +19,7 @@ from torch import Tensor
 # of glibc's malloc.h and Linux's mman.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14
-_HUGE_PAGE = 1 << 21
+_HUGE_PAGE, _PAGE = 1 << 21, os.sysconf("SC_PAGE_SIZE")
 _KEPT_BYTES = (1 << 31) - 1  # free at the top of the heap; the most that mallopt takes
 
 
@@ -42,6 +42,16 @@ def empty_on_huge_pages(values: Tensor) -> None:
         where = ctypes.c_void_p(first), ctypes.c_size_t(last - first)
         if advise(*where, _MADV_HUGEPAGE) == 0:
             advise(*where, _MADV_DONTNEED)  # pages that are there stay small
+
+
+def let_go_of_pages(values: Tensor) -> None:
+    """Lets go of what was read of a file that a tensor maps, and nobody has written to; it is read again when asked
+    for. Such pages count as memory of the process, as many as it has ever touched.
+    """
+    first = -(-values.data_ptr() // _PAGE) * _PAGE
+    last = (values.data_ptr() + values.numel() * values.element_size()) // _PAGE * _PAGE
+    if last > first and (advise := getattr(_libc(), "madvise", None)) is not None:
+        advise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)
 
 
 def host_bytes(root: Path = Path("/")) -> int:

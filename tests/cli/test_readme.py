@@ -3,11 +3,13 @@
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sharded_emb
 from tests.cli.commands import ROOT, result
 from tests.cli.in_process import Commands
 from tests.cli.lines import commands, composed, write_runs
@@ -17,6 +19,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 FENCES = FENCE.findall(README)
 BLOCKS = [block for language, block in FENCES if language in ("bash", "")]
 PYTHON = [block for language, block in FENCES if language == "python"]
+SERVING = next(block for block in PYTHON if "from serving import" in block)
 SHOWN = [block for block in BLOCKS if block.startswith("$ python -m sharded_emb.")]
 LINES = [line.partition("    #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 IN_TEXT = [" ".join(each.split()) for each in re.findall(r"`([^`]+)`", FENCE.sub("", README))]
@@ -83,6 +86,8 @@ def test_the_list_of_problems_is_the_one_shown(block: str, start: Commands) -> N
 def test_what_a_notebook_is_told_to_type_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for block in PYTHON:
+        if block == SERVING:
+            continue
         names: dict[str, Any] = {}
         exec(compile(block, "README.md", "exec"), names)
         outcome = names["outcome"]
@@ -90,3 +95,27 @@ def test_what_a_notebook_is_told_to_type_runs(tmp_path: Path, monkeypatch: pytes
         assert 0 < outcome.metrics["test"]["ndcg@10"] < 1
         assert (outcome.path / "evaluation_valid.json").is_file()
         assert (tmp_path / names["config"].data / "manifest.yaml").is_file()
+
+
+def test_what_serves_a_run_is_told_to_type_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    events = [f"u{user},B{(7 * user + time) % 19:04},{time}" for user in range(30) for time in range(6)]
+    Path("events.csv").write_text("\n".join(["user,item,time", *events]))
+    words = ["dataset=events", "dataset.raw=events.csv", "data=data", "tables.item.dim=8", "model.hidden=8"]
+    config = sharded_emb.compose(*words, "steps=3", "global_batch=16", "run=runs/mine")
+    sharded_emb.prepare(config)
+    sharded_emb.train(config)
+    sharded_emb.export("runs/mine")
+    names: dict[str, Any] = {}
+    try:
+        exec(compile(SERVING, "README.md", "exec"), names)
+        exported = names["exported"]
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "serving"]:
+            del sys.modules[name]
+    assert exported.vectors("item", ["B0001", "B0002"]).shape == (2, 8)
+    lists = exported.recommend({"items": [["B0001", "B0002"], ["B0003"]]})
+    assert [len(each) for each in lists] == [10, 10]
+    assert not {"B0001", "B0002"} & {item for item, _ in lists[0]}
+    assert exported.columns == {"items": "item"}

@@ -12,6 +12,7 @@ import torch
 import yaml
 from sklearn.metrics import roc_auc_score
 
+from tests.cli import served
 from tests.cli.commands import metrics_lines, result, run
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,14 @@ def beauty_run(beauty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("beauty_run") / "run"
     run("train", "experiment=sasrec_beauty", f"data={beauty}", f"run={folder}", "steps=90", "log_every_steps=1")
     return folder
+
+
+def test_an_export_ranks_beauty_as_evaluate_does(beauty_run: Path, tmp_path: Path) -> None:
+    run("export", f"run={beauty_run}", f"out={tmp_path / 'out'}")
+    run("evaluate", f"run={beauty_run}", f"predictions={tmp_path / 'lists.parquet'}")
+    exported = served.load(tmp_path / "out")
+    asked, wanted = served.columns(beauty_run, exported, 1000), served.listed(tmp_path / "lists.parquet", 1000)
+    served.require_same_lists(exported.recommend(asked, top_k=20), wanted, tolerance=1e-6)
 
 
 def test_a_run_folder_holds_what_the_contract_names(beauty_run: Path) -> None:
@@ -202,3 +211,8 @@ def test_poolings_optimizers_and_weights_of_every_kind_train_on_ml100k(real_data
     run("evaluate", f"run={folder}")
     evaluated = json.loads((folder / "evaluation_test.json").read_text())["metrics"]["test"]
     assert evaluated == pytest.approx(found["metrics"]["test"], abs=1e-6)
+    run("evaluate", f"run={folder}", f"predictions={tmp_path / 'scores.parquet'}")
+    run("export", f"run={folder}")
+    exported = served.load(folder / "export")
+    asked, wanted = served.columns(folder, exported, 2000), served.probabilities(tmp_path / "scores.parquet", 2000)
+    assert served.said_by(exported, asked, at_once=300) == pytest.approx(wanted, abs=1e-6)

@@ -1,0 +1,244 @@
+"""Columns of raw values to what the graph of the model takes.
+
+B  rows    T  events over all rows    N  ids    L  longest row    D  dim    A  columns of numbers
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .table import Table, hashed
+from .vocabulary import UNKNOWN, Vocabulary, mapped
+
+Columns = Mapping[str, Sequence[Any]]
+ROWS_BEHIND = 2
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Ids of rows, one row after the other: ids_T and lengths_B, int64. numbers_T: float32, what a pooling asks for."""
+
+    ids_T: Tensor
+    lengths_B: Tensor
+    numbers_T: Tensor | None = None
+
+    @property
+    def row_T(self) -> Tensor:
+        """The row of each."""
+        return torch.repeat_interleave(self.lengths_B)
+
+    def only(self, kept_T: Tensor) -> "Bags":
+        """The same rows with some of their ids."""
+        if bool(kept_T.all()):
+            return self
+        lengths_B = torch.bincount(self.row_T[kept_T], minlength=len(self.lengths_B))
+        return Bags(self.ids_T[kept_T], lengths_B, None if self.numbers_T is None else self.numbers_T[kept_T])
+
+    def with_one_more(self) -> "Bags":
+        """Each row with a place behind its events, of id 0."""
+        at_T, count = torch.arange(len(self.ids_T)) + self.row_T, len(self.ids_T) + len(self.lengths_B)
+        ids_T = self.ids_T.new_zeros(count).index_copy_(0, at_T, self.ids_T)
+        numbers_T = self.numbers_T
+        if numbers_T is not None:
+            numbers_T = numbers_T.new_zeros(count).index_copy_(0, at_T, numbers_T)
+        return Bags(ids_T, self.lengths_B + 1, numbers_T)
+
+    def with_rows_behind(self, rows: int, length: int) -> "Bags":
+        """With so many rows more, of ids and numbers 0."""
+        ids_T = torch.cat([self.ids_T, self.ids_T.new_zeros(rows * length)])
+        numbers_T = self.numbers_T
+        if numbers_T is not None:
+            numbers_T = torch.cat([numbers_T, numbers_T.new_zeros(rows * length)])
+        return Bags(ids_T, torch.cat([self.lengths_B, self.lengths_B.new_full((rows,), length)]), numbers_T)
+
+
+class Inputs:
+    """What a model reads. said: export.json. ROWS_BEHIND rows of no meaning come behind those of the caller: a graph is
+    traced for two rows and more, of two events and more, and would refuse fewer.
+    """
+
+    def __init__(
+        self, folder: Path, said: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], tables: Mapping[str, Table]
+    ) -> None:
+        self.said, self.vocabularies, self.tables = said, vocabularies, tables
+        self.features = {each["name"]: each for each in said["features"]}
+        self.columns: dict[str, str | None] = {f["column"]: f["vocabulary"] for f in said["features"] if not f["of"]}
+        for feature in said["features"]:
+            self.columns |= dict.fromkeys(feature["numbers"].get("columns", {}).values())
+        self.columns |= dict.fromkeys(said["numbers"])
+        self._of_items = {
+            name: (
+                mapped(folder / "items" / f"{name}.offsets", torch.int64, self._rows_of(feature["of"]) + 1),
+                mapped(folder / "items" / f"{name}.values", torch.int64, feature["values"]),
+            )
+            for name, feature in self.features.items()
+            if feature["of"]
+        }
+
+    def of(self, columns: Columns) -> dict[str, Tensor]:
+        """The inputs of the graph, by name. Raises ValueError for a column that is missing or does not fit."""
+        self._require(columns)
+        found: dict[str, Tensor] = {}
+        bags: dict[str, Bags] = {}
+        for name, feature in self.features.items():
+            if not feature["of"]:
+                bags[name] = self._read(feature, columns).with_rows_behind(ROWS_BEHIND, feature["behind"])
+                found |= self._looked_up(feature, bags[name])
+        for feature in self.features.values():
+            if feature["of"]:
+                found |= self._sequence(feature, self._describing(feature, bags[feature["of"]]))
+        if self.said["numbers"]:
+            values = [[*map(float, columns[name]), *[0.0] * ROWS_BEHIND] for name in self.said["numbers"]]
+            found["numbers"] = torch.tensor(values).T.contiguous()
+        return {name: found[name] for name in self.said["inputs"]}
+
+    def histories(self, columns: Columns) -> Bags:
+        """The items of each row, all of them, as rows of their table."""
+        self._require(columns)
+        column = self.said["history"]
+        feature = next(each for each in self.features.values() if each["column"] == column and each["asked"])
+        return self._known({**feature, "limit": None, "numbers": {}}, columns)
+
+    def _rows_of(self, feature: str) -> int:
+        """Of the table that a feature reads."""
+        return self.tables[self.features[feature]["table"]].size
+
+    def _require(self, columns: Columns) -> None:
+        """Raises ValueError unless all columns are there, with as many rows."""
+        missing = [name for name in self.columns if name not in columns]
+        if missing:
+            raise ValueError(f"columns: want {', '.join(self.columns)}, got no {', '.join(missing)}")
+        counts = {name: len(columns[name]) for name in self.columns}
+        if len({*counts.values()}) > 1 or not all(counts.values()):
+            raise ValueError(f"columns: want as many rows in each, one at least, got {counts}")
+
+    def _read(self, feature: Mapping[str, Any], columns: Columns) -> Bags:
+        """What the graph reads of a feature: as many events as it was trained with, without padding."""
+        bags = self._known(feature, columns)
+        if feature["padding"] is not None:
+            bags = bags.only(bags.ids_T != feature["padding"])
+        if not feature["asked"]:
+            return bags
+        if not bool(bags.lengths_B.all()):
+            raise ValueError(f"{feature['column']}: want one event or more in each row, got a row without any")
+        return bags.with_one_more()  # the event that is asked for, which nothing looks at
+
+    def _known(self, feature: Mapping[str, Any], columns: Columns) -> Bags:
+        """Rows of the table alone, and what the pooling asks for of each."""
+        table, unknown = self.tables[feature["table"]], feature["unknown"]
+        bags = self._cut(feature, columns)
+        rows_T = table.rows_of(bags.ids_T, feature["raw"])
+        wrong_T = (rows_T < 0) | (rows_T >= table.size)
+        if unknown == "error" and bool(wrong_T.any()):
+            wrong = int(rows_T[wrong_T][0])
+            raise ValueError(f"{feature['column']}: id {wrong} is out of range [0, {table.size}) of table {table.name}")
+        if unknown == "drop":
+            return replace(bags, ids_T=rows_T).only(~wrong_T & (rows_T != UNKNOWN))
+        instead_T = hashed(rows_T, table.size) if unknown == "hash" else torch.full_like(rows_T, UNKNOWN)
+        return replace(bags, ids_T=torch.where(wrong_T, instead_T, rows_T))
+
+    def _cut(self, feature: Mapping[str, Any], columns: Columns) -> Bags:
+        """The ids of each row that are read, as the data have them."""
+        column, limit, newest = feature["column"], feature["limit"], feature["keep"] == "newest"
+        whole, vocabulary = (
+            [_listed(column, value, feature["scalar"]) for value in columns[column]],
+            self.columns[column],
+        )
+        if vocabulary is not None and not feature["scalar"] and not feature["numbers"]:
+            whole = [[value for value in row if value != ""] for row in whole]  # which `prepare` takes for no value
+        rows = [_cut(row, limit, newest) for row in whole]
+        values = [*itertools.chain.from_iterable(rows)]
+        if vocabulary is None:
+            ids_T = torch.tensor([*map(int, values)], dtype=torch.int64)
+        else:
+            ids_T = self.vocabularies[vocabulary].rows(values)
+        lengths_B = torch.tensor([*map(len, rows)])
+        numbers = self._numbers(feature, columns, [*map(len, whole)])
+        if numbers is None:
+            return Bags(ids_T, lengths_B)
+        return Bags(ids_T, lengths_B, torch.tensor([*itertools.chain.from_iterable(numbers)], dtype=torch.float32))
+
+    def _numbers(self, feature: Mapping[str, Any], columns: Columns, whole: list[int]) -> list[list[float]] | None:
+        """What the pooling asks for, of the ids that are read of each row. whole: how many ids rows have."""
+        said, limit, newest = feature["numbers"], feature["limit"], feature["keep"] == "newest"
+        if not said:
+            return None
+        read: dict[str, list[Any]] = {}
+        for key, column in said["columns"].items():
+            if key == "now":  # one a row
+                read[key] = [*columns[column]]
+                continue
+            rows = [_listed(column, value, scalar=False) for value in columns[column]]
+            for number, (row, count) in enumerate(zip(rows, whole, strict=True)):
+                if len(row) != count:
+                    wanted = f"want {count} values in row {number}, as {feature['column']} has"
+                    raise ValueError(f"{column}: {wanted}, got {len(row)}")
+            read[key] = [_cut(row, limit, newest) for row in rows]
+        if said["kind"] == "weights":
+            return read["weights"]
+        if said["kind"] == "gaps":
+            return [_gaps(row) for row in read["times"]]
+        nows = read.get("now", [max(row, default=0) for row in read["times"]])
+        return [_decayed(row, now, said) for row, now in zip(read["times"], nows, strict=True)]
+
+    def _looked_up(self, feature: Mapping[str, Any], bags: Bags) -> dict[str, Tensor]:
+        """Of a feature its inputs."""
+        if not feature["summed"]:
+            return self._sequence(feature, bags)
+        name, rows = feature["name"], len(bags.lengths_B)
+        sums_BD = self.tables[feature["table"]].sums(bags.ids_T, bags.row_T, rows)
+        return {f"{name}.sums": sums_BD, f"{name}.lengths": bags.lengths_B}
+
+    def _sequence(self, feature: Mapping[str, Any], bags: Bags) -> dict[str, Tensor]:
+        name, longest = feature["name"], feature["longest"] or int(bags.lengths_B.max())
+        found = {
+            f"{name}.values": self.tables[feature["table"]].vectors(bags.ids_T),
+            f"{name}.ids": bags.ids_T,
+            f"{name}.lengths": bags.lengths_B,
+            f"{name}.places": torch.arange(longest),
+            f"{name}.filled": torch.arange(int((bags.lengths_B > 0).sum())),
+        }
+        return found if bags.numbers_T is None else {**found, f"{name}.numbers": bags.numbers_T}
+
+    def _describing(self, feature: Mapping[str, Any], items: Bags) -> Bags:
+        """What describes items: a row an item, those of the rows behind with values of no meaning."""
+        behind, (offsets, values) = (
+            ROWS_BEHIND * self.features[feature["of"]]["behind"],
+            self._of_items[feature["name"]],
+        )
+        item_T = items.ids_T[: len(items.ids_T) - behind]
+        lengths_T = offsets[item_T + 1] - offsets[item_T]
+        shift_T = offsets[item_T] - (lengths_T.cumsum(0) - lengths_T)
+        at_N = torch.arange(int(lengths_T.sum())) + torch.repeat_interleave(shift_T, lengths_T)
+        return Bags(values[at_N], lengths_T).with_rows_behind(behind, feature["behind"])
+
+
+def _listed(column: str, value: Any, scalar: bool) -> list[Any]:
+    if scalar:
+        return [value]
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+        raise ValueError(f"{column}: want a list of values in each row, got {value!r}")
+    return [*value]
+
+
+def _cut(row: list[Any], limit: int | None, newest: bool) -> list[Any]:
+    if limit is None or len(row) <= limit:
+        return row
+    return row[-limit:] if newest else row[:limit]
+
+
+def _gaps(times: list[float]) -> list[float]:
+    """Since the event before, 0 of the first."""
+    return [float(each - before) for before, each in zip([*times[:1], *times], times, strict=False)]
+
+
+def _decayed(times: list[float], now: float, said: Mapping[str, Any]) -> list[float]:
+    """Half the weight for every half-life of an event's age."""
+    ages = [max(now - each, 0) for each in times]
+    youngest = min(ages, default=0) if said["normalize"] else 0
+    return [2.0 ** (-(age - youngest) / said["half_life_seconds"]) for age in ages]

@@ -1,0 +1,91 @@
+"""Raw ids and rows.
+
+N  ids
+"""
+
+import mmap
+import warnings
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2  # rows of every vocabulary
+
+
+def mapped(file: Path, dtype: torch.dtype, *shape: int) -> Tensor:
+    """The numbers of a file, mapped. Raises ValueError for a file of another size."""
+    wanted, found = prod(shape) * dtype.itemsize, file.stat().st_size
+    if found != wanted:
+        raise ValueError(f"{file}: want {wanted} bytes, got {found}; export again")
+    if not wanted:
+        return torch.empty(shape, dtype=dtype)
+    # to read alone: what may be written to counts as memory that is promised, even where nobody writes
+    with file.open("rb") as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would rather have what it may write to
+        numbers = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return torch.frombuffer(numbers, dtype=dtype).view(shape)
+
+
+class Vocabulary:
+    """Raw ids by row, and rows by raw id: whole numbers or texts."""
+
+    def __init__(self, folder: Path, name: str, said: Mapping[str, Any]) -> None:
+        self.name, self.size, self.texts = name, said["rows"], said["raw"] == "string"
+        files = folder / "vocabulary"
+        self._order = mapped(files / f"{name}.order", torch.int64, self.size - FIRST)
+        if self.texts:
+            self._ends = mapped(files / f"{name}.ends", torch.int64, self.size)
+            self._letters = _bytes_of(files / f"{name}.raw")
+        else:
+            self._raw = mapped(files / f"{name}.raw", torch.int64, self.size)
+            self._sorted = mapped(files / f"{name}.sorted", torch.int64, self.size - FIRST)
+
+    def raw(self, row: int) -> int | str | None:
+        """The raw id of a row, None for those of padding and of what is unknown."""
+        if row < FIRST:
+            return None
+        return self._text(row).decode() if self.texts else int(self._raw[row])
+
+    def _text(self, row: int) -> bytes:
+        return bytes(self._letters[int(self._ends[row - 1]) : int(self._ends[row])])
+
+    def rows(self, raw_ids: Sequence[Any]) -> Tensor:
+        """The row of each raw id, that of what is unknown for others and for None: int64 (N). Raises TypeError for a
+        text in place of a number, and the other way round.
+        """
+        if self.texts:
+            return torch.tensor([self._row_of(raw) for raw in raw_ids], dtype=torch.int64)
+        ids = [self._whole(raw) for raw in raw_ids]
+        if not ids or not len(self._sorted):
+            return torch.full((len(ids),), UNKNOWN)
+        known = [raw is not None and -(2**63) <= raw < 2**63 for raw in ids]
+        ids_N = torch.tensor([raw if inside else 0 for raw, inside in zip(ids, known, strict=True)])
+        at_N = torch.searchsorted(self._sorted, ids_N).clamp(max=len(self._sorted) - 1)
+        return torch.where(torch.tensor(known) & (self._sorted[at_N] == ids_N), self._order[at_N], UNKNOWN)
+
+    def _whole(self, raw: Any) -> int | None:
+        """A raw id of any library as a number of Python."""
+        if raw is None or (hasattr(raw, "__index__") and not isinstance(raw, bool)):
+            return raw if raw is None else int(raw.__index__())
+        raise TypeError(f"vocabulary {self.name}: want int as raw id, got {raw!r}")
+
+    def _row_of(self, raw: Any) -> int:
+        if raw is None:
+            return UNKNOWN
+        if not isinstance(raw, str):
+            raise TypeError(f"vocabulary {self.name}: want str as raw id, got {raw!r}")
+        text = raw.encode(errors="surrogatepass")  # which is no UTF-8, and so nobody's
+        at = bisect_left(range(len(self._order)), text, key=lambda place: self._text(int(self._order[place])))
+        if at < len(self._order) and self._text(row := int(self._order[at])) == text:
+            return row
+        return UNKNOWN
+
+
+def _bytes_of(file: Path) -> memoryview:
+    with file.open("rb") as opened:
+        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if file.stat().st_size else b"")

@@ -1,0 +1,415 @@
+"""`export`: what serves a run says what `evaluate` says, and needs torch alone."""
+
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import sharded_emb
+from tests.cli import served
+from tests.cli.commands import run
+from tests.cli.in_process import Commands
+
+SIZES = ("tables.item.dim=16", "model.hidden=16", "model.blocks=1", "global_batch=16", "early_stopping=null")
+ALONE = """
+import json, sys
+from importlib.abc import MetaPathFinder
+
+class Nothing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("sharded_emb", "torchrec", "fbgemm_gpu", "pyarrow", "pydantic"):
+            raise ImportError(f"{name} is not there")
+
+sys.meta_path.insert(0, Nothing())
+sys.path.insert(0, sys.argv[1])
+from serving import Exported
+
+asked = json.loads(sys.stdin.read())
+print(json.dumps(Exported(sys.argv[1]).recommend(asked, top_k=20)))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    sharded_emb.train(sharded_emb.compose(*SIZES, "loss=softmax", "epochs=3", f"data={tiny_data}", f"run={folder}"))
+    return folder
+
+
+def test_lists_are_those_of_evaluate_in_a_process_with_torch_alone(trained: Path, tmp_path: Path) -> None:
+    out = sharded_emb.export(trained, f"out={tmp_path / 'out'}")
+    assert out == tmp_path / "out"
+    exported = served.load(out)
+    sharded_emb.evaluate(trained, f"predictions={tmp_path / 'lists.parquet'}")
+    asked, wanted = served.columns(trained, exported, rows=60), served.listed(tmp_path / "lists.parquet", rows=60)
+    command = [sys.executable, "-c", ALONE, str(out)]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    served.require_same_lists(json.loads(done.stdout), wanted, tolerance=1e-6)
+    # rows one by one, in any company
+    alone = [exported.recommend({"items": [row]}, top_k=20)[0] for row in asked["items"][:7]]
+    served.require_same_lists(alone, wanted[:7], tolerance=1e-6)
+
+
+def test_vectors_are_those_of_the_checkpoint_by_raw_id(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
+    out = sharded_emb.export(trained, f"out={tmp_path / 'out'}")
+    exported, table = served.load(out), pq.read_table(out / "embeddings" / "item.parquet")
+    raw = sharded_emb.Dataset.open(tiny_data).raw_ids("item").to_pylist()[2:]
+    assert table["raw"].to_pylist() == raw
+    vectors = np.array(table["vector"].to_pylist(), dtype=np.float32)
+    assert torch.equal(exported.vectors("item", raw), torch.from_numpy(vectors))
+    again = sharded_emb.compose(
+        *SIZES,
+        f"data={tiny_data}",
+        f"tables.item.weights.path={trained}",
+        "tables.item.freeze=true",
+        "steps=1",
+        f"run={tmp_path / 'again'}",
+    )
+    sharded_emb.train(again)
+    other = served.load(sharded_emb.export(tmp_path / "again"))
+    assert torch.equal(other.vectors("item", raw), torch.from_numpy(vectors))
+    found = dict(exported.neighbours("item", raw[0], top_k=3))
+    cosines = torch.nn.functional.cosine_similarity(torch.from_numpy(vectors), torch.from_numpy(vectors[:1]))
+    best = cosines[1:].topk(3)
+    assert found == pytest.approx(
+        {raw[1 + at]: each for at, each in zip(best.indices.tolist(), best.values.tolist(), strict=True)}
+    )
+
+
+def test_an_export_is_there_whole_or_not_at_all_and_is_replaced_when_asked(
+    start: Commands, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = start.folder / "out"
+    ended = start("export", f"run={trained}", f"out={out}", "quantize=int8")
+    assert ended.code in (0, None), ended.err
+    assert f"exported step-12 of {trained} to {out}" in ended.out
+    assert "table item: 76 x 16 int8, numbers at most 0.0" in ended.out
+    before = served.manifest(out)
+    again = start("export", f"run={trained}", f"out={out}")
+    assert again.code == 2
+    assert f"out: want a new folder, got {out}, which holds an export; overwrite=true replaces it" in again.err
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("sharded_emb.serving.export.write_vectors", full)
+        assert start("export", f"run={trained}", f"out={out}", "overwrite=true").code == 1
+    assert served.manifest(out) == before
+    assert sorted(entry.name for entry in start.folder.iterdir()) == ["out"]
+    ended = start("export", f"run={trained}", f"out={out}", "overwrite=true")
+    assert ended.code in (0, None), ended.err
+    assert served.manifest(out)["tables"]["item"]["dtype"] == "fp32"
+    assert sorted(entry.name for entry in start.folder.iterdir()) == ["out"]
+
+
+def test_what_cannot_be_exported_says_why_and_leaves_nothing(start: Commands, trained: Path) -> None:
+    def problem(*words: str) -> str:
+        ended = start("export", *words)
+        assert ended.code == 2, ended.err
+        return str(ended.err)
+
+    assert "run: missing; want a run folder, as run=FOLDER" in problem()
+    assert "run: want a run folder, got nowhere" in problem("run=nowhere")
+    assert "did you mean quantize?" in problem(f"run={trained}", "quantise=int8")
+    assert "quantize: want fp16, bf16 or int8, got 'int4'" in problem(f"run={trained}", "quantize=int4")
+    assert "index: want a description that faiss takes" in problem(f"run={trained}", "index=HNWS32")
+    (start.folder / "full").mkdir()
+    (start.folder / "full" / "mine.txt").touch()
+    said = problem(f"run={trained}", f"out={start.folder / 'full'}")
+    assert f"out: want the folder of an export or a new one, got {start.folder / 'full'}, which exists" in said
+    assert "tables.item: want 76 x 16, as" in problem(f"run={trained}", "tables.item.dim=8")
+    assert "model: want model.blocks.1." in problem(f"run={trained}", "model.blocks=2")
+    other = start.folder / "other"
+    sizes = ["dataset=quickstart", "dataset.users=40", "dataset.items=160", "dataset.clusters=4", "seed=3"]
+    sharded_emb.prepare(sharded_emb.compose(*sizes, f"data={other}"))
+    assert "data: want the vocabulary of item" in problem(f"run={trained}", f"data={other}")
+    assert not (trained / "export").exists()
+
+
+def test_a_place_for_an_export_that_is_none_or_taken_says_so(start: Commands, trained: Path) -> None:
+    taken, part = start.folder / "taken", start.folder / ".taken.part"
+    part.mkdir()
+    with (part / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = start("export", f"run={trained}", f"out={taken}")
+    assert ended.code == 2
+    assert f"out: want {taken} for itself, got another process that writes it; wait for it" in ended.err
+    # what a killed one has left there and moved aside
+    (part / "model.pt2").touch()
+    (start.folder / ".taken.old").mkdir()
+    (start.folder / ".taken.old" / "export.json").write_text("{}")
+    assert start("export", f"run={trained}", "out=taken").code in (0, None)
+    assert [entry.name for entry in start.folder.iterdir()] == ["taken"]
+    assert served.manifest(taken)["format"] == 1
+    for place in (".", "/"):
+        assert "out: want" in start("export", f"run={trained}", f"out={place}").err
+    (start.folder / "file").touch()
+    ended = start("export", f"run={trained}", f"out={start.folder / 'file' / 'out'}")
+    assert (ended.code, "out: want a folder" in ended.err) == (2, True)
+
+
+def test_who_has_opened_an_export_keeps_it(trained: Path, tmp_path: Path) -> None:
+    out = sharded_emb.export(trained, f"out={tmp_path / 'out'}", "index=HNSW16")
+    exported, asked = served.load(out), {"items": [[42, 5], [7]]}
+    sharded_emb.export(trained, f"out={out}", "overwrite=true", "model.temperature=0.25", "quantize=int8")
+    kept = served.load(sharded_emb.export(trained, f"out={tmp_path / 'kept'}", "index=HNSW16"))
+    assert exported.recommend(asked) == kept.recommend(asked)
+    assert exported.recommend(asked, candidates=40) == kept.recommend(asked, candidates=40)
+    assert exported.neighbours("item", 42) == kept.neighbours("item", 42)
+    assert served.load(out).recommend(asked) != kept.recommend(asked)
+
+
+def test_ids_of_ones_own_cannot_be_exported(trained: Path) -> None:
+    wanted = (
+        r"^tables.item.ids: want rows, hash, quotient_remainder, managed_collision, got tests.cli.own_pooling.Turned"
+    )
+    with pytest.raises(sharded_emb.InputError, match=wanted):
+        sharded_emb.export(trained, "tables.item.ids={_target_: tests.cli.own_pooling.Turned}")
+
+
+def test_a_damaged_checkpoint_is_not_exported(start: Commands, trained: Path) -> None:
+    copy = start.folder / "run"
+    shutil.copytree(trained, copy, symlinks=True)
+    file = copy / "checkpoints" / "last" / "__0_0.distcp"
+    letters = bytearray(file.read_bytes())
+    at = letters.find(b"data/0") + 200
+    letters[at] ^= 1
+    file.write_bytes(letters)
+    ended = start("export", f"run={copy}")
+    assert ended.code == 2
+    assert "run: want a whole checkpoint, got" in ended.err
+    assert not (copy / "export").exists()
+
+
+@pytest.mark.parametrize("quantize", ["fp16", "bf16", "int8"])
+def test_quantized_numbers_are_near(trained: Path, tmp_path: Path, quantize: str) -> None:
+    whole = served.load(sharded_emb.export(trained, f"out={tmp_path / 'whole'}"))
+    out = sharded_emb.export(trained, f"out={tmp_path / 'out'}", f"quantize={quantize}")
+    exported, raw = served.load(out), [raw for raw, _ in whole.neighbours("item", 42, top_k=80)]
+    difference = (exported.vectors("item", raw) - whole.vectors("item", raw)).abs()
+    assert 0 < float(difference.max()) <= served.manifest(out)["tables"]["item"]["largest_difference"]
+    spread = whole.vectors("item", raw).amax(1) - whole.vectors("item", raw).amin(1)
+    assert float((difference.amax(1) / spread).max()) <= {"fp16": 2**-10, "bf16": 2**-7, "int8": 0.51 / 255}[quantize]
+    sizes = [(folder / "tables" / "item.bin").stat().st_size for folder in (tmp_path / "whole", out)]
+    assert sizes[0] == sizes[1] * (4 if quantize == "int8" else 2)
+
+
+def test_counts_are_added_to_scores_and_an_index_finds_nearly_all(trained: Path, tmp_path: Path) -> None:
+    counts = "evaluation.counts={weight: 2, scale: 20}"
+    exported = served.load(sharded_emb.export(trained, f"out={tmp_path / 'out'}", counts, "index=HNSW16"))
+    sharded_emb.evaluate(trained, counts, f"predictions={tmp_path / 'lists.parquet'}")
+    asked, wanted = served.columns(trained, exported, rows=60), served.listed(tmp_path / "lists.parquet", rows=60)
+    served.require_same_lists(exported.recommend(asked, top_k=20), wanted, tolerance=1e-6)
+    served.require_same_lists(exported.recommend(asked, top_k=20, candidates=20), wanted, tolerance=1e-6)
+    plain = served.load(sharded_emb.export(trained, f"out={tmp_path / 'plain'}", "evaluation.counts=null"))
+    with pytest.raises(ValueError, match=r"^candidates: want an export with an index, got one without"):
+        plain.recommend(asked, candidates=5)
+    seen = {item for item, _ in plain.recommend(asked, top_k=80, leave_out_seen=False)[0]}
+    assert {*asked["items"][0]} <= seen
+    assert len(seen) == 74
+
+
+def test_what_a_served_model_is_asked_wrongly_it_says(trained: Path, tmp_path: Path) -> None:
+    exported = served.load(sharded_emb.export(trained, f"out={tmp_path / 'out'}"))
+    for columns, message in (
+        ({}, "columns: want items, got no items"),
+        ({"items": []}, "columns: want as many rows in each, one at least"),
+        ({"items": [[]]}, "items: want one event or more in each row"),
+        ({"items": [42]}, "want a list of values in each row, got 42"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            exported.recommend(columns)
+    with pytest.raises(TypeError, match=r"^vocabulary item: want int as raw id, got 'B001'"):
+        exported.recommend({"items": [["B001"]]})
+    with pytest.raises(ValueError, match=r"^top_k: want 1 or more, got 0"):
+        exported.recommend({"items": [[42]]}, top_k=0)
+    with pytest.raises(ValueError, match=r"^want a model of the task binary, got one of next_item"):
+        exported.probabilities({"items": [[42]]})
+    with pytest.raises(KeyError, match=r"is no id of its vocabulary"):
+        exported.neighbours("item", 2**40)
+    # as `prepare` reads it: nobody's
+    assert torch.equal(exported.vectors("item", [2**40]), exported.vectors("item", [-1]))
+    (tmp_path / "out" / "tables" / "item.bin").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"item.bin: want 4864 bytes, got 5; export again"):
+        served.load(tmp_path / "out")
+
+
+LABELLED = """
+_target_: sharded_emb.data.event_log.EventLog
+attributes:
+  rating: {of: event, number: true}
+  film: {of: event, column: film, raw: true}
+  kinds: {of: item, separator: "|"}
+layout: {_target_: sharded_emb.data.layouts.labelled_events.LabelledEvents, label: rating, threshold: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users and items of texts, ratings, kinds of items, and ids of 64 bits."""
+    folder, draw = tmp_path_factory.mktemp("clicks"), np.random.default_rng(0)
+    films = draw.integers(-(2**62), 2**62, 90)
+    lines = ["user,item,rating,film,time"]
+    for at in range(900):
+        item = int(90 * draw.random() ** 2)
+        lines.append(f"ü{draw.integers(30)},item {item},{draw.integers(1, 6)},{films[item]},{86_400 * at}")
+    (folder / "log.csv").write_text("\n".join(lines))
+    kinds = ["|".join(f"k{each}" for each in draw.choice(9, draw.integers(0, 4), replace=False)) for _ in range(90)]
+    (folder / "items.csv").write_text("\n".join(["item,kinds", *(f"item {i},{each}" for i, each in enumerate(kinds))]))
+    (folder / "conf" / "dataset").mkdir(parents=True)
+    (folder / "conf" / "dataset" / "rated.yaml").write_text(LABELLED)
+    words = ["dataset=rated", f"dataset.raw={folder / 'log.csv'}", f"dataset.items={folder / 'items.csv'}"]
+    config = sharded_emb.compose(*words, f"data={folder / 'data'}", "tables.item.dim=8", config_dir=folder / "conf")
+    sharded_emb.prepare(config)
+    return folder / "data"
+
+
+POOLINGS = {
+    "asked": "{_target_: attention, target: item}",
+    "recent": "{_target_: time_decay, times: items_times, now: time, half_life_seconds: 1e6}",
+    "rated": "{_target_: weighted, weights: items_rating, normalize: true}",
+    "first": "{_target_: tests.cli.own_pooling.First}",
+    **{f"by_{name}": name for name in ("position_weighted", "max", "last", "sqrtn", "mean", "sum")},
+}
+TABLES = {
+    "plain": {},
+    "hash": {"item": "{rows: 19, ids: hash, dim: 8}", "kind": "{rows: 7, ids: hash, dim: 8, dtype: fp16}"},
+    "composed": {
+        "item": "{ids: {_target_: quotient_remainder, combined_by: multiply}, dim: 8}",
+        "kind": "{ids: {_target_: quotient_remainder, combined_by: concatenate}, dim: 16}",
+        "user": "{ids: {_target_: quotient_remainder, combined_by: add}, dim: 8, output_dtype: bf16}",
+    },
+    "dtypes": {
+        "item": "{dim: 8, dtype: bf16, max_norm: 0.1, output_dtype: fp16}",
+        "user": "{dim: 8, dtype: fp16, output_dtype: bf16}",
+        "kind": "{dim: 8, rows: 5}",
+    },
+}
+
+
+@pytest.mark.parametrize("tables", TABLES)
+def test_a_click_model_says_the_same_under_every_pooling_and_kind_of_ids(
+    clicks: Path, tmp_path: Path, tables: str
+) -> None:
+    of_history = "table: item, column: items, max_length: 20"
+    words = [f"+features.{name}={{{of_history}, pooling: {each}}}" for name, each in POOLINGS.items()]
+    words += ["+features.user={table: user, column: user, pooling: sum}", "features.history.max_length=7"]
+    words += ["+features.kinds={table: kind, column: kinds, pooling: mean, keep: oldest, max_length: 2, unknown: drop}"]
+    words += ["+features.item={table: item, column: item, pooling: sum}"]
+    words += ["+features.film={table: film, column: film, pooling: sum}", "model=din", "loss=binary_cross_entropy"]
+    words += ["+tables.film={rows: 34, dim: 8, ids: {_target_: managed_collision, buckets: 4, every_steps: 2}}"]
+    given = {"item": "{dim: 8}", "user": "{dim: 8}", "kind": "{dim: 8}", **TABLES[tables]}
+    words += [f"{'' if name == 'item' else '+'}tables.{name}={each}" for name, each in given.items()]
+    words += ["model.numbers=[rating]", "steps=12", "global_batch=64", "early_stopping=null", "epochs=null"]
+    config = sharded_emb.compose(*words, f"data={clicks}", f"run={tmp_path / 'run'}", "device=cpu")
+    sharded_emb.train(config)
+    exported = served.load(sharded_emb.export(tmp_path / "run"))
+    sharded_emb.evaluate(tmp_path / "run", f"predictions={tmp_path / 'scores.parquet'}")
+    wanted = served.probabilities(tmp_path / "scores.parquet", rows=90)
+    asked = served.columns(tmp_path / "run", exported, rows=90)
+    for at_once in (1, 17, 90):
+        np.testing.assert_allclose(served.said_by(exported, asked, at_once), wanted, atol=1e-6)
+    arrays = {name: [np.array(each) if isinstance(each, list) else each for each in v] for name, v in asked.items()}
+    np.testing.assert_allclose(served.said_by(exported, arrays, at_once=90), wanted, atol=1e-6)
+    raw = sharded_emb.Dataset.open(clicks).raw_ids("item").to_pylist()[2:]
+    found = dict(exported.neighbours("item", raw[5], top_k=4))
+    cosines = torch.nn.functional.cosine_similarity(exported.vectors("item", raw), exported.vectors("item", [raw[5]]))
+    assert found == pytest.approx({item: float(cosines[raw.index(item)]) for item in found}, abs=1e-6)
+    assert min(found.values()) >= cosines[torch.arange(len(raw)) != 5].topk(4).values.min() - 1e-6
+    with pytest.raises(ValueError, match=r"^film: want a table with a vocabulary, got one without"):
+        exported.neighbours("film", 5)
+    films = pq.read_table(tmp_path / "run" / "export" / "embeddings" / "film.parquet")
+    assert 0 < len(films) < 34
+    assert torch.equal(exported.vectors("film", films["raw"].to_pylist()), torch.tensor(films["vector"].to_pylist()))
+
+
+def test_each_task_of_a_model_has_its_probability(clicks: Path, tmp_path: Path) -> None:
+    words = [f"data={clicks}", f"run={tmp_path / 'run'}", "device=cpu", "tables.item.dim=8", "model=ple"]
+    words += ["loss=multi_task", "model.tasks=[like, love]", "+tables.user.dim=8", "features.history.pooling=mean"]
+    words += ["loss.tasks={like: {column: label}, love: {column: rating, at_least: 5}}"]
+    words += ["+features.user={table: user, column: user, pooling: sum}", "steps=4", "early_stopping.metric=auc"]
+    sharded_emb.train(sharded_emb.compose(*words, "epochs=null", "global_batch=64"))
+    exported = served.load(sharded_emb.export(tmp_path / "run"))
+    sharded_emb.evaluate(tmp_path / "run", f"predictions={tmp_path / 'scores.parquet'}")
+    asked, wanted = (
+        served.columns(tmp_path / "run", exported, 40),
+        served.probabilities(tmp_path / "scores.parquet", 40),
+    )
+    assert exported.said["labels"] == ["like", "love"]
+    assert wanted.shape == (40, 2)
+    np.testing.assert_allclose(served.said_by(exported, asked, at_once=9), wanted, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def sequences(clicks: Path) -> Path:
+    """The same log as sequences, with times, a kind of each event, and kinds of items."""
+    folder = clicks.parent
+    words = ["dataset=events", f"dataset.raw={folder / 'log.csv'}", f"dataset.items={folder / 'items.csv'}"]
+    words += ["+dataset.attributes={kinds: {of: item, separator: '|'}, rating: {of: event}}"]
+    sharded_emb.prepare(sharded_emb.compose(*words, f"data={folder / 'sequences'}", "tables.item.dim=8"))
+    return folder / "sequences"
+
+
+MODELS = {
+    "sasrec": ["model.beside=[rating]", "features.kinds.pooling=mean", "model.similarity=cosine"],
+    "esasrec": ["features.kinds.pooling=max", "features.kinds.max_length=1", "features.kinds.keep=oldest"],
+    "hstu": ["model.beside=[rating]", "features.history.pooling={_target_: none, times: times}"],
+    "gru4rec": ["model.beside=[rating]", "features.kinds.pooling={_target_: position_weighted}"],
+    "two_tower": [
+        "tables.kind={rows: 9, dim: 8, ids: {_target_: managed_collision, buckets: 2, every_steps: 2}}",
+        "features.kinds.pooling=sqrtn",
+        "tables.item.dtype=bf16",
+        "tables.item.output_dtype=fp16",
+    ],
+    "bert4rec": ["features.kinds.pooling=last", "model.similarity=cosine", "model.temperature=0.1"],
+    "item2vec": ["model.window=3"],
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_next_item_models_rank_the_same_with_all_that_is_known_of_events_and_items(
+    sequences: Path, tmp_path: Path, model: str
+) -> None:
+    words = [f"model={model}", f"data={sequences}", f"run={tmp_path / 'run'}", "device=cpu", "tables.item.dim=8"]
+    if any(word.startswith("model.beside") for word in MODELS[model]):
+        words += ["+features.rating={table: rating, column: rating, max_length: 6}", "+tables.rating.dim=8"]
+    words += ["+features.kinds={table: kind, column: kinds, pooling: sum, of: history, max_length: 3}"]
+    words += ["+tables.kind.dim=8", "features.history.max_length=6", "loss=softmax"]
+    words += ["steps=8", "epochs=null", "global_batch=16", "early_stopping=null", "embedding_optimizer.lr=0.3"]
+    sharded_emb.train(sharded_emb.compose(*words, *MODELS[model]))
+    exported = served.load(sharded_emb.export(tmp_path / "run"))
+    # which never leaves out what is to be found, seen before or not
+    sharded_emb.evaluate(tmp_path / "run", f"predictions={tmp_path / 'lists.parquet'}", "filter_seen=false")
+    asked, wanted = served.columns(tmp_path / "run", exported, 30), served.listed(tmp_path / "lists.parquet", 30)
+    found = exported.recommend(asked, top_k=20, leave_out_seen=False)
+    served.require_same_lists(found, wanted, tolerance=1e-6)
+    for at in range(5):
+        (alone,) = exported.recommend({n: [v[at]] for n, v in asked.items()}, top_k=20, leave_out_seen=False)
+        served.require_same_lists([alone], [wanted[at]], tolerance=1e-6)
+
+
+def test_what_ranks_trained_on_any_plan_is_exported_under_torchrun_too(clicks: Path, tmp_path: Path) -> None:
+    words = [f"data={clicks}", "+tables.user={dim: 16, sharding: column_wise}", "features.history.max_length=7"]
+    words += ["+features.user={table: user, column: user, pooling: sum}", "loss=binary_cross_entropy", "model=din"]
+    words += ["+features.item={table: item, column: item, pooling: sum}", "tables.item={dim: 8, sharding: row_wise}"]
+    words += ["embedding_optimizer=adagrad", "steps=6", "global_batch=64", "early_stopping=null"]
+    words += [f"run={tmp_path / 'run'}", "device=cpu"]
+    run("train", *words, ranks=2)
+    said = run("export", f"run={tmp_path / 'run'}", ranks=2)
+    assert said.count("exported step-6") == 1
+    exported = served.load(tmp_path / "run" / "export")
+    sharded_emb.evaluate(tmp_path / "run", f"predictions={tmp_path / 'scores.parquet'}")
+    asked = served.columns(tmp_path / "run", exported, rows=40)
+    wanted = served.probabilities(tmp_path / "scores.parquet", rows=40)
+    np.testing.assert_allclose(served.said_by(exported, asked, at_once=40), wanted, atol=1e-6)
+    assert "out: want a new folder" in run("export", f"run={tmp_path / 'run'}", ranks=2, code=1)
