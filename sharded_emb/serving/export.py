@@ -30,7 +30,7 @@ from sharded_emb.metrics.baselines import DECAY
 from sharded_emb.metrics.counts import CountsConfig
 from sharded_emb.models.base import NextItemModel
 from sharded_emb.serving import MANIFEST, standalone
-from sharded_emb.serving.features import description, reads_of
+from sharded_emb.serving.features import description, reads_of, vocabulary_of
 from sharded_emb.serving.graph import Model, trace
 from sharded_emb.serving.items import Items, check_index, described_by, write_counts, write_index
 from sharded_emb.serving.standalone.exported import FORMAT
@@ -72,11 +72,13 @@ def write_export(folder: Path, run: Exporting) -> dict[str, Any]:
         check_index(_compared_dim(run), run.index)
     traced = trace(model)
     traced.write(folder / "model.pt2")
+    # before tables, which leave a heap of the size of some of their rows to the process
+    names = {vocabulary_of(read, dataset) for read in reads} | {*run.vocabularies.values()}
+    vocabularies = {name: write_vocabulary(folder, dataset, name) for name in sorted(filter(None, names))}
     tables = {table.name: _write_table(folder, table, run) for table in reading.tables}
     served = {name: Served(folder / "tables" / name, each) for name, each in tables.items()}
     described = described_by(reading, served)
     features = [description(read, traced, dataset, described) for read in reads]
-    names = {each["vocabulary"] for each in features if each["vocabulary"] is not None} | {*run.vocabularies.values()}
     said = {
         "format": FORMAT,
         **run.facts,
@@ -86,7 +88,7 @@ def write_export(folder: Path, run: Exporting) -> dict[str, Any]:
         "features": features,
         "numbers": [*reading.numbers],
         "inputs": model.names(),
-        "vocabularies": {name: write_vocabulary(folder, dataset, name) for name in sorted(names)},
+        "vocabularies": vocabularies,
         "tables": tables,
     }
     if reading.task == "next_item":

@@ -37,16 +37,22 @@ def reads_of(reading: Reading, dataset: Dataset) -> list[Read]:
     return found
 
 
+def vocabulary_of(read: Read, dataset: Dataset) -> str | None:
+    """That of the ids in its column."""
+    feature = read.feature
+    columns = dataset.manifest.item_attributes if feature.of is not None else dataset.columns
+    return columns[feature.column].vocabulary
+
+
 def description(read: Read, traced: Traced, dataset: Dataset, described: Mapping[str, RaggedColumn]) -> dict[str, Any]:
     """What `standalone.inputs` goes by. described: by feature that describes items the rows that each of them reads."""
     feature = read.feature
-    columns = dataset.manifest.item_attributes if feature.of is not None else dataset.columns
     fixed = traced.fixed.get(read.name)
     return {
         "name": read.name,
         "table": read.table.name,
         "column": feature.column,
-        "vocabulary": columns[feature.column].vocabulary,
+        "vocabulary": vocabulary_of(read, dataset),
         "scalar": read.single,
         "limit": feature.max_length,
         "keep": feature.keep,

@@ -10,9 +10,9 @@
     exported.probabilities({"item": [7], "genres": [["Drama"]], ...})    # of a click model: (B), or (B, tasks)
 
 Inputs are columns of the dataset by name (`Exported.columns`): of each row a value, or a list of them, oldest first.
-Ids are raw, as the log had them; what `prepare` makes of a column, such as a bucket of numbers, is wanted made. One that
-the vocabulary does not know, and None, is read as unknown. Tables stay on the disk and are mapped into memory, so that
-one larger than the memory can be served.
+Ids are raw, as the log had them; what `prepare` makes of a column, such as a bucket of numbers, is wanted made. One
+that the vocabulary does not know, and None, is read as unknown. Tables stay on the disk and are mapped into memory, so
+that one larger than the memory can be served.
 """
 
 from .exported import Exported as Exported
