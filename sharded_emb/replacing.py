@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ _LOCK = "lock"
 # errors that speak of where something is to be written
 _OF_PLACES = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV),
-    *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTEMPTY),
 }
 
 
@@ -37,10 +38,11 @@ def replacing(target: Path, writer: str = "") -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(target: Path, key: str) -> Iterator[Path]:
-    """The same of a folder: where to write its files, an empty folder beside it. What a killed process has left there
-    goes, and what it had moved aside has its name again first.
+    """Where to write the files of a folder that takes the place of `target` once the block ends; if it fails, what was
+    there stays. Between two renames there is a moment without either.
 
-    Raises InputError on the key where another process writes it now, and where it cannot be written.
+    What a killed process has left aside goes, and what it had moved aside has its name again first. Raises InputError
+    on the key where another process writes the folder now, and where it cannot be written.
     """
     aside, old = (target.with_name(f".{target.name}.{name}") for name in ("part", "old"))
     try:
@@ -53,6 +55,8 @@ def replacing_folder(target: Path, key: str) -> Iterator[Path]:
                 for entry in [old, *aside.iterdir()]:
                     if entry.name != _LOCK:
                         _remove(entry)
+                if old.exists():  # on NFS, as long as somebody has a file of it open
+                    raise InputError(f"{key}: want {old} gone, which an earlier one left, got it there; remove it")
                 yield aside
                 if target.exists():
                     target.rename(old)
@@ -62,21 +66,30 @@ def replacing_folder(target: Path, key: str) -> Iterator[Path]:
                 if old.exists() and not target.exists():
                     old.rename(target)
                 raise
+            (target / _LOCK).unlink(missing_ok=True)
+            _remove(old)
     except OSError as error:
-        if error.errno not in _OF_PLACES:
+        if error.errno not in _OF_PLACES or not _is_of(error, target, aside, old):
             raise
         got = f"got {target} ({error.strerror})"
         raise InputError(f"{key}: want a folder that can be written, {got}; make room, or choose another") from error
-    (target / _LOCK).unlink()
-    _remove(old)
 
 
 def _take(lock: IO[str], target: Path, key: str) -> None:
+    """Raises InputError where another process has the lock, or had it, and the folder has its name since."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        mine = os.path.samestat(os.fstat(lock.fileno()), Path(lock.name).stat())
+    except OSError:
+        mine = False
+    if not mine:
         got = "got another process that writes it"
-        raise InputError(f"{key}: want {target} for itself, {got}; wait for it, or choose another") from error
+        raise InputError(f"{key}: want {target} for itself, {got}; wait for it, or choose another")
+
+
+def _is_of(error: OSError, *places: Path) -> bool:
+    """Whether an error is about one of these places, as far as it says."""
+    return error.filename is None or any(Path(error.filename).is_relative_to(place) for place in places)
 
 
 def _remove(path: Path) -> None:

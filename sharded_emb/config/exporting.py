@@ -13,6 +13,7 @@ from sharded_emb import versions
 from sharded_emb.config.build import resolve_tables
 from sharded_emb.config.reading import item_attributes, make_reading
 from sharded_emb.config.run import ExportConfig
+from sharded_emb.config.run_rules import export_there
 from sharded_emb.config.session import joined
 from sharded_emb.config.vocabularies import vocabulary_by_table
 from sharded_emb.data.dataset import Dataset
@@ -48,6 +49,8 @@ def _export(config: ExportConfig) -> Path:
         raise InputError(f"run: want a run with a checkpoint, got {config.run} without one; train it first")
     run = _opened(config, checkpoint)
     with replacing_folder(out, key="out") as aside:
+        if wrong := export_there(out, config.overwrite):  # since when this was asked first
+            raise InputError(wrong)
         said = write_export(aside, run)
     for line in _told(said):
         print(line)

@@ -58,16 +58,30 @@ def place_for_export(sound: Tree) -> Iterator[str]:
     out: Path | None = sound.get("out") or (run and run / "export")
     if out is None:
         return
-    out = out.resolve()  # as `.` has no name of its own
+    try:
+        wrong = _place_problem(out.resolve()) or export_there(out, sound.get("overwrite", True))  # `.` has no name
+    except OSError as error:
+        wrong = f"out: want a folder that can be made, got {out} ({error.strerror}); choose another place"
+    if wrong:
+        yield wrong
+
+
+def _place_problem(out: Path) -> str | None:
     above = next((folder for folder in out.parents if folder.exists()), out)
     if out.is_mount():
-        yield f"out: want a folder beside which another can be made, got {out}, where a disk begins; name one in it"
-    elif out.exists() and not (out / EXPORT).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        yield f"out: want the folder of an export or a new one, got {out}, which exists and is none; choose another"
-    elif (out / EXPORT).is_file() and not sound.get("overwrite", True):
-        yield f"out: want a new folder, got {out}, which holds an export; overwrite=true replaces it"
-    elif not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        yield f"out: want a folder that can be made, got {out}, but {above} may not be written; choose another place"
+        return f"out: want a folder beside which another can be made, got {out}, where a disk begins; name one in it"
+    if out.exists() and not (out / EXPORT).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        return f"out: want the folder of an export or a new one, got {out}, which exists and is none; choose another"
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        return f"out: want a folder that can be made, got {out}, but {above} may not be written; choose another place"
+    return None
+
+
+def export_there(out: Path, overwrite: bool) -> str | None:
+    """Why a folder is not to be written, if it is not: it holds an export that is not to be replaced."""
+    if overwrite or not (out / EXPORT).is_file():
+        return None
+    return f"out: want a new folder, got {out}, which holds an export; overwrite=true replaces it"
 
 
 def index_of_items(sound: Tree) -> Iterator[str]:

@@ -84,7 +84,7 @@ def write_export(folder: Path, run: Exporting) -> dict[str, Any]:
         **run.facts,
         "task": reading.task,
         "labels": [label.name or label.column for label in reading.labels],
-        "history": next((each["column"] for each in features if each["name"] == reading.sequence), None),
+        "history": reading.sequence,
         "features": features,
         "numbers": [*reading.numbers],
         "inputs": model.names(),

@@ -3,9 +3,11 @@
 B  rows    T  events over all rows    L  longest row    D  dim    A  columns of numbers
 """
 
+import io
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,7 +23,7 @@ from sharded_emb.models.base import NextItemModel
 from sharded_emb.tables import Feature, Table
 
 BEHIND = 3  # events of the row that comes behind those of a caller: a graph may insist on so many places
-_LARGEST = 1e-5  # difference of the graph to the model, of what the model says
+_LARGEST = 1e-5  # difference of graph and model, relative to the largest number, or to 1 if that is less
 _PLACES = ".places"
 
 
@@ -129,8 +131,9 @@ class Traced:
 
     def write(self, file: Path) -> None:
         """As `torch.export.load` reads it."""
-        with file.open("wb") as out:
-            save(self.program, out)
+        room = io.BytesIO()  # what writes into a file says of a full disk nothing that a person would know it by
+        save(self.program, room)
+        file.write_bytes(room.getbuffer())
 
 
 def trace(model: Model) -> Traced:
@@ -141,10 +144,8 @@ def trace(model: Model) -> Traced:
     # where rows are unrolled, as in recurrent nets, a graph has as many places as the longest row of the example
     longest = max([read.most for read in model.reads if read.most is not None] + [BEHIND + 1])
     example = model.random_inputs([longest, BEHIND, 2], values=BEHIND + 1)
-    for name in ("torch.export", "torch._export", "torch.fx"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what is said of single ids is meant
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.export", "torch._export", "torch.fx"):
             warnings.simplefilter("ignore")  # of what the export of a GRU itself does
             shapes = {name: {0: Dim.AUTO} for name in example}
             program = export(model, (example,), dynamic_shapes=(shapes,), strict=False)
@@ -161,6 +162,19 @@ def trace(model: Model) -> Traced:
             )
     _require_same(model, graph, fixed)
     return Traced(program, fixed)
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Without what these say of sizes that are 1, as they are meant to be."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _fixed(name: str, places: Mapping[str, int], model: Model, graph: nn.Module) -> int | None:
@@ -183,14 +197,13 @@ def _require_same(model: Model, graph: nn.Module, fixed: Mapping[str, int | None
     for lengths in ([0, BEHIND, BEHIND], [5, 1, 0, BEHIND, BEHIND], [1, 2, 9, 4, BEHIND, BEHIND]):
         inputs = model.random_inputs(lengths, values=len(lengths))
         inputs |= {f"{name}{_PLACES}": torch.arange(count) for name, count in fixed.items() if count is not None}
-        try:
-            with torch.no_grad():
-                wanted, got = model(inputs), graph(inputs)
-        except Exception as error:  # of the guards of a graph, or whatever a model of one's own does
-            said = str(error).splitlines()[0]
-            raise InputError(
-                f"model: want one for any number of rows and events, got a graph that says: {said}"
-            ) from error
+        with torch.no_grad():
+            wanted = model(inputs)
+            try:
+                got = graph(inputs)
+            except Exception as error:  # of the guards of the graph, or of what it does
+                said = str(error).splitlines()[0]
+                raise InputError(f"model: want one for any number of rows and events, got a graph: {said}") from error
         difference = float((wanted - got).abs().max())
         if not difference <= _LARGEST * max(1.0, float(wanted.abs().max())):
             raise RunFailedError(f"model: its graph differs from it by {difference:g} in rows of {lengths} events")

@@ -93,7 +93,7 @@ def write_index(file: Path, pieces: Iterator[Tensor], description: str) -> None:
         index = faiss.index_factory(items_ND.shape[1], description, faiss.METRIC_INNER_PRODUCT)
         index.train(items_ND)
         index.add(items_ND)
-    faiss.write_index(index, str(file))
+    file.write_bytes(faiss.serialize_index(index).data)  # which, unlike faiss, says what a full disk is
 
 
 def check_index(dim: int, description: str) -> None:

@@ -8,9 +8,10 @@ N  rows    D  dim
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from sharded_emb.ids.managed_collision import NO_ID, ManagedCollision
 from sharded_emb.ids.quotient_remainder import QuotientRemainder
 from sharded_emb.ids.rows import Rows
 from sharded_emb.serving.standalone.table import Table as Served
+from sharded_emb.serving.standalone.vocabulary import of_kind
 from sharded_emb.serving.vocabularies import raw_ids
 from sharded_emb.tables import Table
 from sharded_emb.training.checkpoint_entries import COLLISIONS
@@ -75,26 +77,21 @@ def _write(target: Path, table: Table, checkpoint: Path, quantize: Quantized | N
 def write_rows(target: Path, pieces: Iterator[Tensor], dtype: str) -> float:
     """Writes rows (N, D), one piece after the other. Returns the largest difference of a number to what is written."""
     largest = 0.0
-    with _opened(target, ".bin") as out, _opened(target, ".scales") as scales:
+    with ExitStack() as files:
+        out = files.enter_context(of_kind(target, "bin").open("wb"))
+        scales = files.enter_context(of_kind(target, "scales").open("wb")) if dtype == "int8" else None
         for piece in pieces:
             for rows_ND in piece.split(max(1, _NUMBERS_AT_ONCE // max(1, piece.shape[1]))):
-                if dtype == "int8":
+                if scales is None:
+                    found_ND = decoded_ND = rows_ND.to(DTYPES[dtype])
+                else:
                     found_ND, scales_N2 = quantized(rows_ND.float())
                     scales.write(_bytes(scales_N2))
                     decoded_ND = found_ND.float() * scales_N2[:, :1] + scales_N2[:, 1:]
-                else:
-                    found_ND = rows_ND.to(DTYPES[dtype])
-                    decoded_ND = found_ND
                 out.write(_bytes(found_ND))
                 if found_ND.dtype != rows_ND.dtype:
                     largest = max(largest, float((decoded_ND.float() - rows_ND.float()).abs().max()))
-    if dtype != "int8":
-        target.with_name(f"{target.name}.scales").unlink()
     return largest
-
-
-def _opened(target: Path, ending: str) -> BinaryIO:
-    return target.with_name(f"{target.name}{ending}").open("wb")
 
 
 def _bytes(numbers: Tensor) -> memoryview:
@@ -118,8 +115,8 @@ def _write_owners(target: Path, table: Table, checkpoint: Path) -> dict[str, Any
     order_N = ids_N.argsort()
     order_N = order_N[ids_N[order_N] != NO_ID]
     ids_N, rows_N = ids_N[order_N], rows_N[order_N]
-    for ending, numbers in ((".ids", ids_N), (".rows", rows_N)):
-        target.with_name(f"{target.name}{ending}").write_bytes(_bytes(numbers))
+    for kind, numbers in (("ids", ids_N), ("rows", rows_N)):
+        of_kind(target, kind).write_bytes(_bytes(numbers))
     return {"known": len(ids_N), "bounds": table.ids.bounds(table.rows)}
 
 

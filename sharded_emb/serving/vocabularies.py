@@ -7,6 +7,7 @@ NAME.order   rows by rising raw id, int64, without the first two; NAME.sorted: o
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sharded_emb.data.dataset import Dataset, not_whole, other_vocabulary
+from sharded_emb.errors import InputError
+from sharded_emb.serving.standalone.vocabulary import of_kind
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_AT_ONCE = 1 << 18
@@ -39,11 +42,6 @@ def write_vocabulary(folder: Path, dataset: Dataset, name: str) -> dict[str, Any
     return {"rows": info.rows, "raw": info.raw, "sha256": info.sha256}
 
 
-def _of_kind(target: Path, kind: str) -> Path:
-    """Of a name, which may have points of its own."""
-    return target.with_name(f"{target.name}.{kind}")
-
-
 def raw_ids(file: Path) -> Iterator[pa.Array]:
     """Of all rows of a vocabulary, some at a time."""
     try:
@@ -56,7 +54,7 @@ def raw_ids(file: Path) -> Iterator[pa.Array]:
 
 def _write_numbers(file: Path, target: Path, digest: Any) -> None:
     first = FIRST_ROW
-    with _of_kind(target, "raw").open("wb") as out:
+    with of_kind(target, "raw").open("wb") as out:
         for raw in raw_ids(file):
             numbers = pc.fill_null(raw, 0).to_numpy().astype("<i8")
             digest.update(numbers[first:].tobytes())
@@ -67,7 +65,7 @@ def _write_numbers(file: Path, target: Path, digest: Any) -> None:
 def _write_texts(file: Path, target: Path, digest: Any) -> None:
     """The digest is of all lengths, then of all letters."""
     total, first = 0, FIRST_ROW
-    with _of_kind(target, "ends").open("wb") as out:
+    with of_kind(target, "ends").open("wb") as out:
         for raw in raw_ids(file):
             lengths = pc.fill_null(pc.binary_length(raw), 0).to_numpy().astype("<i8")
             digest.update(lengths[first:].tobytes())
@@ -75,7 +73,7 @@ def _write_texts(file: Path, target: Path, digest: Any) -> None:
             ends = total + np.cumsum(lengths)
             total = int(ends[-1])
             out.write(ends.astype("<i8").tobytes())
-    with _of_kind(target, "raw").open("wb") as out:
+    with of_kind(target, "raw").open("wb") as out:
         for raw in raw_ids(file):
             letters = "".join(pc.fill_null(raw, "").to_pylist()).encode()
             digest.update(letters)
@@ -83,17 +81,17 @@ def _write_texts(file: Path, target: Path, digest: Any) -> None:
 
 
 def _write_order(file: Path, target: Path, texts: bool) -> None:
-    scratch = _of_kind(target, "scratch")
-    with duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": str(scratch), "threads": 1}) as database:
-        found = database.execute(
-            'select "row", "raw" from read_parquet($file) where "row" >= $first order by "raw"',
-            {"file": str(file), "first": FIRST_ROW},
-        )
-        reader = found.to_arrow_reader(_ROWS_AT_ONCE)
-        with _of_kind(target, "order").open("wb") as rows, _of_kind(target, "sorted").open("wb") as raw:
-            for batch in reader:
+    """Raises InputError where there is no room to sort."""
+    settings = {"memory_limit": _MEMORY, "temp_directory": str(of_kind(target, "scratch")), "threads": 1}
+    sql = 'select "row", "raw" from read_parquet($file) where "row" >= $first order by "raw"'
+    try:
+        with duckdb.connect(config=settings) as database, ExitStack() as files:
+            rows = files.enter_context(of_kind(target, "order").open("wb"))
+            raw = None if texts else files.enter_context(of_kind(target, "sorted").open("wb"))
+            for batch in database.execute(sql, {"file": str(file), "first": FIRST_ROW}).to_arrow_reader(_ROWS_AT_ONCE):
                 rows.write(batch.column(0).to_numpy().astype("<i8").tobytes())
-                if not texts:
+                if raw is not None:
                     raw.write(batch.column(1).to_numpy().astype("<i8").tobytes())
-    if texts:
-        _of_kind(target, "sorted").unlink()
+    except duckdb.IOException as error:
+        got = f"got {str(error).splitlines()[0]}"
+        raise InputError(f"out: want a folder with room to sort the ids of {target.name}, {got}") from error

@@ -148,11 +148,14 @@ def test_a_place_for_an_export_that_is_none_or_taken_says_so(start: Commands, tr
     (part / "model.pt2").touch()
     (start.folder / ".taken.old").mkdir()
     (start.folder / ".taken.old" / "export.json").write_text("{}")
-    assert start("export", f"run={trained}", "out=taken").code in (0, None)
+    assert "which holds an export" in start("export", f"run={trained}", "out=taken").err
+    assert [entry.name for entry in start.folder.iterdir()] == ["taken"]
+    assert start("export", f"run={trained}", "out=taken", "overwrite=true").code in (0, None)
     assert [entry.name for entry in start.folder.iterdir()] == ["taken"]
     assert served.manifest(taken)["format"] == 1
     for place in (".", "/"):
         assert "out: want" in start("export", f"run={trained}", f"out={place}").err
+    assert "File name too long" in start("export", f"run={trained}", f"out={'a' * 300}").err
     (start.folder / "file").touch()
     ended = start("export", f"run={trained}", f"out={start.folder / 'file' / 'out'}")
     assert (ended.code, "out: want a folder" in ended.err) == (2, True)
@@ -231,8 +234,9 @@ def test_what_a_served_model_is_asked_wrongly_it_says(trained: Path, tmp_path: P
             exported.recommend(columns)
     with pytest.raises(TypeError, match=r"^vocabulary item: want int as raw id, got 'B001'"):
         exported.recommend({"items": [["B001"]]})
-    with pytest.raises(ValueError, match=r"^top_k: want 1 or more, got 0"):
-        exported.recommend({"items": [[42]]}, top_k=0)
+    for more in ({}, {"candidates": 5}):
+        with pytest.raises(ValueError, match=r"^top_k: want 1 or more, got 0"):
+            exported.recommend({"items": [[42]]}, top_k=0, **more)
     with pytest.raises(ValueError, match=r"^want a model of the task binary, got one of next_item"):
         exported.probabilities({"items": [[42]]})
     with pytest.raises(KeyError, match=r"is no id of its vocabulary"):
@@ -328,6 +332,9 @@ def test_a_click_model_says_the_same_under_every_pooling_and_kind_of_ids(
     assert min(found.values()) >= cosines[torch.arange(len(raw)) != 5].topk(4).values.min() - 1e-6
     with pytest.raises(ValueError, match=r"^film: want a table with a vocabulary, got one without"):
         exported.neighbours("film", 5)
+    for wrong, error in (("7", TypeError), (1.7, TypeError), (None, TypeError), (2**63, ValueError)):
+        with pytest.raises(error, match=r"^film: want "):
+            exported.vectors("film", [wrong])
     films = pq.read_table(tmp_path / "run" / "export" / "embeddings" / "film.parquet")
     assert 0 < len(films) < 34
     assert torch.equal(exported.vectors("film", films["raw"].to_pylist()), torch.tensor(films["vector"].to_pylist()))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .inputs import Bags
-from .vocabulary import FIRST, mapped
+from .vocabulary import FIRST, mapped, of_kind
 
 
 class More(NamedTuple):
@@ -45,7 +45,7 @@ class Counts:
     def __init__(self, file: Path, said: Mapping[str, Any], items: int) -> None:
         self.said, self.size = said, items
         self._begins, self._items, self._pairs = (
-            mapped(file.with_name(f"{file.name}.{kind}"), dtype, count)
+            mapped(of_kind(file, kind), dtype, count)
             for kind, dtype, count in (
                 ("begins", torch.int64, items + 1),
                 ("items", torch.int64, said["pairs"]),

@@ -4,6 +4,7 @@ B  rows    N  rows of the item table    D  dim    K  items of a list
 """
 
 import importlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from .counts import Counts, More
 from .inputs import ROWS_BEHIND, Bags, Columns, Inputs
 from .table import Table
-from .vocabulary import FIRST, Vocabulary
+from .vocabulary import FIRST, Vocabulary, bytes_of, of_64_bits
 
 FORMAT = 1  # of export.json
 IDS_AT_ONCE = 1 << 16
@@ -25,8 +26,8 @@ Listed = list[tuple[int | str, float]]
 
 
 class Exported:
-    """Reads a folder that `export` has written, and goes on with it when another takes its place. columns: that the
-    model reads, by name the vocabulary of their ids, None for numbers and for ids without one.
+    """Reads a folder that `export` has written. Another export may take its place meanwhile, and processes be forked.
+    columns: that the model reads, by name the vocabulary of their ids, None for numbers and for ids without one.
 
     Raises ValueError for a folder of another format, one with a file of another size, and one that was replaced while
     it was opened.
@@ -34,25 +35,36 @@ class Exported:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        manifest = self.folder / "export.json"
-        text = manifest.read_text(encoding="utf-8")
+        text = self._manifest()
         self.said: dict[str, Any] = json.loads(text)
         if self.said["format"] != FORMAT:
             raise ValueError(f"{self.folder}: want format {FORMAT}, got {self.said['format']}; export again")
-        self.vocabularies = {n: Vocabulary(self.folder, n, said) for n, said in self.said["vocabularies"].items()}
-        self.tables = {name: Table(self.folder / "tables" / name, said) for name, said in self.said["tables"].items()}
-        self.inputs = Inputs(self.folder, self.said, self.vocabularies, self.tables)
-        self._items, self._counts, files = None, None, ["model.pt2"]
-        if self.said["task"] == "next_item":
-            self._items = Table(self.folder / "items" / "compared", self.said["items"])
-            if (counts := self.said["counts"]) is not None:
-                self._counts = Counts(self.folder / "items" / "counts", counts, self._items.size)
-            if self.said["items"]["index"] is not None:
-                files.append("items/index.faiss")
-        # read when they are asked for, from the files that are here now
-        self._files = {name: (self.folder / name).open("rb") for name in files}
-        if manifest.read_text(encoding="utf-8") != text:
+        try:
+            self._open()
+        except (OSError, ValueError):
+            if self._manifest(missing="") == text:
+                raise
+        if self._manifest(missing="") != text:
             raise ValueError(f"{self.folder}: want an export that stays while it is opened, got another; open it again")
+
+    def _manifest(self, missing: str | None = None) -> str:
+        file = self.folder / "export.json"
+        return missing if missing is not None and not file.exists() else file.read_text(encoding="utf-8")
+
+    def _open(self) -> None:
+        """Maps all files, so that they stay those that are there now."""
+        said = self.said
+        self.vocabularies = {name: Vocabulary(self.folder, name, each) for name, each in said["vocabularies"].items()}
+        self.tables = {name: Table(self.folder / "tables" / name, each) for name, each in said["tables"].items()}
+        self.inputs = Inputs(self.folder, said, self.vocabularies, self.tables)
+        self._graph_bytes = bytes_of(self.folder / "model.pt2")
+        self._items, self._counts, self._index_bytes = None, None, None
+        if said["task"] == "next_item":
+            self._items = Table(self.folder / "items" / "compared", said["items"])
+            if said["counts"] is not None:
+                self._counts = Counts(self.folder / "items" / "counts", said["counts"], self._items.size)
+            if said["items"]["index"] is not None:
+                self._index_bytes = bytes_of(self.folder / "items" / "index.faiss")
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -73,7 +85,7 @@ class Exported:
 
     def neighbours(self, table: str, raw_id: Any, top_k: int = 10) -> Listed:
         """The ids whose vectors are nearest to that of one, by cosine. Raises KeyError for an id that is none, and
-        ValueError for a table without a vocabulary, which knows none.
+        ValueError for a table without a vocabulary, which knows none, and for a top_k below 1.
         """
         of, name = self._table(table), self.said["tables"][table]["vocabulary"]
         if name is None:
@@ -100,7 +112,7 @@ class Exported:
 
     @cached_property
     def _graph(self) -> nn.Module:
-        return torch.export.load(self._files["model.pt2"]).module()
+        return torch.export.load(io.BytesIO(self._graph_bytes)).module()
 
     def probabilities(self, columns: Columns) -> Tensor:
         """Of a click model that the label is 1: float64, (B) or (B, tasks)."""
@@ -119,9 +131,10 @@ class Exported:
         """The best items of each row with their scores, without those of its history unless these may come again.
 
         candidates: so many, found by the index that was exported and by counts, are scored, in place of all items. It
-        needs faiss.
+        needs faiss. Raises ValueError for a top_k below 1, for columns that do not fit, and without an index.
         """
         self._require("next_item")
+        _require_some(top_k)
         histories = self.inputs.histories(columns)
         seen = histories if leave_out_seen else histories.only(torch.zeros_like(histories.ids_T, dtype=torch.bool))
         found: Iterable[tuple[Tensor, Tensor]]
@@ -150,10 +163,10 @@ class Exported:
     @cached_property
     def index(self) -> Any:
         """That of faiss, whose number 0 is the first row that stands for an item."""
-        if "items/index.faiss" not in self._files:
+        if self._index_bytes is None:
             raise ValueError("candidates: want an export with an index, got one without; export with index=HNSW32")
-        faiss: Any = importlib.import_module("faiss")
-        return faiss.read_index(faiss.PyCallbackIOReader(self._files["items/index.faiss"].read))
+        faiss, numpy = importlib.import_module("faiss"), importlib.import_module("numpy")  # which faiss brings along
+        return faiss.deserialize_index(numpy.frombuffer(self._index_bytes, dtype="uint8"))
 
     def _more(self, columns: Columns) -> More | None:
         """What counts add."""
@@ -188,7 +201,8 @@ class Exported:
     def _rows(self, table: str, raw_ids: Sequence[Any]) -> Tensor:
         vocabulary = self.said["tables"][table]["vocabulary"]
         if vocabulary is None:
-            return self.tables[table].rows_of(torch.tensor(raw_ids, dtype=torch.int64), raw=True)
+            ids_N = torch.tensor([of_64_bits(table, raw) for raw in raw_ids], dtype=torch.int64)
+            return self.tables[table].rows_of(ids_N, raw=True)
         return self.tables[table].rows_of(self.vocabularies[vocabulary].rows(raw_ids), raw=False)
 
     def _named(self, vocabulary: str, row_K: Tensor, score_K: Tensor) -> Listed:
@@ -198,11 +212,8 @@ class Exported:
 
 
 def _best(scored: Iterator[tuple[int, Tensor]], top_k: int, left_out: Bags) -> tuple[Tensor, Tensor]:
-    """The rows (B, K) of the greatest scores, and these, best first; the lower row first among equals. Raises
-    ValueError for a top_k below 1.
-    """
-    if top_k < 1:
-        raise ValueError(f"top_k: want 1 or more, got {top_k}")
+    """The rows (B, K) of the greatest scores, and these, best first; the lower row first among equals."""
+    _require_some(top_k)
     rows, row_T, id_T = len(left_out.lengths_B), left_out.row_T, left_out.ids_T
     best_BK, rows_BK = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.int64)
     for first, scores_BN in scored:
@@ -217,3 +228,8 @@ def _best(scored: Iterator[tuple[int, Tensor]], top_k: int, left_out: Bags) -> t
     rows_BK, at_BK = rows_BK.sort(dim=1)
     best_BK, order_BK = best_BK.gather(1, at_BK).sort(dim=1, descending=True, stable=True)
     return rows_BK.gather(1, order_BK), best_BK
+
+
+def _require_some(top_k: int) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k: want 1 or more, got {top_k}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .table import Table, hashed
-from .vocabulary import UNKNOWN, Vocabulary, mapped
+from .vocabulary import UNKNOWN, Vocabulary, mapped, of_64_bits, of_kind
 
 Columns = Mapping[str, Sequence[Any]]
 ROWS_BEHIND = 2
@@ -71,14 +71,11 @@ class Inputs:
         for feature in said["features"]:
             self.columns |= dict.fromkeys(feature["numbers"].get("columns", {}).values())
         self.columns |= dict.fromkeys(said["numbers"])
-        self._of_items = {
-            name: (
-                mapped(folder / "items" / f"{name}.offsets", torch.int64, self._rows_of(feature["of"]) + 1),
-                mapped(folder / "items" / f"{name}.values", torch.int64, feature["values"]),
-            )
-            for name, feature in self.features.items()
-            if feature["of"]
-        }
+        self._of_items: dict[str, tuple[Tensor, Tensor]] = {}
+        for feature in filter(lambda each: each["of"], said["features"]):
+            file, items = folder / "items" / feature["name"], tables[self.features[feature["of"]]["table"]].size
+            begins = mapped(of_kind(file, "offsets"), torch.int64, items + 1)
+            self._of_items[feature["name"]] = begins, mapped(of_kind(file, "values"), torch.int64, feature["values"])
 
     def of(self, columns: Columns) -> dict[str, Tensor]:
         """The inputs of the graph, by name. Raises ValueError for a column that is missing or does not fit."""
@@ -100,13 +97,8 @@ class Inputs:
     def histories(self, columns: Columns) -> Bags:
         """The items of each row, all of them, as rows of their table."""
         self._require(columns)
-        column = self.said["history"]
-        feature = next(each for each in self.features.values() if each["column"] == column and each["asked"])
-        return self._known({**feature, "limit": None, "numbers": {}}, columns)
-
-    def _rows_of(self, feature: str) -> int:
-        """Of the table that a feature reads."""
-        return self.tables[self.features[feature]["table"]].size
+        history = self.features[self.said["history"]]
+        return self._known({**history, "limit": None, "numbers": {}}, columns)
 
     def _require(self, columns: Columns) -> None:
         """Raises ValueError unless all columns are there, with as many rows."""
@@ -145,16 +137,14 @@ class Inputs:
     def _cut(self, feature: Mapping[str, Any], columns: Columns) -> Bags:
         """The ids of each row that are read, as the data have them."""
         column, limit, newest = feature["column"], feature["limit"], feature["keep"] == "newest"
-        whole, vocabulary = (
-            [_listed(column, value, feature["scalar"]) for value in columns[column]],
-            self.columns[column],
-        )
+        whole = [_listed(column, value, feature["scalar"]) for value in columns[column]]
+        vocabulary = self.columns[column]
         if vocabulary is not None and not feature["scalar"] and not feature["numbers"]:
             whole = [[value for value in row if value != ""] for row in whole]  # which `prepare` takes for no value
         rows = [_cut(row, limit, newest) for row in whole]
         values = [*itertools.chain.from_iterable(rows)]
         if vocabulary is None:
-            ids_T = torch.tensor([*map(int, values)], dtype=torch.int64)
+            ids_T = torch.tensor([of_64_bits(column, value) for value in values], dtype=torch.int64)
         else:
             ids_T = self.vocabularies[vocabulary].rows(values)
         lengths_B = torch.tensor([*map(len, rows)])
@@ -207,10 +197,8 @@ class Inputs:
 
     def _describing(self, feature: Mapping[str, Any], items: Bags) -> Bags:
         """What describes items: a row an item, those of the rows behind with values of no meaning."""
-        behind, (offsets, values) = (
-            ROWS_BEHIND * self.features[feature["of"]]["behind"],
-            self._of_items[feature["name"]],
-        )
+        offsets, values = self._of_items[feature["name"]]
+        behind = ROWS_BEHIND * self.features[feature["of"]]["behind"]
         item_T = items.ids_T[: len(items.ids_T) - behind]
         lengths_T = offsets[item_T + 1] - offsets[item_T]
         shift_T = offsets[item_T] - (lengths_T.cumsum(0) - lengths_T)

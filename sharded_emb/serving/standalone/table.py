@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .vocabulary import FIRST, mapped
+from .vocabulary import FIRST, mapped, of_kind
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.uint8}
 _ROWS_AT_ONCE = 1 << 18  # of a table that is scanned
@@ -23,15 +23,15 @@ class Table:
 
     def __init__(self, file: Path, said: Mapping[str, Any]) -> None:
         self.name, self.size, self.dim, self.said = file.name, said["rows"], said["dim"], said
-        self.parts = {part: Table(_of_kind(file, part), each) for part, each in said["parts"].items()}
+        self.parts = {part: Table(of_kind(file, part), each) for part, each in said["parts"].items()}
         self._numbers: Tensor | None = None
         self._scales: Tensor | None = None
         if not self.parts:
-            self._numbers = mapped(_of_kind(file, "bin"), DTYPES[said["dtype"]], self.size, self.dim)
+            self._numbers = mapped(of_kind(file, "bin"), DTYPES[said["dtype"]], self.size, self.dim)
         if said["dtype"] == "int8":
-            self._scales = mapped(_of_kind(file, "scales"), torch.float32, self.size, 2)
+            self._scales = mapped(of_kind(file, "scales"), torch.float32, self.size, 2)
         if said["ids"] == "managed_collision":
-            ids, rows = (mapped(_of_kind(file, each), torch.int64, said["known"]) for each in ("ids", "rows"))
+            ids, rows = (mapped(of_kind(file, each), torch.int64, said["known"]) for each in ("ids", "rows"))
             self._ids, self._rows = ids, rows
 
     def mapped(self) -> Iterator[Tensor]:
@@ -89,10 +89,10 @@ class Table:
         return found_ND if padding is None else found_ND * (rows_N != padding)[:, None]
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
-        """All vectors, some rows at a time, with the number of the first: float32 (N, D)."""
+        """All rows of a table that is no composed one, some at a time, with the number of the first: float32 (N, D)."""
         for first in range(0, self.size, _ROWS_AT_ONCE):
             end = min(first + _ROWS_AT_ONCE, self.size)
-            yield first, self.read(torch.arange(first, end)) if self.parts else self._decoded(slice(first, end))
+            yield first, self._decoded(slice(first, end))
 
     def _decoded(self, rows: Tensor | slice) -> Tensor:
         assert self._numbers is not None
@@ -112,10 +112,6 @@ class Table:
         if self.said["combined_by"] == "concatenate":
             return torch.cat([quotient_ND, remainder_ND], 1)
         return quotient_ND + remainder_ND if self.said["combined_by"] == "add" else quotient_ND * remainder_ND
-
-
-def _of_kind(file: Path, kind: str) -> Path:
-    return file.with_name(f"{file.name}.{kind}")
 
 
 def hashed(ids_N: Tensor, rows: int) -> Tensor:

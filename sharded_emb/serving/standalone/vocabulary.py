@@ -31,6 +31,30 @@ def mapped(file: Path, dtype: torch.dtype, *shape: int) -> Tensor:
         return torch.frombuffer(numbers, dtype=dtype).view(shape)
 
 
+def whole(where: str, raw: Any) -> int:
+    """A whole number of any library as one of Python. Raises TypeError for what is none."""
+    if not hasattr(raw, "__index__") or isinstance(raw, bool):
+        raise TypeError(f"{where}: want int as raw id, got {raw!r}")
+    return int(raw.__index__())
+
+
+def fits(number: int) -> bool:
+    """Whether it has 64 bits."""
+    return -(2**63) <= number < 2**63
+
+
+def of_64_bits(where: str, raw: Any) -> int:
+    """An id that has no vocabulary. Raises TypeError for what is no whole number, ValueError for a larger one."""
+    if not fits(number := whole(where, raw)):
+        raise ValueError(f"{where}: want an id of 64 bits, got {raw!r}")
+    return number
+
+
+def of_kind(file: Path, kind: str) -> Path:
+    """The file of a kind, of a name that may have points of its own."""
+    return file.with_name(f"{file.name}.{kind}")
+
+
 class Vocabulary:
     """Raw ids by row, and rows by raw id: whole numbers or texts."""
 
@@ -40,7 +64,7 @@ class Vocabulary:
         self._order = mapped(files / f"{name}.order", torch.int64, self.size - FIRST)
         if self.texts:
             self._ends = mapped(files / f"{name}.ends", torch.int64, self.size)
-            self._letters = _bytes_of(files / f"{name}.raw")
+            self._letters = bytes_of(files / f"{name}.raw")
         else:
             self._raw = mapped(files / f"{name}.raw", torch.int64, self.size)
             self._sorted = mapped(files / f"{name}.sorted", torch.int64, self.size - FIRST)
@@ -60,19 +84,13 @@ class Vocabulary:
         """
         if self.texts:
             return torch.tensor([self._row_of(raw) for raw in raw_ids], dtype=torch.int64)
-        ids = [self._whole(raw) for raw in raw_ids]
+        ids = [None if raw is None else whole(f"vocabulary {self.name}", raw) for raw in raw_ids]
         if not ids or not len(self._sorted):
             return torch.full((len(ids),), UNKNOWN)
-        known = [raw is not None and -(2**63) <= raw < 2**63 for raw in ids]
+        known = [raw is not None and fits(raw) for raw in ids]
         ids_N = torch.tensor([raw if inside else 0 for raw, inside in zip(ids, known, strict=True)])
         at_N = torch.searchsorted(self._sorted, ids_N).clamp(max=len(self._sorted) - 1)
         return torch.where(torch.tensor(known) & (self._sorted[at_N] == ids_N), self._order[at_N], UNKNOWN)
-
-    def _whole(self, raw: Any) -> int | None:
-        """A raw id of any library as a number of Python."""
-        if raw is None or (hasattr(raw, "__index__") and not isinstance(raw, bool)):
-            return raw if raw is None else int(raw.__index__())
-        raise TypeError(f"vocabulary {self.name}: want int as raw id, got {raw!r}")
 
     def _row_of(self, raw: Any) -> int:
         if raw is None:
@@ -86,6 +104,7 @@ class Vocabulary:
         return UNKNOWN
 
 
-def _bytes_of(file: Path) -> memoryview:
+def bytes_of(file: Path) -> memoryview:
+    """A file, mapped."""
     with file.open("rb") as opened:
         return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if file.stat().st_size else b"")
