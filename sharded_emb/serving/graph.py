@@ -141,8 +141,22 @@ def trace(model: Model) -> Traced:
 
     Raises InputError for one that no graph can be made of, and RunFailedError where graph and model differ.
     """
-    # where rows are unrolled, as in recurrent nets, a graph has as many places as the longest row of the example
-    longest = max([read.most for read in model.reads if read.most is not None] + [BEHIND + 1])
+    traced = _traced(model, BEHIND + 1)
+    unrolled = [
+        read for read in model.reads if not read.single and traced.fixed.get(read.name) not in (None, read.most)
+    ]
+    for read in unrolled:
+        if read.most is None:
+            key = f"features.{read.name}.max_length"
+            raise InputError(f"{key}: want a number, since a graph of this model unrolls rows, got null; train with 50")
+    if unrolled:  # as by recurrent nets: a graph has as many places as the longest row that it was made of
+        traced = _traced(model, max(read.most or 0 for read in unrolled))
+    _require_same(model, traced)
+    return traced
+
+
+def _traced(model: Model, longest: int) -> Traced:
+    """The graph that is made of rows of so many events."""
     example = model.random_inputs([longest, BEHIND, 2], values=BEHIND + 1)
     try:
         with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.export", "torch._export", "torch.fx"):
@@ -153,15 +167,7 @@ def trace(model: Model) -> Traced:
         raise InputError(f"model: want one that torch.export takes, got {str(error).splitlines()[0]}") from error
     graph = cast(nn.Module, program.module())
     places = {name: len(values) for name, values in example.items() if name.endswith(_PLACES)}
-    fixed = {name.removesuffix(_PLACES): _fixed(name, places, model, graph) for name in places}
-    for read in model.reads:
-        if not read.single and read.most is None and fixed.get(read.name) is not None:
-            key = f"features.{read.name}.max_length"
-            raise InputError(
-                f"{key}: want a number, since the graph of this model unrolls rows, got null; train with 50"
-            )
-    _require_same(model, graph, fixed)
-    return Traced(program, fixed)
+    return Traced(program, {name.removesuffix(_PLACES): _fixed(name, places, model, graph) for name in places})
 
 
 @contextmanager
@@ -190,10 +196,11 @@ def _fixed(name: str, places: Mapping[str, int], model: Model, graph: nn.Module)
     return None if few < places[name] else places[name]
 
 
-def _require_same(model: Model, graph: nn.Module, fixed: Mapping[str, int | None]) -> None:
+def _require_same(model: Model, traced: Traced) -> None:
     """Raises InputError for a graph that does not take any number of rows, RunFailedError unless it says what the model
     says.
     """
+    graph, fixed = cast(nn.Module, traced.program.module()), traced.fixed
     for lengths in ([0, BEHIND, BEHIND], [5, 1, 0, BEHIND, BEHIND], [1, 2, 9, 4, BEHIND, BEHIND]):
         inputs = model.random_inputs(lengths, values=len(lengths))
         inputs |= {f"{name}{_PLACES}": torch.arange(count) for name, count in fixed.items() if count is not None}
