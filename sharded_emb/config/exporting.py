@@ -117,9 +117,9 @@ def _table_problems(tables: list[Table], checkpoint: Path) -> list[str]:
 
 def _load(modules: nn.ModuleDict, checkpoint: Path) -> None:
     """Gives modules the dense weights of a checkpoint."""
-    saved = saved_tensors(checkpoint, DENSE)
     wanted = modules.state_dict()
     _require_whole(checkpoint, [f"{DENSE}.{name}" for name in wanted])
+    saved = saved_tensors(checkpoint, DENSE)
     problems = [
         f"model: want {name} of {list(value.shape)}, as this model has it, got "
         f"{list(saved[name].shape) if name in saved else 'none'} in {checkpoint}; give the keys of the run"

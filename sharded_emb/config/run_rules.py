@@ -9,6 +9,7 @@ from sharded_emb.config.rules import Tree
 from sharded_emb.errors import nearest
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.serving import MANIFEST as EXPORT
+from sharded_emb.serving import OURS
 from sharded_emb.training.checkpoint_files import steps
 from sharded_emb.training.run_folder import RUN, taken
 
@@ -78,10 +79,16 @@ def _place_problem(out: Path) -> str | None:
 
 
 def export_there(out: Path, overwrite: bool) -> str | None:
-    """Why a folder is not to be written, if it is not: it holds an export that is not to be replaced."""
-    if overwrite or not (out / EXPORT).is_file():
+    """Why a folder is not to be written, if it is not: an export that is not to be replaced, or more than an export."""
+    if not (out / EXPORT).is_file():
         return None
-    return f"out: want a new folder, got {out}, which holds an export; overwrite=true replaces it"
+    if not overwrite:
+        return f"out: want a new folder, got {out}, which holds an export; overwrite=true replaces it"
+    others = sorted({entry.name for entry in out.iterdir()} - OURS)
+    if others:
+        got = f"got {', '.join(others)} in {out} too"
+        return f"out: want nothing but an export to overwrite, {got}; move that away"
+    return None
 
 
 def index_of_items(sound: Tree) -> Iterator[str]:

@@ -150,6 +150,10 @@ def test_a_place_for_an_export_that_is_none_or_taken_says_so(start: Commands, tr
     (start.folder / ".taken.old" / "export.json").write_text("{}")
     assert "which holds an export" in start("export", f"run={trained}", "out=taken").err
     assert [entry.name for entry in start.folder.iterdir()] == ["taken"]
+    (taken / "notes.txt").touch()
+    said = start("export", f"run={trained}", "out=taken", "overwrite=true").err
+    assert "out: want nothing but an export to overwrite, got notes.txt in taken too; move that away" in said
+    (taken / "notes.txt").unlink()
     assert start("export", f"run={trained}", "out=taken", "overwrite=true").code in (0, None)
     assert [entry.name for entry in start.folder.iterdir()] == ["taken"]
     assert served.manifest(taken)["format"] == 1

@@ -76,11 +76,9 @@ class Exported:
         ValueError for an id that a table of fewer rows has none for.
         """
         of, rows_N = self._table(table), self._rows(table, raw_ids)
-        if len(wrong := (rows_N >= of.size).nonzero()):
+        if len(wrong := ((rows_N < 0) | (rows_N >= of.size)).nonzero()):
             raw = raw_ids[int(wrong[0])]
-            raise ValueError(
-                f"{table}: want an id with a row of the {of.size} of the table, got {raw!r}, which has none"
-            )
+            raise ValueError(f"{table}: want an id with one of the {of.size} rows, got {raw!r}, which has none")
         return of.vectors(rows_N)
 
     def neighbours(self, table: str, raw_id: Any, top_k: int = 10) -> Listed:
