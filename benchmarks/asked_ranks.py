@@ -153,6 +153,26 @@ def evaluate(run: Path) -> None:
     sharded_emb.evaluate(run)
 
 
+def serve(run: Path, rows: int, tolerance: float) -> None:
+    """As `export` does. Raises AssertionError unless what is exported says of the first rows of the test split what
+    `evaluate` says.
+    """
+    import numpy as np
+
+    import sharded_emb
+    from tests.cli import served
+
+    exported, said = served.load(sharded_emb.export(run)), run / "said.parquet"
+    sharded_emb.evaluate(run, f"predictions={said}", "filter_seen=false")
+    asked = served.columns(run, exported, rows)
+    if exported.said["task"] == "binary":
+        found = served.said_by(exported, asked, at_once=max(1, rows // 3))
+        np.testing.assert_allclose(found, served.probabilities(said, rows), atol=tolerance)
+    else:
+        lists = exported.recommend(asked, top_k=served.TOP_K, leave_out_seen=False)
+        served.require_same_lists(lists, served.listed(said, rows), tolerance)
+
+
 @contextmanager
 def _told_to_stop(step: int | None) -> Iterator[None]:
     from sharded_emb.training.pulse import Pulse

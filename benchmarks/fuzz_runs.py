@@ -7,7 +7,8 @@ A case is an experiment on the first users of MovieLens 100K with a model, a los
 other words drawn by its number (`drawn_runs.py`). It is trained for six steps on one process; on two ranks, where
 losses have to be those of the one; on two ranks again, told to stop after the third step and resumed, which has to be
 the straight run bit by bit, or resumed on one, which has to be it but for rounding; then `evaluate` has to repeat the
-run, and `train verify=true` to find plain PyTorch's weights where all is float32. Words of a case that are refused are
+run, what `export` writes to say what `evaluate` says, and `train verify=true` to find plain PyTorch's weights where all
+is float32. Words of a case that are refused are
 left out, and nothing may be there of what was refused; nothing may end in a traceback, hang, or give other numbers.
 """
 
@@ -32,7 +33,9 @@ from benchmarks.machine import measured_at, tell
 USERS = 50
 STOP_AFTER = 3
 MOST_REFUSALS = 8
+SERVED_ROWS = 40
 _EXACT, _ROUNDED = 2e-4, 5e-2  # of a loss
+_SERVED = 1e-5  # of a score, relative, or of a probability
 _TIMED = frozenset({"seconds", "peak_memory_bytes", "samples_per_second", "ids_per_second"})
 
 
@@ -105,7 +108,8 @@ class Trial:
 
     def judged(self) -> str:
         """`same`, `refused: why`, or what is wrong."""
-        return self._begun() or self._beside() or self._interrupted() or self._verified() or self._same()
+        found = self._begun() or self._beside() or self._interrupted() or self._served() or self._verified()
+        return found or self._same()
 
     def _same(self) -> str:
         return "same" if self.case.comparable else "same, one process aside, whose dropout is another"
@@ -165,6 +169,13 @@ class Trial:
             return f"evaluate: {ending.how}: {ending.text}"
         want, got = _result(cut)["metrics"], json.loads((cut / "evaluation_test.json").read_text())["metrics"]
         return None if got and all(got[split] == want[split] for split in got) else f"evaluate: {got} for {want}"
+
+    def _served(self) -> str | None:
+        """What is exported beside what is evaluated."""
+        ending = self._one.ask(asked_ranks.serve, self._runs / "cut", SERVED_ROWS, _SERVED)
+        if ending.how == "refused":
+            self.refused.append(f"export: {ending.text}")
+        return f"export: {ending.text}" if ending.how == "failed" else None
 
     def _verified(self) -> str | None:
         # whole steps are made of what is rounded to 0 in smaller dtypes, and of gradients that are 0 but for rounding,
