@@ -135,9 +135,7 @@ def _write_items(
         write_numbers(folder / "items" / f"{name}.offsets", column.offsets)
     dtype = run.quantize or "fp32"
     write_rows(folder / "items" / "compared", items.compared(), dtype)
-    if run.index is not None:
-        write_index(folder / "items" / "index.faiss", items.compared(), run.index)
-    return {
+    said = {
         "rows": table.rows,
         "dim": _compared_dim(run),
         "output": "fp32",
@@ -148,6 +146,10 @@ def _write_items(
         "vocabulary": run.vocabularies[table.name],
         "index": run.index,
     }
+    if run.index is not None:  # of what is served, in its dtype
+        chunks = (items_ND for _, items_ND in Served(folder / "items" / "compared", said).chunks())
+        write_index(folder / "items" / "index.faiss", chunks, run.index)
+    return said
 
 
 def _write_counts(folder: Path, rows: int, run: Exporting) -> dict[str, Any] | None:

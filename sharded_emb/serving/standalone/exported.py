@@ -119,7 +119,8 @@ class Exported:
 
     def scores(self, columns: Columns) -> Tensor:
         """Of a next-item model of all items (B, N), -inf for padding and for what is unknown."""
-        found_BN = torch.cat([chunk for _, chunk in self._scored(columns)], 1)
+        self._require("next_item")
+        found_BN = torch.cat([chunk for _, chunk in self._scored(columns, self.inputs.histories(columns))], 1)
         found_BN[:, :FIRST] = -torch.inf
         return found_BN
 
@@ -137,14 +138,16 @@ class Exported:
         seen = histories if leave_out_seen else histories.only(torch.zeros_like(histories.ids_T, dtype=torch.bool))
         found: Iterable[tuple[Tensor, Tensor]]
         if candidates is None:
-            found = zip(*_best(self._scored(columns), top_k, seen), strict=True)
+            found = zip(*_best(self._scored(columns, histories), top_k, seen), strict=True)
         else:
-            found = self._among(columns, max(candidates, top_k), seen)
+            queries_BD, more = self.output(columns), self._more(histories)
+            found = self._among(queries_BD, more, max(candidates, top_k), seen)
         return [self._named(self.said["items"]["vocabulary"], *each)[:top_k] for each in found]
 
-    def _among(self, columns: Columns, candidates: int, seen: Bags) -> Iterator[tuple[Tensor, Tensor]]:
+    def _among(
+        self, queries_BD: Tensor, more: More | None, candidates: int, seen: Bags
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """By row the candidates (K), best first, and their scores."""
-        queries_BD, more = self.output(columns), self._more(columns)
         wanted = min(candidates + int(seen.lengths_B.max()), self.items.size - FIRST)
         near_BK = torch.from_numpy(self.index.search(queries_BD.numpy(), wanted)[1])
         seen_BK = seen.ids_T.split(seen.lengths_B.tolist())
@@ -166,9 +169,9 @@ class Exported:
         faiss, numpy = importlib.import_module("faiss"), importlib.import_module("numpy")  # which faiss brings along
         return faiss.deserialize_index(numpy.frombuffer(self._index_bytes, dtype="uint8"))
 
-    def _more(self, columns: Columns) -> More | None:
+    def _more(self, histories: Bags) -> More | None:
         """What counts add."""
-        return None if self._counts is None else self._counts.of(self.inputs.histories(columns))
+        return None if self._counts is None else self._counts.of(histories)
 
     @property
     def items(self) -> Table:
@@ -177,10 +180,9 @@ class Exported:
         assert self._items is not None
         return self._items
 
-    def _scored(self, columns: Columns) -> Iterator[tuple[int, Tensor]]:
+    def _scored(self, columns: Columns, histories: Bags) -> Iterator[tuple[int, Tensor]]:
         """Some items at a time, with the row of the first."""
-        queries_BD = self.output(columns)
-        more = self._more(columns)
+        queries_BD, more = self.output(columns), self._more(histories)
         for first, items_ND in self.items.chunks():
             scores_BN = queries_BD @ items_ND.T
             if more is not None:
