@@ -6,7 +6,7 @@
 #   bash launch/local.sh --numa node train experiment=sasrec_beauty      each rank on the CPUs that its GPU hangs from
 #
 # --numa is torchrun's --numa-binding (node, socket, exclusive or core-complex), for GPUs and with numactl installed.
-# COMMAND is one that runs on many ranks: train, evaluate or export. What follows it goes to it as it is. Paths are
+# COMMAND is one that runs on many ranks: train, evaluate, export or explore. What follows it goes to it as it is. Paths are
 # relative to the project root. Every rank computes with the threads that the key threads_per_rank=N gives it, 1 unless
 # given; OMP_NUM_THREADS, 1 unless set, is not that key. The exit code is torchrun's (1 for whatever a rank ends with),
 # or 2 for a wrong argument.
@@ -40,8 +40,8 @@ done
 command=$1
 shift
 case "$command" in
-    train | evaluate | export) [[ -f sharded_emb/$command.py ]] || refuse "$command is not there yet" ;;
-    *) refuse "want train, evaluate or export, got '$command'; other commands are one process: python -m sharded_emb.COMMAND" ;;
+    train | evaluate | export | explore) [[ -f sharded_emb/$command.py ]] || refuse "$command is not there yet" ;;
+    *) refuse "want train, evaluate, export or explore, got '$command'; other commands are one process: python -m sharded_emb.COMMAND" ;;
 esac
 
 bash launch/setup.sh

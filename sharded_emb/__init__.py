@@ -10,6 +10,7 @@ In a notebook or a script (see `sharded_emb.api`):
     outcome = sharded_emb.train(config)    # dataset folder -> run folder, an Outcome: path, status, metrics
     sharded_emb.evaluate(outcome.path, "split=valid")
     sharded_emb.export(outcome.path)       # run folder -> embeddings by raw id, and a model for torch alone
+    sharded_emb.explore(outcome.path)      # run folder -> what its tables have become: reads, norms, neighbours, a map
     sharded_emb.Dataset.open("data/tiny")  # columns, splits, vocabularies
     sharded_emb.InputError                 # what each of them raises: .problems, one line each, key first
 
@@ -20,11 +21,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharded_emb.api import compose, evaluate, export, plan, prepare, train
+    from sharded_emb.api import compose, evaluate, explore, export, plan, prepare, train
     from sharded_emb.data.dataset import Dataset
     from sharded_emb.errors import InputError
 
-__all__ = ["Dataset", "InputError", "compose", "evaluate", "export", "plan", "prepare", "train"]
+__all__ = ["Dataset", "InputError", "compose", "evaluate", "explore", "export", "plan", "prepare", "train"]
 
 _HOMES = {"Dataset": "sharded_emb.data.dataset", "InputError": "sharded_emb.errors"}
 

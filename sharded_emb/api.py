@@ -118,6 +118,18 @@ def export(run: str | Path, *overrides: str, config_dir: str | Path | None = Non
     return export_session(_of_run("export", run, overrides, config_dir).validated(ExportConfig))
 
 
+def explore(run: str | Path, *overrides: str, config_dir: str | Path | None = None) -> dict[str, Any]:
+    """What a run has made of its tables, as explore.json says it: `explore("runs/mine", "table=item", "ids=[B0001]")`.
+
+    The page is written, and the lines of the command are printed.
+    """
+    cli.check_versions()
+    from sharded_emb.config.exploring import explore as explore_session
+    from sharded_emb.config.run import ExploreConfig
+
+    return explore_session(_of_run("explore", run, overrides, config_dir).validated(ExploreConfig))
+
+
 def _of_run(command: str, run: str | Path, overrides: Iterable[str], config_dir: str | Path | None) -> cli.Composed:
     words = _words(overrides)
     if any(word.startswith("run=") for word in words):

@@ -20,6 +20,7 @@ from sharded_emb.config.plan_rules import (
 from sharded_emb.config.rules import Tree, whole
 from sharded_emb.config.run import (
     EvaluateConfig,
+    ExploreConfig,
     ExportConfig,
     OfRunConfig,
     PlanConfig,
@@ -28,8 +29,11 @@ from sharded_emb.config.run import (
     ShardingConfig,
 )
 from sharded_emb.config.run_rules import (
+    EXPLORE,
+    EXPORT,
+    explored_table,
     index_of_items,
-    place_for_export,
+    place_for,
     place_for_predictions,
     place_for_run,
     start_of_run,
@@ -68,7 +72,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     found += column_problems(tree, sound, dataset)
     if not issubclass(kind, OfRunConfig | PlanConfig):
         found += [*hard_problems(sound, dataset), *metric_problems(sound, dataset)]
-    if issubclass(kind, ExportConfig):  # tables are read where they lie, whatever ranks there are
+    if issubclass(kind, ExportConfig | ExploreConfig):  # tables are read where they lie, whatever ranks there are
         return found
     return [*found, *_plan(kind, tree, sound, dataset)]
 
@@ -96,7 +100,9 @@ def _own_places(kind: type[Any], sound: Tree) -> Iterator[str]:
     if issubclass(kind, PlanConfig):
         yield from (*device_for_plan(sound), *place_for_plan(sound), *known_features(sound))
     elif issubclass(kind, ExportConfig):
-        yield from (*place_for_export(sound), *index_of_items(sound))
+        yield from (*place_for(EXPORT, sound, sound.get("overwrite", True)), *index_of_items(sound))
+    elif issubclass(kind, ExploreConfig):
+        yield from (*place_for(EXPLORE, sound, overwrite=True), *explored_table(sound))
     elif issubclass(kind, EvaluateConfig):
         yield from (*place_for_predictions(sound), *against_problems(sound))
     else:
@@ -119,7 +125,7 @@ def _dense(sound: Tree) -> Iterator[str]:
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
     """Splits that are needed need rows: without any an epoch has no step, and a metric no value."""
-    if issubclass(kind, ExportConfig):
+    if issubclass(kind, ExportConfig | ExploreConfig):
         return
     rows = {name: split.rows for name, split in dataset.manifest.splits.items()}
     if issubclass(kind, EvaluateConfig):

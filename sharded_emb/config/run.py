@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, StrictInt, StrictStr
 
 from sharded_emb.component import Frozen, GivenPath, Slot
 from sharded_emb.config.where import from_home
@@ -171,6 +171,20 @@ class ExportConfig(OfRunConfig):
     overwrite: bool = False
     quantize: Literal["fp16", "bf16", "int8"] | None = None
     index: str | None = None
+
+
+class ExploreConfig(OfRunConfig):
+    """What `explore` adds to the run it looks at. out: a folder, null for `explore` in that of the run; what an earlier
+    one has left there is replaced. table: that is looked at, null for all. ids: raw ids of it whose nearest neighbours
+    are wanted, top_k of each. map: how rows are put on a plane. points: how many rows, half of them the most read.
+    """
+
+    out: UserPath | None = None
+    table: str | None = None
+    ids: list[StrictStr | StrictInt] = Field(default_factory=list)
+    top_k: PositiveInt = 10
+    map: Literal["pca", "tsne"] | None = "pca"
+    points: int = Field(default=3000, ge=10, le=100_000)
 
 
 class EvaluateConfig(OfRunConfig):

@@ -3,13 +3,16 @@
 import importlib.util
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sharded_emb.config.rules import Tree
 from sharded_emb.errors import nearest
+from sharded_emb.exploring import MANIFEST as EXPLORE_MANIFEST
+from sharded_emb.exploring import OURS as EXPLORED
 from sharded_emb.models.base import NextItemConfig
-from sharded_emb.serving import MANIFEST as EXPORT
-from sharded_emb.serving import OURS
+from sharded_emb.serving import MANIFEST as EXPORT_MANIFEST
+from sharded_emb.serving import OURS as EXPORTED
 from sharded_emb.training.checkpoint_files import steps
 from sharded_emb.training.run_folder import RUN, taken
 
@@ -53,42 +56,71 @@ def place_for_predictions(sound: Tree) -> Iterator[str]:
         yield f"{want}, but {above} may not be written; choose another place"
 
 
-def place_for_export(sound: Tree) -> Iterator[str]:
-    """An export needs a folder of its own."""
+@dataclass(frozen=True)
+class Written:
+    """A folder that a command writes of a run. name: of it in the run folder, by default. said: for a person. manifest:
+    the file by which it is known. ours: all that is in one; anything else there is somebody's own, and never deleted.
+    """
+
+    name: str
+    said: str
+    manifest: str
+    ours: frozenset[str]
+
+
+EXPORT = Written("export", "an export", EXPORT_MANIFEST, EXPORTED)
+EXPLORE = Written("explore", "what explore writes", EXPLORE_MANIFEST, EXPLORED)
+
+
+def place_for(written: Written, sound: Tree, overwrite: bool) -> Iterator[str]:
+    """What a command writes of a run needs a folder of its own."""
     run: Path | None = sound.get("run")
-    out: Path | None = sound.get("out") or (run and run / "export")
+    out: Path | None = sound.get("out") or (run and run / written.name)
     if out is None:
         return
     try:
-        wrong = _place_problem(out.resolve()) or export_there(out, sound.get("overwrite", True))  # `.` has no name
+        wrong = _place_problem(written, out.resolve()) or there(written, out, overwrite)  # `.` has no name
     except OSError as error:
         wrong = f"out: want a folder that can be made, got {out} ({error.strerror}); choose another place"
     if wrong:
         yield wrong
 
 
-def _place_problem(out: Path) -> str | None:
+def _place_problem(written: Written, out: Path) -> str | None:
     above = next((folder for folder in out.parents if folder.exists()), out)
     if out.is_mount():
         return f"out: want a folder beside which another can be made, got {out}, where a disk begins; name one in it"
-    if out.exists() and not (out / EXPORT).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        return f"out: want the folder of an export or a new one, got {out}, which exists and is none; choose another"
+    if out.exists() and not (out / written.manifest).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        want = f"want the folder of {written.said} or a new one"
+        return f"out: {want}, got {out}, which exists and is none; choose another"
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         return f"out: want a folder that can be made, got {out}, but {above} may not be written; choose another place"
     return None
 
 
-def export_there(out: Path, overwrite: bool) -> str | None:
-    """Why a folder is not to be written, if it is not: an export that is not to be replaced, or more than an export."""
-    if not (out / EXPORT).is_file():
+def there(written: Written, out: Path, overwrite: bool) -> str | None:
+    """Why a folder is not to be written, if it is not: what is not to be replaced, or more than that."""
+    if not (out / written.manifest).is_file():
         return None
     if not overwrite:
-        return f"out: want a new folder, got {out}, which holds an export; overwrite=true replaces it"
-    others = sorted({entry.name for entry in out.iterdir()} - OURS)
+        return f"out: want a new folder, got {out}, which holds {written.said}; overwrite=true replaces it"
+    others = sorted({entry.name for entry in out.iterdir()} - written.ours)
     if others:
         got = f"got {', '.join(others)} in {out} too"
-        return f"out: want nothing but an export to overwrite, {got}; move that away"
+        return f"out: want nothing but {written.said} to overwrite, {got}; move that away"
     return None
+
+
+def explored_table(sound: Tree) -> Iterator[str]:
+    """What is looked at is a table that a feature reads, and ids are of one table."""
+    if "features" not in sound:
+        return
+    tables = sorted({feature.table for feature in sound["features"].values()})
+    table, ids = sound.get("table"), sound.get("ids")
+    if table is not None and table not in tables:
+        yield f"table: want a table that a feature reads, got {table}{nearest(table, tables)}"
+    if ids and table is None and len(tables) > 1:
+        yield f"table: want the table that ids are of, got null; there are: {', '.join(tables)}"
 
 
 def index_of_items(sound: Tree) -> Iterator[str]:

@@ -47,6 +47,7 @@ from sharded_emb.embeddings.local_rows import DTYPES
 from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.pretrained import Vectors
+from sharded_emb.tables import Table
 
 _NUMBERS_AT_ONCE = 1 << 16  # of filling: its scratch stays in the cache of a core
 
@@ -247,8 +248,11 @@ def _fill_rows(part: LocalShard, seed: int, rows: slice) -> None:
 
 def _initial(part: LocalShard, rows_R: Tensor, seed: int) -> Tensor:
     """The initial values (R, C) of rows of the table in the columns of this part, on the CPU."""
-    table = part.table
-    columns_C = torch.arange(part.column, part.column + part.values_RC.shape[1])
+    return initial_values(part.table, rows_R, torch.arange(part.column, part.column + part.values_RC.shape[1]), seed)
+
+
+def initial_values(table: Table, rows_R: Tensor, columns_C: Tensor, seed: int) -> Tensor:
+    """What rows of a table begin with in some columns, before any `weights`: float32 (R, C), on the CPU."""
     # drawn on the CPU: a device's own normal quantile differs in the last bit
     uniform_RC = hashed_uniform(stream_key(seed, f"tables.{table.name}"), rows_R, columns_C)
     drawn_RC = table.init.values(uniform_RC, table.rows, table.dim)

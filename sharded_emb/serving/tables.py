@@ -22,15 +22,14 @@ from torch import Tensor
 from sharded_emb.distributed.host_memory import let_go_of_pages
 from sharded_emb.embeddings.local_rows import DTYPES, renormalized
 from sharded_emb.ids.hash import Hash
-from sharded_emb.ids.managed_collision import NO_ID, ManagedCollision
+from sharded_emb.ids.managed_collision import ManagedCollision
 from sharded_emb.ids.quotient_remainder import QuotientRemainder
 from sharded_emb.ids.rows import Rows
 from sharded_emb.serving.standalone.table import Table as Served
 from sharded_emb.serving.standalone.vocabulary import of_kind
 from sharded_emb.serving.vocabularies import raw_ids
 from sharded_emb.tables import Table
-from sharded_emb.training.checkpoint_entries import COLLISIONS
-from sharded_emb.training.checkpoint_rows import SavedRows, saved_tensors
+from sharded_emb.training.checkpoint_rows import SavedRows, saved_owners
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 Quantized = Literal["fp16", "bf16", "int8"]
@@ -110,11 +109,7 @@ def quantized(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 def _write_owners(target: Path, table: Table, checkpoint: Path) -> dict[str, Any]:
     assert isinstance(table.ids, ManagedCollision)
-    saved = saved_tensors(checkpoint, f"{COLLISIONS}.{table.name}")
-    ids_N, rows_N = (torch.cat([saved[f"{b}.{name}"] for b in range(table.ids.buckets)]) for name in ("ids", "rows"))
-    order_N = ids_N.argsort()
-    order_N = order_N[ids_N[order_N] != NO_ID]
-    ids_N, rows_N = ids_N[order_N], rows_N[order_N]
+    ids_N, rows_N = saved_owners(checkpoint, table)
     for kind, numbers in (("ids", ids_N), ("rows", rows_N)):
         of_kind(target, kind).write_bytes(_bytes(numbers))
     return {"known": len(ids_N), "bounds": table.ids.bounds(table.rows)}

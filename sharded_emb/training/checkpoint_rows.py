@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from sharded_emb.ids.managed_collision import NO_ID, ManagedCollision
+from sharded_emb.tables import Table
 from sharded_emb.training import checkpoint_entries as entries
 
 
@@ -54,6 +56,16 @@ def saved_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     }
     load(rooms, storage_reader=reader, no_dist=True)
     return entries.without_prefix(prefix, rooms)
+
+
+def saved_owners(checkpoint: Path, table: Table) -> tuple[Tensor, Tensor]:
+    """The ids of a managed table that have a row, rising, and their rows: int64 (N) each."""
+    assert isinstance(table.ids, ManagedCollision)
+    saved = saved_tensors(checkpoint, f"{entries.COLLISIONS}.{table.name}")
+    ids_N, rows_N = (torch.cat([saved[f"{b}.{name}"] for b in range(table.ids.buckets)]) for name in ("ids", "rows"))
+    order_N = ids_N.argsort()
+    order_N = order_N[ids_N[order_N] != NO_ID]
+    return ids_N[order_N], rows_N[order_N]
 
 
 class _Rows(DefaultLoadPlanner):

@@ -77,4 +77,6 @@ def without_nan(value: Any) -> Any:
     """The same with null for what JSON has no word for: not-a-number and infinities."""
     if isinstance(value, dict):
         return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_nan(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ from sharded_emb import cli, doctor
 from sharded_emb.cli.options import read_options
 from sharded_emb.cli.sweep_words import read_sweep
 from sharded_emb.config.against_rules import against_problems
-from sharded_emb.config.run import EvaluateConfig, ExportConfig, PlanConfig, PrepareConfig, RunConfig
+from sharded_emb.config.run import EvaluateConfig, ExploreConfig, ExportConfig, PlanConfig, PrepareConfig, RunConfig
 from sharded_emb.errors import InputError
 
 CONFIGS = {
@@ -19,6 +19,7 @@ CONFIGS = {
     "train": RunConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
+    "explore": ExploreConfig,
     "plan": PlanConfig,
 }
 _COMMAND = re.compile(rf"(?:sharded_emb\.)?({'|'.join([*CONFIGS, 'doctor'])})")
@@ -54,7 +55,7 @@ def composed(line: str) -> RunConfig | None:
         sweep = read_sweep(own)
         assert sweep.tried
         own = sweep.fixed
-    name, of_run = options.config_name or command, command in ("evaluate", "export")
+    name, of_run = options.config_name or command, command in ("evaluate", "export", "explore")
     tree = cli.compose_all(name, own, options.config_dirs, of_run=of_run)
     config: RunConfig = tree.validated(CONFIGS[command], files=False)
     if isinstance(config, EvaluateConfig) and (wrong := [*against_problems(vars(config))]):

@@ -11,36 +11,6 @@ import sharded_emb
 from tests.cli import served
 from tests.cli.commands import run
 
-LABELLED = """
-_target_: sharded_emb.data.event_log.EventLog
-attributes:
-  rating: {of: event, number: true}
-  film: {of: event, column: film, raw: true}
-  kinds: {of: item, separator: "|"}
-layout: {_target_: sharded_emb.data.layouts.labelled_events.LabelledEvents, label: rating, threshold: 4}
-"""
-
-
-@pytest.fixture(scope="module")
-def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Users and items of texts, ratings, kinds of items, and ids of 64 bits."""
-    folder, draw = tmp_path_factory.mktemp("clicks"), np.random.default_rng(0)
-    films = draw.integers(-(2**62), 2**62, 90)
-    lines = ["user,item,rating,film,time"]
-    for at in range(900):
-        item = int(90 * draw.random() ** 2)
-        lines.append(f"ü{draw.integers(30)},item {item},{draw.integers(1, 6)},{films[item]},{86_400 * at}")
-    (folder / "log.csv").write_text("\n".join(lines))
-    kinds = ["|".join(f"k{each}" for each in draw.choice(9, draw.integers(0, 4), replace=False)) for _ in range(90)]
-    (folder / "items.csv").write_text("\n".join(["item,kinds", *(f"item {i},{each}" for i, each in enumerate(kinds))]))
-    (folder / "conf" / "dataset").mkdir(parents=True)
-    (folder / "conf" / "dataset" / "rated.yaml").write_text(LABELLED)
-    words = ["dataset=rated", f"dataset.raw={folder / 'log.csv'}", f"dataset.items={folder / 'items.csv'}"]
-    config = sharded_emb.compose(*words, f"data={folder / 'data'}", "tables.item.dim=8", config_dir=folder / "conf")
-    sharded_emb.prepare(config)
-    return folder / "data"
-
-
 POOLINGS = {
     "asked": "{_target_: attention, target: item}",
     "recent": "{_target_: time_decay, times: items_times, now: time, half_life_seconds: 1e6}",
@@ -120,16 +90,6 @@ def test_each_task_of_a_model_has_its_probability(clicks: Path, tmp_path: Path) 
     assert exported.said["labels"] == ["like", "love"]
     assert wanted.shape == (40, 2)
     np.testing.assert_allclose(served.said_by(exported, asked, at_once=9), wanted, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def sequences(clicks: Path) -> Path:
-    """The same log as sequences, with times, a kind of each event, and kinds of items."""
-    folder = clicks.parent
-    words = ["dataset=events", f"dataset.raw={folder / 'log.csv'}", f"dataset.items={folder / 'items.csv'}"]
-    words += ["+dataset.attributes={kinds: {of: item, separator: '|'}, rating: {of: event}}"]
-    sharded_emb.prepare(sharded_emb.compose(*words, f"data={folder / 'sequences'}", "tables.item.dim=8"))
-    return folder / "sequences"
 
 
 MODELS = {

@@ -36,7 +36,11 @@ def test_help_is_the_header_of_the_script_and_starts_nothing(bare: Project, scri
         ("local", ["-n"], "local: -n: want a number of processes, got ''"),
         ("local", ["--numa", "all"], "local: --numa: want node, socket, exclusive or core-complex, got 'all'"),
         ("local", ["--nodes", "2"], "local: unknown argument '--nodes'"),
-        ("local", ["prepare"], "local: want train, evaluate or export, got 'prepare'; other commands are one process"),
+        (
+            "local",
+            ["prepare"],
+            "local: want train, evaluate, export or explore, got 'prepare'; other commands are one process",
+        ),
         ("local", ["export"], "local: export is not there yet"),
         ("multi_node", [], "multi_node: want a COMMAND, got nothing"),
         ("multi_node", ["plan"], "multi_node: want train or evaluate, got 'plan'; other commands are one process"),

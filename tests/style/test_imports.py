@@ -31,7 +31,7 @@ FLOORS = [
     {"embeddings", "models", "losses", "metrics", "data"},
     {"planning"},
     {"distributed"},
-    {"training", "serving"},
+    {"training", "serving", "exploring"},
     {"config"},
     {"cli"},
     {"__init__", "__main__", "api", "doctor", *COMMANDS},

@@ -1,0 +1,6 @@
+"""What a run has made of its tables, for a person: which rows are read, how far they moved, who is near whom."""
+
+MANIFEST = "explore.json"
+PAGE = "explore.html"
+# all that `explore` writes; anything else in its folder is somebody's own and is never deleted
+OURS = frozenset({MANIFEST, PAGE, "rows"})

@@ -1,0 +1,140 @@
+"""Which raw ids read a row of a table.
+
+R  rows of the table    K  ids that are known
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sharded_emb.data.columns import Int64s
+from sharded_emb.data.dataset import Dataset
+from sharded_emb.errors import InputError, closest
+from sharded_emb.ids.hash import mixed
+from sharded_emb.ids.managed_collision import ManagedCollision
+from sharded_emb.ids.rows import Rows
+from sharded_emb.tables import Table
+from sharded_emb.training.checkpoint_rows import saved_owners
+from sharded_emb.vocabulary_rows import FIRST_ROW
+
+_HINTED = 100_000  # ids at most among which one is looked for that somebody may have meant
+_NAMED = 3
+_WHOLE, _MOST = re.compile(r"-?\d{1,19}"), 2**63
+_SPECIAL = {0: "padding", 1: "unknown ids"}
+
+
+@dataclass(frozen=True)
+class Owners:
+    """The ids of a managed table that have a row (K), rising, and these rows. bounds: of the rows of its buckets."""
+
+    ids_K: Int64s
+    rows_K: Int64s
+    bounds: Int64s
+
+    @classmethod
+    def of(cls, table: Table, checkpoint: Path) -> "Owners":
+        """As a checkpoint has them."""
+        assert isinstance(table.ids, ManagedCollision)
+        ids_K, rows_K = saved_owners(checkpoint, table)
+        return cls(ids_K.numpy(), rows_K.numpy(), np.array(table.ids.bounds(table.rows)))
+
+    def rows(self, ids_N: Int64s) -> Int64s:
+        """The rows that ids read: the last of its bucket for one without."""
+        buckets = np.uint64(len(self.bounds) - 1)
+        bucket_N = ((mixed(ids_N) & np.uint64(2**63 - 1)) % buckets).astype(np.int64)
+        shared_N = self.bounds[1 + bucket_N] - 1
+        if not len(self.ids_K):
+            return shared_N
+        at_N = np.searchsorted(self.ids_K, ids_N).clip(max=len(self.ids_K) - 1)
+        return np.where(self.ids_K[at_N] == ids_N, self.rows_K[at_N], shared_N)
+
+
+@dataclass(frozen=True)
+class Names:
+    """raw: the raw ids of a table that are known (K), None where none are. rows_K: which row each reads. special:
+    whether the first two rows stand for padding and for what is unknown.
+    """
+
+    table: str
+    rows: int
+    raw: pa.Array | None
+    rows_K: Int64s
+    special: bool
+
+    @classmethod
+    def of(cls, table: Table, dataset: Dataset, vocabulary: str | None, owners: Owners | None) -> "Names":
+        """vocabulary: that the ids of the table are rows of, None for no one's. owners: of a managed table."""
+        raw = None if vocabulary is None else dataset.raw_ids(vocabulary)
+        special = not any(feature.raw for feature in table.features)
+        if owners is not None:
+            ids = pa.array(owners.ids_K) if raw is None else raw.take(pa.array(owners.ids_K))
+            return cls(table.name, table.rows, ids, owners.rows_K, special)
+        if raw is not None:
+            ids_K = np.arange(FIRST_ROW, len(raw))
+            rows_K = ids_K if table.parts else table.ids.rows_of(ids_K, table.rows, raw=False)
+            kept_K = (rows_K >= 0) & (rows_K < table.rows)  # others have a row by what their feature says of them
+            known = raw[FIRST_ROW:]
+            return cls(table.name, table.rows, known.filter(pa.array(kept_K)), rows_K[kept_K], special)
+        if isinstance(table.ids, Rows) or table.parts:
+            rows_K = np.arange(FIRST_ROW if special else 0, table.rows)
+            return cls(table.name, table.rows, pa.array(rows_K), rows_K, special)
+        return cls(table.name, table.rows, None, np.zeros(0, np.int64), special)
+
+    @cached_property
+    def ids_R(self) -> Int64s:
+        """How many known ids read each row."""
+        return np.bincount(self.rows_K, minlength=self.rows)
+
+    @cached_property
+    def read_R(self) -> npt.NDArray[np.bool_]:
+        """Which rows stand for an id, as far as that is known."""
+        if self.raw is not None:
+            return self.ids_R > 0
+        return np.arange(self.rows) >= FIRST_ROW
+
+    @cached_property
+    def _order(self) -> tuple[Int64s, Int64s]:
+        order_K = np.argsort(self.rows_K, kind="stable")
+        return order_K, self.rows_K[order_K]
+
+    def label(self, row: int) -> str:
+        """Of a row: the raw id that reads it, of several the first and how many more there are."""
+        if self.special and row in _SPECIAL:
+            return _SPECIAL[row]
+        order_K, sorted_K = self._order
+        first, last = np.searchsorted(sorted_K, [row, row + 1])
+        if self.raw is None or first == last:
+            return f"row {row}"
+        more = f" (+{last - first - 1:,})" if last - first > 1 else ""
+        return f"{self.raw[int(order_K[first])].as_py()}{more}"
+
+    def rows_of(self, raw_ids: Sequence[Any]) -> list[int]:
+        """The row of each raw id, given as a text or a number. Raises InputError for one that is not known."""
+        if self.raw is None:
+            got = f"got {self.table}, of which rows are known alone"
+            raise InputError(f"ids: want none for a table whose ids have no vocabulary, {got}; leave them out")
+        asked = [str(raw) for raw in raw_ids]
+        texts = pa.types.is_string(self.raw.type)
+        numbers = [int(each) for each in asked if _WHOLE.fullmatch(each)]
+        wanted = asked if texts else [each for each in numbers if -_MOST <= each < _MOST]
+        at_K = np.flatnonzero(pc.is_in(self.raw, pa.array(wanted, self.raw.type)))
+        found = {str(self.raw[int(at)].as_py()): int(self.rows_K[at]) for at in at_K}
+        problems = [self._unknown(each) for each in dict.fromkeys(asked) if each not in found]
+        if problems:
+            raise InputError(*problems)
+        return [found[each] for each in asked]
+
+    def _unknown(self, asked: str) -> str:
+        assert self.raw is not None
+        some = self.raw[: _HINTED if len(self.raw) <= _HINTED else _NAMED].to_pylist()
+        close = closest(asked, map(str, some))
+        hint = f"did you mean {close}?" if close else f"some are {', '.join(map(str, some[:_NAMED]))}"
+        return f"ids: want raw ids of table {self.table}, got {asked}, which is none of them; {hint}"

@@ -1,0 +1,159 @@
+"""`explore.html`: what there is to see of tables, as one page for people."""
+
+import html
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharded_emb.data.charts import bars, histogram
+from sharded_emb.data.columns import Int64s
+from sharded_emb.data.page import page, section, small, table
+from sharded_emb.exploring.vectors import Floats
+
+_WIDTH, _HEIGHT, _EDGE, _LEGEND = 760, 560, 10, 24
+# of rows by how often they are read: never, then rising
+_SHADES = ("#b8b8b8", "#a6cee3", "#5aa2cf", "#2166ac", "#f4a582", "#d6604d", "#b2182b")
+_BANDS = (1, 4, 16, 64, 256, 1024)
+_BARS = 30
+
+
+@dataclass(frozen=True)
+class Point:
+    """Of a map: where, what it is, how often it is read, and whether somebody asked for it."""
+
+    x: float
+    y: float
+    label: str
+    reads: int
+    asked: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of a table. said: what explore.json says of it. points: of its map. norms, reads: of rows that stand for ids."""
+
+    said: dict[str, Any]
+    points: list[Point]
+    norms: Floats
+    reads: Int64s
+
+
+def write_page(file: Path, said: Mapping[str, Any], seen: Mapping[str, Seen]) -> None:
+    """Writes it. said: what explore.json says."""
+    facts = [(name, str(said[name])) for name in ("run", "checkpoint", "data") if name in said]
+    parts = [
+        f"<h1>Tables of {html.escape(str(said['run']))}</h1>",
+        table(facts),
+        table([*map(_row, seen.items())], _HEAD),
+        small("Reads are those of an epoch of the train split. Moved: the distance to what a row began with."),
+        *(part for name, each in seen.items() for part in _table(name, each, said["map"])),
+    ]
+    file.write_text(page(f"Tables of {said['run']}", parts), encoding="utf-8")
+
+
+_HEAD = (
+    *("table", "rows", "dim", "of ids", "never read", "never moved", "row of unknown ids"),
+    *("median norm", "mean cosine", "effective rank"),
+)
+
+
+def _row(each: tuple[str, Seen]) -> list[str]:
+    name, said = each[0], each[1].said
+    numbers = (said["norm"]["median"], said["mean_cosine"], said["effective_rank"])
+    counts = (said["rows"], said["dim"], said["rows_of_ids"], said["never_read"], said["never_moved"])
+    unknown = {None: "", True: "moved", False: "never moved"}[said["unknown_row_moved"]]
+    return [name, *map(_count, counts), unknown, *map(_number, numbers)]
+
+
+def _table(name: str, seen: Seen, method: str) -> Iterator[str]:
+    said = seen.said
+    yield section(
+        f"{name}: {said['rows']:,} x {said['dim']} {said['dtype']}, ids: {said['ids']}",
+        "".join(f"<p>&#9888; {html.escape(note)}</p>" for note in said["notes"]),
+        _map(seen.points, method, said["variance_of_first_axes"]),
+    )
+    yield section(f"{name}: nearest by cosine", *map(_nearest, said["neighbours"]))
+    yield section(
+        f"{name}: by reads", table([*map(_band, said["by_reads"])], ("reads", "rows", "of all reads", "norm", "moved"))
+    )
+    if len(seen.reads):
+        values, times = np.unique(seen.reads, return_counts=True)
+        yield section(f"{name}: how often rows are read", bars(*histogram(values, times), "reads of a row", "rows"))
+    yield section(f"{name}: norms", bars(*_norms(seen.norms), "L2 norm", "rows"))
+    for title, key in (("most read", "most_read"), ("longest vectors", "longest"), ("shortest vectors", "shortest")):
+        lines = [
+            [each["id"], _count(each["reads"]), _number(each["norm"]), _number(each["moved"])] for each in said[key]
+        ]
+        yield section(f"{name}: {title}", table(lines, ("id", "reads", "norm", "moved")))
+
+
+def _nearest(each: Mapping[str, Any]) -> str:
+    found = [f'{html.escape(near["id"])} <span class="small">{near["cosine"]:.3f}</span>' for near in each["nearest"]]
+    return f"<p><b>{html.escape(each['id'])}</b>: {', '.join(found)}</p>"
+
+
+def _band(line: Mapping[str, Any]) -> list[str]:
+    reads = f"{line['from']:,}" if line["from"] == line["to"] else f"{line['from']:,} to {line['to']:,}"
+    return [
+        reads,
+        _count(line["rows"]),
+        f"{line['share_of_reads']:.1%}",
+        _number(line["norm"]),
+        _number(line["moved"]),
+    ]
+
+
+def _norms(norms: Floats) -> tuple[list[str], list[int]]:
+    """Labels and heights of bars of the same width."""
+    if not len(norms):
+        return [], []
+    heights, edges = np.histogram(norms, bins=_BARS if norms.max() > norms.min() else 1)
+    return [f"{edge:.3g}" for edge in edges[:-1]], heights.tolist()
+
+
+def _map(points: Sequence[Point], method: str, shares: Sequence[float]) -> str:
+    """An SVG of dots, each with its id when pointed at; those that somebody asked for have it beside them."""
+    if len(points) < 2:
+        return ""
+    xs, ys = np.array([each.x for each in points]), np.array([each.y for each in points])
+    wide, tall = float(np.ptp(xs)) or 1.0, float(np.ptp(ys)) or 1.0
+    drawn = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="map of vectors">', *_legend()]
+    on_top = []
+    for each in sorted(points, key=lambda point: point.reads):
+        x = _EDGE + (each.x - xs.min()) / wide * (_WIDTH - 2 * _EDGE)
+        y = _LEGEND + _EDGE + (ys.max() - each.y) / tall * (_HEIGHT - _LEGEND - 2 * _EDGE)
+        title = f"<title>{html.escape(each.label)}: {each.reads:,} reads</title>"
+        drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{_shade(each.reads)}">{title}</circle>')
+        if each.asked:
+            end = ' text-anchor="end"' if x > _WIDTH * 0.8 else ""
+            aside = x - 6 if end else x + 6
+            on_top.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="none" stroke="#000">{title}</circle>')
+            on_top.append(f'<text x="{aside:.1f}" y="{y + 4:.1f}" fill="#000"{end}>{html.escape(each.label)}</text>')
+    how = "t-SNE of cosines: who is near whom says something, how far groups are apart does not"
+    if method == "pca":
+        first = sum(shares[:2])
+        how = f"The two axes along which rows differ most, which have {first:.1%} of their variance"
+    return "".join([*drawn, *on_top, "</svg>"]) + small(f"{how}. {len(points):,} rows, coloured by reads.")
+
+
+def _legend() -> Iterator[str]:
+    names = ["never read", *(f"from {low:,}" for low in _BANDS)]
+    for number, (name, shade) in enumerate(zip(names, _SHADES, strict=True)):
+        x = _EDGE + number * 104
+        yield f'<circle cx="{x + 4}" cy="9" r="4" fill="{shade}"/><text x="{x + 12}" y="13">{name}</text>'
+
+
+def _shade(reads: int) -> str:
+    return _SHADES[sum(reads >= low for low in _BANDS)]
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.4g}"

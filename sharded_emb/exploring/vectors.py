@@ -1,0 +1,124 @@
+"""The vectors of a table in a checkpoint, some at a time, and how far each is from what it began with.
+
+N  rows of a piece    D  dim    P  rows that are picked    K  neighbours
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sharded_emb.data.columns import Int64s
+from sharded_emb.distributed.shard import initial_values
+from sharded_emb.embeddings.local_rows import renormalized
+from sharded_emb.pretrained import Vectors
+from sharded_emb.tables import Table
+from sharded_emb.training.checkpoint_rows import SavedRows
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+_NUMBERS = 1 << 20  # at once
+_ROUNDING = 2.0**-21  # of a number: another machine draws, and rounds, initial values to within this
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows from `first` on. vectors_ND: as they are read, float32. moved_N: how far from what they began with, by their
+    L2 norm, float32; None where that is not known.
+    """
+
+    first: int
+    vectors_ND: Tensor
+    moved_N: Tensor | None
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a table began with: drawn by a seed, with weights of a file, or of another run, over it."""
+
+    seed: int
+    weights: Vectors | None = None
+
+    def rows(self, table: Table, first: int, end: int) -> Tensor:
+        """Rows [first, end): (N, D), float32."""
+        columns_D, at_once = torch.arange(table.dim), max(1, _NUMBERS // table.dim)
+        pieces = torch.arange(first, end).split(at_once)
+        found_ND = torch.cat([initial_values(table, rows_N, columns_D, self.seed) for rows_N in pieces])
+        if self.weights is not None:
+            for rows_N, values_ND in self.weights.chunks(first, end):
+                found_ND[torch.from_numpy(rows_N - first)] = torch.from_numpy(values_ND)
+            if table.padding_row is not None and first <= table.padding_row < end:
+                found_ND[table.padding_row - first] = 0
+        return found_ND
+
+
+class TableVectors:
+    """A table of a checkpoint. beginning: None where nobody knows it. A composed table has a vector an id."""
+
+    def __init__(self, table: Table, checkpoint: Path, beginning: Beginning | None) -> None:
+        self.table, self.beginning = table, beginning
+        self._checkpoint = checkpoint
+
+    def pieces(self, compared: bool = True) -> Iterator[Piece]:
+        """All rows in their order. compared: with what they began with."""
+        beginning = self.beginning if compared else None
+        whole = self._composed(beginning) if self.table.parts else self._as_saved(beginning)
+        at_once = max(1, _NUMBERS // self.table.dim)
+        for first, saved_ND, began in whole:
+            for at in range(0, len(saved_ND), at_once):
+                some = slice(at, at + at_once)
+                vectors_ND = renormalized(self.table, saved_ND[some]).float()
+                yield Piece(first + at, vectors_ND, None if began is None else _distance(saved_ND[some], began[some]))
+
+    def _as_saved(self, beginning: Beginning | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        saved = SavedRows(self._checkpoint, self.table.name)
+        for first, end in saved.pieces:
+            began_ND = None if beginning is None else beginning.rows(self.table, first, end).to(saved.dtype)
+            yield first, saved.read(first, end), began_ND
+
+    def _composed(self, beginning: Beginning | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """Of ids, from the rows of its parts, which are few."""
+        table, now, then = self.table, {}, {}
+        for part, each in table.parts.items():
+            saved = SavedRows(self._checkpoint, each.name)
+            now[part] = torch.cat([saved.read(*piece) for piece in saved.pieces]).float()
+            if beginning is not None:
+                then[part] = beginning.rows(each, 0, each.rows).to(saved.dtype).float()
+        at_once = max(1, _NUMBERS // table.dim)
+        for first in range(0, table.rows, at_once):
+            split = table.ids.split(np.arange(first, min(first + at_once, table.rows)), table.rows)
+            began_ND = table.ids.combine({part: then[part][split[part]] for part in then}) if then else None
+            yield first, table.ids.combine({part: now[part][split[part]] for part in now}), began_ND
+
+
+def _distance(now_ND: Tensor, then_ND: Tensor) -> Tensor:
+    now_ND, then_ND = now_ND.float(), then_ND.float()
+    apart_ND = now_ND - then_ND
+    return apart_ND.masked_fill_(apart_ND.abs() <= then_ND.abs() * _ROUNDING, 0).norm(dim=1)
+
+
+def nearest_rows(
+    pieces: Iterator[Piece], queries: tuple[Int64s, Tensor], candidates_R: Mask, top_k: int
+) -> tuple[Int64s, Floats]:
+    """The rows (P, K) whose vectors are nearest by cosine to those of some rows, and the cosines, best first; the lower
+    row first among equals. queries: rows (P), and their vectors (P, D). candidates_R: which rows may be found.
+    """
+    rows_P, vectors_PD = torch.from_numpy(queries[0]), F.normalize(queries[1], dim=1)
+    best_PK, found_PK = torch.empty(len(rows_P), 0), torch.empty(len(rows_P), 0, dtype=torch.int64)
+    for piece in pieces:
+        rows_N = torch.arange(piece.first, piece.first + len(piece.vectors_ND))
+        out_N = ~torch.from_numpy(candidates_R[piece.first : piece.first + len(rows_N)])
+        cosine_PN = vectors_PD @ F.normalize(piece.vectors_ND, dim=1).T
+        cosine_PN.masked_fill_(out_N | (rows_N == rows_P[:, None]), -torch.inf)
+        best_PK = torch.cat([best_PK, cosine_PN], 1)
+        found_PK = torch.cat([found_PK, rows_N.expand(len(rows_P), -1)], 1)
+        best_PK, at_PK = best_PK.topk(min(top_k, best_PK.shape[1]), dim=1)
+        found_PK, at_PK = found_PK.gather(1, at_PK).sort(dim=1)
+        best_PK, order_PK = best_PK.gather(1, at_PK).sort(dim=1, descending=True, stable=True)
+        found_PK = found_PK.gather(1, order_PK)
+    return found_PK.numpy(), best_PK.numpy()
