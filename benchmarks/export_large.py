@@ -1,4 +1,4 @@
-"""Exports a run with a large table: seconds, the peak memory of the process, and what answers cost afterwards.
+"""Exports a run with a large table, and explores it: seconds, the peak memory of the process, and what answers cost.
 
     python benchmarks/export_large.py --report benchmarks/reports/export_large.md
     python benchmarks/export_large.py --users 200000
@@ -81,6 +81,8 @@ def main() -> None:
             found = answers(out, options.users)
             said = " | ".join(f"{found[key] * 1e3:.1f}" for key in ("vectors", "1", "256"))
             lines.append(f"| {' '.join(words) or 'as it is'} | {took:.0f} | {peak:.0f} | {written:.1f} | {said} |")
+        took, peak = command("explore", f"run={folder / 'run'}")
+        lines += ["", f"`explore` of the same run takes {took:.0f} s, and {peak:.0f} MB at its peak."]
     tell(lines, options.report)
 
 

@@ -12,13 +12,17 @@ from sharded_emb.config.session import joined
 from sharded_emb.config.vocabularies import vocabulary_by_table
 from sharded_emb.config.weights import checkpoints_of_runs, open_weights
 from sharded_emb.data.flat import FlatCopy
+from sharded_emb.data.layouts.base import ITEM
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.errors import InputError
 from sharded_emb.exploring import PAGE
+from sharded_emb.exploring.attributes import Attribute
 from sharded_emb.exploring.explore import Asked, Look, write_exploration
 from sharded_emb.exploring.names import Names, Owners
 from sharded_emb.exploring.reads import count_reads
 from sharded_emb.exploring.vectors import Beginning, TableVectors
+from sharded_emb.ids.quotient_remainder import QuotientRemainder
+from sharded_emb.ids.rows import Rows
 from sharded_emb.losses.base import NOTHING_SEEN
 from sharded_emb.replacing import replacing_folder
 from sharded_emb.tables import Table
@@ -38,11 +42,13 @@ def _explore(config: ExploreConfig) -> dict[str, Any]:
     assert config.run is not None
     out = (config.out or config.run / EXPLORE.name).resolve()
     run = saved_run(config)
-    asked = Asked(config.ids, config.top_k, config.map, config.points, config.seed)
+    seed, epochs = run.state["config"]["seed"], run.state["run"]["progress"]["epoch"]
+    asked = Asked(config.ids, config.top_k, config.map, config.points, seed, a_whole_epoch=epochs > 0)
     facts = {
         "run": str(config.run),
         "checkpoint": run.checkpoint.name,
         "step": run.state["step"],
+        "epochs": epochs,
         "data": str(config.data),
         "map": config.map,
     }
@@ -67,29 +73,41 @@ def _looks(config: ExploreConfig, run: SavedRun) -> list[Look]:
         beginning = _beginning(config, run, table)
         known = beginning if isinstance(beginning, Beginning) else None
         vocabulary = vocabularies.get(table.name)
+        of_items = vocabulary == ITEM and isinstance(table.ids, Rows | QuotientRemainder)  # whose rows are theirs
+        colours, captions = (_attribute(run, name) if of_items else None for name in (config.colour, config.caption))
         looks.append(
             Look(
                 vectors=TableVectors(table, run.checkpoint, known),
-                names=Names.of(table, run.dataset, vocabulary, owners.get(table.name)),
+                names=replace(Names.of(table, run.dataset, vocabulary, owners.get(table.name)), captions=captions),
                 vocabulary=vocabulary,
                 reads_R=reads[table.name],
                 unknown_beginning=beginning if isinstance(beginning, str) else None,
+                colours=colours,
             )
         )
+    given = {key for key in ("colour", "caption") if getattr(config, key) is not None}
+    if given and all(look.colours is None and look.names.captions is None for look in looks):
+        names = ", ".join(table.name for table in tables)
+        raise InputError(*(f"{key}: want a table whose rows are items, got {names}; leave it out" for key in given))
     return looks
+
+
+def _attribute(run: SavedRun, name: str | None) -> Attribute | None:
+    return None if name is None else Attribute.of(run.dataset, name)
 
 
 def _beginning(config: ExploreConfig, run: SavedRun, table: Table) -> Beginning | str | None:
     """What a table began with, why that is not known, or None where it does not matter."""
+    seed: int = run.state["config"]["seed"]
     if table.freeze:
         return None
     if config.warm_start.run is not None:
         return f"the run began with the weights of {config.warm_start.run}"
     if table.weights is None:
-        return Beginning(config.seed)
+        return Beginning(seed)
     try:
         checkpoint = checkpoints_of_runs([table])[table.name]
-        return Beginning(config.seed, open_weights(table, run.dataset, checkpoint))
+        return Beginning(seed, open_weights(table, run.dataset, checkpoint))
     except InputError as error:
         return f"its weights cannot be read any more ({error.problems[0]})"
 

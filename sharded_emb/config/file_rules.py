@@ -31,6 +31,7 @@ from sharded_emb.config.run import (
 from sharded_emb.config.run_rules import (
     EXPLORE,
     EXPORT,
+    explored_attributes,
     explored_table,
     index_of_items,
     place_for,
@@ -72,6 +73,8 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     found += column_problems(tree, sound, dataset)
     if not issubclass(kind, OfRunConfig | PlanConfig):
         found += [*hard_problems(sound, dataset), *metric_problems(sound, dataset)]
+    if issubclass(kind, ExploreConfig):
+        found += explored_attributes(sound, dataset)
     if issubclass(kind, ExportConfig | ExploreConfig):  # tables are read where they lie, whatever ranks there are
         return found
     return [*found, *_plan(kind, tree, sound, dataset)]

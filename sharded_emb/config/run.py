@@ -177,6 +177,8 @@ class ExploreConfig(OfRunConfig):
     """What `explore` adds to the run it looks at. out: a folder, null for `explore` in that of the run; what an earlier
     one has left there is replaced. table: that is looked at, null for all. ids: raw ids of it whose nearest neighbours
     are wanted, top_k of each. map: how rows are put on a plane. points: how many rows, half of them the most read.
+    colour: an attribute of items by which they are coloured there, null for how often they are read. caption: one whose
+    value is shown beside the id of an item.
     """
 
     out: UserPath | None = None
@@ -185,6 +187,8 @@ class ExploreConfig(OfRunConfig):
     top_k: PositiveInt = 10
     map: Literal["pca", "tsne"] | None = "pca"
     points: int = Field(default=3000, ge=10, le=100_000)
+    colour: str | None = None
+    caption: str | None = None
 
 
 class EvaluateConfig(OfRunConfig):

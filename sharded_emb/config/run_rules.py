@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharded_emb.config.rules import Tree
+from sharded_emb.data.dataset import Dataset
 from sharded_emb.errors import nearest
 from sharded_emb.exploring import MANIFEST as EXPLORE_MANIFEST
 from sharded_emb.exploring import OURS as EXPLORED
@@ -121,6 +122,16 @@ def explored_table(sound: Tree) -> Iterator[str]:
         yield f"table: want a table that a feature reads, got {table}{nearest(table, tables)}"
     if ids and table is None and len(tables) > 1:
         yield f"table: want the table that ids are of, got null; there are: {', '.join(tables)}"
+
+
+def explored_attributes(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """What items are coloured by, and what is shown beside them, is an attribute of theirs whose values have names."""
+    known = [name for name, column in dataset.manifest.item_attributes.items() if column.vocabulary is not None]
+    for key in ("colour", "caption"):
+        name: str | None = sound.get(key)
+        if name is not None and name not in known:
+            hint = nearest(name, known) if known else "; it has none"
+            yield f"{key}: want an attribute of items in {dataset.folder} that has a vocabulary, got {name}{hint}"
 
 
 def index_of_items(sound: Tree) -> Iterator[str]:

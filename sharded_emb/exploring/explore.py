@@ -22,10 +22,12 @@ from torch import Tensor
 
 from sharded_emb.data.columns import Int64s, distinct
 from sharded_emb.exploring import MANIFEST, PAGE
+from sharded_emb.exploring.attributes import Attribute
 from sharded_emb.exploring.figures import Figures, by_reads, measure, quantiles
 from sharded_emb.exploring.maps import Kind, placed
 from sharded_emb.exploring.names import Names
-from sharded_emb.exploring.page import Point, Seen, write_page
+from sharded_emb.exploring.page import Seen, write_page
+from sharded_emb.exploring.picture import Point
 from sharded_emb.exploring.vectors import Floats, Mask, TableVectors, nearest_rows
 from sharded_emb.training.metric_lines import without_nan
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
@@ -37,7 +39,7 @@ _ROWS_AT_ONCE = 1 << 18
 @dataclass(frozen=True)
 class Asked:
     """What a user wants to see. ids: raw ids of a table whose neighbours are wanted, top_k of each. points: rows on the
-    map.
+    map. a_whole_epoch: whether the run has read all that an epoch reads.
     """
 
     ids: Sequence[str | int]
@@ -45,12 +47,13 @@ class Asked:
     map: Kind | None
     points: int
     seed: int
+    a_whole_epoch: bool
 
 
 @dataclass(frozen=True)
 class Look:
     """A table that is looked at. reads_R: how often an epoch reads each row. unknown_beginning: why nobody knows what
-    it began with, None where it is known.
+    it began with, None where it is known. colours: of the items that its rows are, by which a map is coloured.
     """
 
     vectors: TableVectors
@@ -58,6 +61,7 @@ class Look:
     vocabulary: str | None
     reads_R: Int64s
     unknown_beginning: str | None
+    colours: Attribute | None = None
 
 
 def write_exploration(folder: Path, looks: Sequence[Look], asked: Asked, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,10 +102,11 @@ def _seen(look: Look, wanted: Sequence[int], asked: Asked, file: Path) -> Seen:
         "shortest": _lines(_greatest(-figures.norm_R, stands & figures.finite_R), look, figures),
         "neighbours": _neighbours(look, figures, (queries, picked), asked.top_k),
     }
-    said["notes"] = [*_notes(look, figures, said)]
+    said["notes"] = [*_notes(look, figures, said, asked.a_whole_epoch)]
     _write_rows(file, look, figures)
     points = _points(look, figures, (on_map, picked, wanted), asked)
-    return Seen(said, points, figures.norm_R[stands & figures.finite_R], look.reads_R[stands])
+    coloured_by = "reads" if look.colours is None else look.colours.name
+    return Seen(said, points, coloured_by, figures.norm_R[stands & figures.finite_R], look.reads_R[stands])
 
 
 def _shape(look: Look) -> dict[str, Any]:
@@ -145,14 +150,14 @@ def _unknown_row_moved(look: Look, figures: Figures) -> bool | None:
     return bool(figures.moved_R[UNKNOWN_ROW] > 0)
 
 
-def _notes(look: Look, figures: Figures, said: Mapping[str, Any]) -> Iterator[str]:
+def _notes(look: Look, figures: Figures, said: Mapping[str, Any], a_whole_epoch: bool) -> Iterator[str]:
     """What a person should look into."""
     if said["not_finite"]:
         wrong = look.names.label(int(np.flatnonzero(~figures.finite_R)[0]))
         yield f"{said['not_finite']:,} rows have numbers that are not finite, the first is {wrong}"
     if look.unknown_beginning is not None:
         yield f"how far rows moved is not known: {look.unknown_beginning}"
-    if said["read_but_not_moved"]:
+    if said["read_but_not_moved"] and a_whole_epoch:
         still = look.names.read_R & (look.reads_R > 0) & (figures.moved_R == 0)
         first = look.names.label(int(np.argmax(np.where(still, look.reads_R, -1))))
         yield (
@@ -231,9 +236,10 @@ def _points(look: Look, figures: Figures, rows: tuple[Int64s, Int64s, Sequence[i
     shown = shown[figures.finite_R[shown]]
     vectors_PD: Tensor = figures.picked_PD[torch.from_numpy(np.searchsorted(rows[1], shown))]
     at_P2 = placed(vectors_PD, figures.spread, asked.map, asked.seed)
+    kinds = [None] * len(shown) if look.colours is None else look.colours.first(shown)
     return [
-        Point(x, y, look.names.label(row), int(look.reads_R[row]), row in rows[2])
-        for row, (x, y) in zip(shown.tolist(), at_P2.tolist(), strict=True)
+        Point(x, y, look.names.label(row), int(look.reads_R[row]), row in rows[2], kind)
+        for row, (x, y), kind in zip(shown.tolist(), at_P2.tolist(), kinds, strict=True)
     ]
 
 

@@ -16,11 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharded_emb.data.columns import Int64s
-from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.dataset import Dataset, other_vocabulary
+from sharded_emb.data.vocabulary_hash import hash_of
 from sharded_emb.errors import InputError, closest
+from sharded_emb.exploring.attributes import Attribute
 from sharded_emb.ids.hash import mixed
 from sharded_emb.ids.managed_collision import ManagedCollision
 from sharded_emb.ids.rows import Rows
+from sharded_emb.serving.vocabularies import raw_ids as raw_ids_of
 from sharded_emb.tables import Table
 from sharded_emb.training.checkpoint_rows import saved_owners
 from sharded_emb.vocabulary_rows import FIRST_ROW
@@ -57,10 +60,19 @@ class Owners:
         return np.where(self.ids_K[at_N] == ids_N, self.rows_K[at_N], shared_N)
 
 
+def raw_ids(dataset: Dataset, vocabulary: str) -> pa.Array:
+    """As `Dataset.raw_ids`, without the other columns in memory."""
+    file = dataset.vocabulary_file(vocabulary)
+    raw = pa.chunked_array([*raw_ids_of(file)]).combine_chunks()
+    if hash_of(raw[FIRST_ROW:]) != dataset.manifest.vocabularies[vocabulary].sha256:
+        raise other_vocabulary(file)
+    return raw
+
+
 @dataclass(frozen=True)
 class Names:
     """raw: the raw ids of a table that are known (K), None where none are. rows_K: which row each reads. special:
-    whether the first two rows stand for padding and for what is unknown.
+    whether the first two rows stand for padding and for what is unknown. captions: of the items that its rows are.
     """
 
     table: str
@@ -68,11 +80,12 @@ class Names:
     raw: pa.Array | None
     rows_K: Int64s
     special: bool
+    captions: Attribute | None = None
 
     @classmethod
     def of(cls, table: Table, dataset: Dataset, vocabulary: str | None, owners: Owners | None) -> "Names":
         """vocabulary: that the ids of the table are rows of, None for no one's. owners: of a managed table."""
-        raw = None if vocabulary is None else dataset.raw_ids(vocabulary)
+        raw = None if vocabulary is None else raw_ids(dataset, vocabulary)
         special = not any(feature.raw for feature in table.features)
         if owners is not None:
             ids = pa.array(owners.ids_K) if raw is None else raw.take(pa.array(owners.ids_K))
@@ -101,7 +114,9 @@ class Names:
         return np.arange(self.rows) >= FIRST_ROW
 
     @cached_property
-    def _order(self) -> tuple[Int64s, Int64s]:
+    def _order(self) -> tuple[Int64s | None, Int64s]:
+        if (self.rows_K[1:] > self.rows_K[:-1]).all():
+            return None, self.rows_K
         order_K = np.argsort(self.rows_K, kind="stable")
         return order_K, self.rows_K[order_K]
 
@@ -114,7 +129,9 @@ class Names:
         if self.raw is None or first == last:
             return f"row {row}"
         more = f" (+{last - first - 1:,})" if last - first > 1 else ""
-        return f"{self.raw[int(order_K[first])].as_py()}{more}"
+        caption = "" if self.captions is None else f" {self.captions.all(row)}".rstrip()
+        place = int(first if order_K is None else order_K[first])
+        return f"{self.raw[place].as_py()}{caption}{more}"
 
     def rows_of(self, raw_ids: Sequence[Any]) -> list[int]:
         """The row of each raw id, given as a text or a number. Raises InputError for one that is not known."""

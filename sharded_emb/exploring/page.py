@@ -12,32 +12,21 @@ import numpy as np
 from sharded_emb.data.charts import bars, histogram
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.page import page, section, small, table
+from sharded_emb.exploring.picture import Point, drawn
 from sharded_emb.exploring.vectors import Floats
 
-_WIDTH, _HEIGHT, _EDGE, _LEGEND = 760, 560, 10, 24
-# of rows by how often they are read: never, then rising
-_SHADES = ("#b8b8b8", "#a6cee3", "#5aa2cf", "#2166ac", "#f4a582", "#d6604d", "#b2182b")
-_BANDS = (1, 4, 16, 64, 256, 1024)
 _BARS = 30
 
 
 @dataclass(frozen=True)
-class Point:
-    """Of a map: where, what it is, how often it is read, and whether somebody asked for it."""
-
-    x: float
-    y: float
-    label: str
-    reads: int
-    asked: bool
-
-
-@dataclass(frozen=True)
 class Seen:
-    """Of a table. said: what explore.json says of it. points: of its map. norms, reads: of rows that stand for ids."""
+    """Of a table. said: what explore.json says of it. points: of its map, and what they are coloured by. norms, reads:
+    of rows that stand for ids.
+    """
 
     said: dict[str, Any]
     points: list[Point]
+    coloured_by: str
     norms: Floats
     reads: Int64s
 
@@ -74,7 +63,8 @@ def _table(name: str, seen: Seen, method: str) -> Iterator[str]:
     yield section(
         f"{name}: {said['rows']:,} x {said['dim']} {said['dtype']}, ids: {said['ids']}",
         "".join(f"<p>&#9888; {html.escape(note)}</p>" for note in said["notes"]),
-        _map(seen.points, method, said["variance_of_first_axes"]),
+        drawn(seen.points, seen.coloured_by),
+        small(_how(method, said["variance_of_first_axes"], len(seen.points))) if len(seen.points) > 1 else "",
     )
     yield section(f"{name}: nearest by cosine", *map(_nearest, said["neighbours"]))
     yield section(
@@ -89,6 +79,13 @@ def _table(name: str, seen: Seen, method: str) -> Iterator[str]:
             [each["id"], _count(each["reads"]), _number(each["norm"]), _number(each["moved"])] for each in said[key]
         ]
         yield section(f"{name}: {title}", table(lines, ("id", "reads", "norm", "moved")))
+
+
+def _how(method: str, shares: Sequence[float], points: int) -> str:
+    how = "t-SNE of cosines: who is near whom says something, how far groups are apart does not"
+    if method == "pca":
+        how = f"The two axes along which rows differ most, which have {sum(shares[:2]):.1%} of their variance"
+    return f"{how}. {points:,} rows."
 
 
 def _nearest(each: Mapping[str, Any]) -> str:
@@ -113,42 +110,6 @@ def _norms(norms: Floats) -> tuple[list[str], list[int]]:
         return [], []
     heights, edges = np.histogram(norms, bins=_BARS if norms.max() > norms.min() else 1)
     return [f"{edge:.3g}" for edge in edges[:-1]], heights.tolist()
-
-
-def _map(points: Sequence[Point], method: str, shares: Sequence[float]) -> str:
-    """An SVG of dots, each with its id when pointed at; those that somebody asked for have it beside them."""
-    if len(points) < 2:
-        return ""
-    xs, ys = np.array([each.x for each in points]), np.array([each.y for each in points])
-    wide, tall = float(np.ptp(xs)) or 1.0, float(np.ptp(ys)) or 1.0
-    drawn = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="map of vectors">', *_legend()]
-    on_top = []
-    for each in sorted(points, key=lambda point: point.reads):
-        x = _EDGE + (each.x - xs.min()) / wide * (_WIDTH - 2 * _EDGE)
-        y = _LEGEND + _EDGE + (ys.max() - each.y) / tall * (_HEIGHT - _LEGEND - 2 * _EDGE)
-        title = f"<title>{html.escape(each.label)}: {each.reads:,} reads</title>"
-        drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{_shade(each.reads)}">{title}</circle>')
-        if each.asked:
-            end = ' text-anchor="end"' if x > _WIDTH * 0.8 else ""
-            aside = x - 6 if end else x + 6
-            on_top.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="none" stroke="#000">{title}</circle>')
-            on_top.append(f'<text x="{aside:.1f}" y="{y + 4:.1f}" fill="#000"{end}>{html.escape(each.label)}</text>')
-    how = "t-SNE of cosines: who is near whom says something, how far groups are apart does not"
-    if method == "pca":
-        first = sum(shares[:2])
-        how = f"The two axes along which rows differ most, which have {first:.1%} of their variance"
-    return "".join([*drawn, *on_top, "</svg>"]) + small(f"{how}. {len(points):,} rows, coloured by reads.")
-
-
-def _legend() -> Iterator[str]:
-    names = ["never read", *(f"from {low:,}" for low in _BANDS)]
-    for number, (name, shade) in enumerate(zip(names, _SHADES, strict=True)):
-        x = _EDGE + number * 104
-        yield f'<circle cx="{x + 4}" cy="9" r="4" fill="{shade}"/><text x="{x + 12}" y="13">{name}</text>'
-
-
-def _shade(reads: int) -> str:
-    return _SHADES[sum(reads >= low for low in _BANDS)]
 
 
 def _count(value: int | None) -> str:

@@ -46,9 +46,7 @@ class Beginning:
 
     def rows(self, table: Table, first: int, end: int) -> Tensor:
         """Rows [first, end): (N, D), float32."""
-        columns_D, at_once = torch.arange(table.dim), max(1, _NUMBERS // table.dim)
-        pieces = torch.arange(first, end).split(at_once)
-        found_ND = torch.cat([initial_values(table, rows_N, columns_D, self.seed) for rows_N in pieces])
+        found_ND = initial_values(table, torch.arange(first, end), torch.arange(table.dim), self.seed)
         if self.weights is not None:
             for rows_N, values_ND in self.weights.chunks(first, end):
                 found_ND[torch.from_numpy(rows_N - first)] = torch.from_numpy(values_ND)
@@ -67,21 +65,27 @@ class TableVectors:
     def pieces(self, compared: bool = True) -> Iterator[Piece]:
         """All rows in their order. compared: with what they began with."""
         beginning = self.beginning if compared else None
-        whole = self._composed(beginning) if self.table.parts else self._as_saved(beginning)
-        at_once = max(1, _NUMBERS // self.table.dim)
-        for first, saved_ND, began in whole:
-            for at in range(0, len(saved_ND), at_once):
-                some = slice(at, at + at_once)
-                vectors_ND = renormalized(self.table, saved_ND[some]).float()
-                yield Piece(first + at, vectors_ND, None if began is None else _distance(saved_ND[some], began[some]))
+        yield from self._composed(beginning) if self.table.parts else self._as_saved(beginning)
 
-    def _as_saved(self, beginning: Beginning | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        saved = SavedRows(self._checkpoint, self.table.name)
+    def _as_saved(self, beginning: Beginning | None) -> Iterator[Piece]:
+        table, saved = self.table, SavedRows(self._checkpoint, self.table.name)
+        at_once = max(1, _NUMBERS // table.dim)
         for first, end in saved.pieces:
-            began_ND = None if beginning is None else beginning.rows(self.table, first, end).to(saved.dtype)
-            yield first, saved.read(first, end), began_ND
+            saved_ND = saved.read(first, end)
+            # a file is looked through for each time that it is asked
+            whole = beginning is not None and beginning.weights is not None
+            began_ND = beginning.rows(table, first, end) if beginning is not None and whole else None
+            for at in range(0, end - first, at_once):
+                some_ND, moved_N = saved_ND[at : at + at_once], None
+                if beginning is not None:
+                    drawn_ND = began_ND[at : at + at_once] if began_ND is not None else None
+                    if drawn_ND is None:
+                        drawn_ND = beginning.rows(table, first + at, first + at + len(some_ND))
+                    moved_N = _distance(some_ND, drawn_ND.to(saved.dtype))
+                yield Piece(first + at, renormalized(table, some_ND).float(), moved_N)
+            del saved_ND, began_ND, some_ND  # before there is a next one
 
-    def _composed(self, beginning: Beginning | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    def _composed(self, beginning: Beginning | None) -> Iterator[Piece]:
         """Of ids, from the rows of its parts, which are few."""
         table, now, then = self.table, {}, {}
         for part, each in table.parts.items():
@@ -92,8 +96,9 @@ class TableVectors:
         at_once = max(1, _NUMBERS // table.dim)
         for first in range(0, table.rows, at_once):
             split = table.ids.split(np.arange(first, min(first + at_once, table.rows)), table.rows)
+            vectors_ND = table.ids.combine({part: now[part][split[part]] for part in now})
             began_ND = table.ids.combine({part: then[part][split[part]] for part in then}) if then else None
-            yield first, table.ids.combine({part: now[part][split[part]] for part in now}), began_ND
+            yield Piece(first, vectors_ND, None if began_ND is None else _distance(vectors_ND, began_ND))
 
 
 def _distance(now_ND: Tensor, then_ND: Tensor) -> Tensor:

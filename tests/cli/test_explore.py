@@ -153,7 +153,7 @@ def test_managed_and_described_tables_and_any_plan_are_looked_at(sequences: Path
 
 def test_what_does_not_move_and_what_it_began_with_is_said(clicks: Path, tmp_path: Path) -> None:
     words = ["+features.user={table: user, column: user, pooling: sum}", "features.history.pooling=sum", "model=linear"]
-    words += ["loss=binary_cross_entropy", "steps=2", "epochs=null", "early_stopping=null", "device=cpu"]
+    words += ["loss=binary_cross_entropy", "epochs=1", "early_stopping=null", "device=cpu"]
     words += [f"data={clicks}", "embedding_optimizer=sgd", "embedding_optimizer.lr=1e-7"]
     coarse = ["tables.item={dim: 8, dtype: bf16, init: normal}", "+tables.user={dim: 8, freeze: true}"]
     sharded_emb.train(sharded_emb.compose(*words, *coarse, f"run={tmp_path / 'coarse'}"))
@@ -244,3 +244,44 @@ def test_what_cannot_be_explored_says_why_and_leaves_nothing(trained: Path, star
     assert (start.folder / "seen" / "explore.json").read_text() == before
     assert "data: want a dataset folder, got nowhere" in problem(f"run={trained}", "data=nowhere")
     assert not (trained / "explore").exists()
+
+
+def test_items_are_coloured_and_captioned_by_attributes_of_theirs(sequences: Path, tmp_path: Path) -> None:
+    words = ["+features.kinds={table: kind, column: kinds, pooling: sum, of: history}", "+tables.kind.dim=8"]
+    words += ["model=item2vec", f"data={sequences}", f"run={tmp_path / 'run'}", "device=cpu", "tables.item.dim=8"]
+    words += ["features.history.max_length=6", "steps=2", "epochs=null", "global_batch=16", "early_stopping=null"]
+    sharded_emb.train(sharded_emb.compose(*words, "loss=softmax"))
+    dataset = sharded_emb.Dataset.open(sequences)
+    kinds, names = dataset.item_attributes()["kinds"].to_pylist(), dataset.raw_ids("kinds").to_pylist()
+    raw = dataset.raw_ids("item").to_pylist()
+    plain = next(row for row in range(2, len(raw)) if not kinds[row])
+    kinded = next(row for row in range(2, len(raw)) if len(kinds[row]) > 1)
+    asked = [f"ids=[{raw[plain]},{raw[kinded]}]", "colour=kinds", "caption=kinds"]
+    said = sharded_emb.explore(tmp_path / "run", *asked)
+    called = f"{raw[kinded]} {' '.join(names[each] for each in kinds[kinded])}"
+    assert [each["id"] for each in said["tables"]["item"]["neighbours"]] == [raw[plain], called]
+    page = (tmp_path / "run" / "explore" / "explore.html").read_text()
+    assert f"{called}, {names[kinds[kinded][0]]}: " in page
+    assert f"{raw[plain]}, none: " in page
+    for words, problem in (
+        (
+            ["colour=kind"],
+            "colour: want an attribute of items in .* that has a vocabulary, got kind; did you mean kinds?",
+        ),
+        (["caption=users"], "caption: want an attribute of items in .* that has a vocabulary, got users; "),
+        (["caption=kinds", "table=kind"], "caption: want a table whose rows are items, got kind; leave it out"),
+    ):
+        with pytest.raises(sharded_emb.InputError, match=problem):
+            sharded_emb.explore(tmp_path / "run", *words)
+
+
+def test_before_the_first_epoch_ends_nothing_is_said_of_rows_that_are_still_to_be_read(
+    clicks: Path, tmp_path: Path
+) -> None:
+    words = ["features.history.pooling=sum", "model=linear", "loss=binary_cross_entropy", "early_stopping=null"]
+    words += [f"data={clicks}", "tables.item.dim=8", "global_batch=16", "steps=1", "epochs=null", "device=cpu"]
+    sharded_emb.train(sharded_emb.compose(*words, "features.history.max_length=1", f"run={tmp_path / 'run'}"))
+    said = sharded_emb.explore(tmp_path / "run")
+    assert said["epochs"] == 0
+    assert said["tables"]["item"]["read_but_not_moved"] > 0
+    assert not any("have not moved" in note for note in said["tables"]["item"]["notes"])
