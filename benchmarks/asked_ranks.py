@@ -173,6 +173,25 @@ def serve(run: Path, rows: int, tolerance: float) -> None:
         served.require_same_lists(lists, served.listed(said, rows), tolerance)
 
 
+def explore(run: Path) -> None:
+    """As the command does. Raises AssertionError unless norms are those of the vectors that were exported from the run,
+    but for the rounding of lookups, and all rows of ids are counted.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    import sharded_emb
+
+    for name, said in sharded_emb.explore(run, "points=50", "top_k=3")["tables"].items():
+        rows = pq.read_table(run / "explore" / "rows" / f"{name}.parquet")
+        assert sum(line["rows"] for line in said["by_reads"]) == said["rows_of_ids"], said
+        assert len(set(rows["row"].to_pylist())) == said["rows_of_ids"], said
+        exported = pq.read_table(run / "export" / "embeddings" / f"{name}.parquet")
+        vectors = dict(zip(exported["row"].to_pylist(), exported["vector"].to_pylist(), strict=True))
+        norms = [np.linalg.norm(vectors[row]) for row in rows["row"].to_pylist()]
+        np.testing.assert_allclose(rows["norm"].to_numpy(), norms, rtol=2e-2, atol=1e-6)
+
+
 @contextmanager
 def _told_to_stop(step: int | None) -> Iterator[None]:
     from sharded_emb.training.pulse import Pulse

@@ -7,9 +7,9 @@ A case is an experiment on the first users of MovieLens 100K with a model, a los
 other words drawn by its number (`drawn_runs.py`). It is trained for six steps on one process; on two ranks, where
 losses have to be those of the one; on two ranks again, told to stop after the third step and resumed, which has to be
 the straight run bit by bit, or resumed on one, which has to be it but for rounding; then `evaluate` has to repeat the
-run, what `export` writes to say what `evaluate` says, and `train verify=true` to find plain PyTorch's weights where all
-is float32. Words of a case that are refused are
-left out, and nothing may be there of what was refused; nothing may end in a traceback, hang, or give other numbers.
+run, what `export` writes to say what `evaluate` says, `explore` to have the norms of what was exported, and
+`train verify=true` to find plain PyTorch's weights where all is float32. Words of a case that are refused are left out,
+and nothing may be there of what was refused; nothing may end in a traceback, hang, or give other numbers.
 """
 
 import argparse
@@ -175,7 +175,11 @@ class Trial:
         ending = self._one.ask(asked_ranks.serve, self._runs / "cut", SERVED_ROWS, _SERVED)
         if ending.how == "refused":
             self.refused.append(f"export: {ending.text}")
-        return f"export: {ending.text}" if ending.how == "failed" else None
+            return None
+        if ending.how == "failed":
+            return f"export: {ending.text}"
+        ending = self._one.ask(asked_ranks.explore, self._runs / "cut")
+        return None if ending.how == "done" else f"explore: {ending.how}: {ending.text}"
 
     def _verified(self) -> str | None:
         # whole steps are made of what is rounded to 0 in smaller dtypes, and of gradients that are 0 but for rounding,

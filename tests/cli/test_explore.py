@@ -256,7 +256,7 @@ def test_items_are_coloured_and_captioned_by_attributes_of_theirs(sequences: Pat
     raw = dataset.raw_ids("item").to_pylist()
     plain = next(row for row in range(2, len(raw)) if not kinds[row])
     kinded = next(row for row in range(2, len(raw)) if len(kinds[row]) > 1)
-    asked = [f"ids=[{raw[plain]},{raw[kinded]}]", "colour=kinds", "caption=kinds"]
+    asked = ["table=item", f"ids=[{raw[plain]},{raw[kinded]}]", "colour=kinds", "caption=kinds"]
     said = sharded_emb.explore(tmp_path / "run", *asked)
     called = f"{raw[kinded]} {' '.join(names[each] for each in kinds[kinded])}"
     assert [each["id"] for each in said["tables"]["item"]["neighbours"]] == [raw[plain], called]
