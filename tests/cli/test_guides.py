@@ -24,9 +24,10 @@ def test_the_guides_are_those_that_are_promised() -> None:
         "from one machine to many",
         "a pooling, a model or a data set from outside the package",
         "serving",
+        "looking at a table",
         "when something fails",
     ]
-    for name in ("prepare", "train", "evaluate", "export", "plan", "doctor"):
+    for name in ("prepare", "train", "evaluate", "export", "explore", "plan", "doctor"):
         assert any(f"sharded_emb.{name}" in line for line in COMMANDS), name
     assert len([line for line in COMMANDS if "sharded_emb.evaluate run=" in line]) >= 3
     assert len(COMMANDS) >= 15
