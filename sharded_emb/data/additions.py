@@ -22,6 +22,7 @@ from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.base import DatasetConfig, LogConfig, RawLog
 from sharded_emb.data.dataset import Dataset, SourceFile, part_name
 from sharded_emb.data.engines import running
+from sharded_emb.data.fits import Fits
 from sharded_emb.data.from_log import fingerprint
 from sharded_emb.data.kafka import require_new
 from sharded_emb.data.layouts.base import Arranged, Fresh
@@ -58,13 +59,14 @@ def add_part(config: DatasetConfig, data: Path, stream: StreamConfig, how: How) 
     dataset, folder = Dataset.open(data), stream.folder.expanduser()
     if not isinstance(config, LogConfig):
         raise InputError(f"dataset: want a log of events to add to a stream, got {type(config).__name__}")
-    if wrong := [*_differences(config, dataset, data), *_of_one_log(config)]:
+    if wrong := [*_differences(config, dataset, data)]:
         raise InputError(*wrong)
     config = config.model_copy(update={"min_user_events": 1, "min_item_events": 1})
     with _alone(folder) as scratch, running(scratch / "work", how.engine) as started, problems_of_engine(how.engine):
         bad, progress = BadRows(config.max_bad_rows), Progress(started.reader.con, shown=how.engine.progress)
         seed = dataset.manifest.seed
         work = Work(started.backend, started.reader, scratch, started.scratch, seed, bad, progress)
+        work.fits = Fits.of(dataset, "data")
         raw = normalize(config, config.read(work), work)
         ledger = _ledger(folder)
         fresh, sources, known = _new_files(raw, stream.context, dataset, ledger)
@@ -94,16 +96,6 @@ def _differences(config: LogConfig, dataset: Dataset, data: Path) -> Iterator[st
         was, is_now = before.get(key, "nothing"), now.get(key, "nothing")
         if was != is_now and key.partition(".")[0] not in _MAY_DIFFER:
             yield f"dataset.{key}: want {was}, with which {data} was prepared, got {is_now}; give it as it was"
-
-
-def _of_one_log(config: LogConfig) -> Iterator[str]:
-    """Numbers that depend on all rows of the log would be others in each part."""
-    for name, attribute in config.all_attributes().items():
-        key = "buckets" if attribute.buckets else "scale" if "standardize" in (attribute.scale or "") else None
-        if key is not None:
-            got = getattr(attribute, key)
-            wanted = "null, as the numbers of a stream may not depend on the rows of one log"
-            yield f"dataset.attributes.{name}.{key}: want {wanted}, got {got}; use edges, or scale: log"
 
 
 @contextmanager

@@ -13,6 +13,28 @@ RAW = "raw:"
 Scale = Literal["log", "standardize", "log_standardize"]
 
 
+class Fit(Frozen):
+    """How numbers of an attribute become what a dataset has. rule: by which. edges: of buckets, see `bucket_names`.
+    Where there are none, log: whether x becomes log(1 + |x|) with the sign of x; then less the mean, over the
+    deviation, if these are given.
+    """
+
+    rule: str
+    edges: list[float] | None = None
+    log: bool = False
+    mean: float | None = None
+    deviation: float | None = None
+
+
+def bucket_names(edges: list[float]) -> list[str]:
+    """Of what is below the first edge, from each up to the next, and from the last one on."""
+    names = [f"{edge:g}" for edge in edges]
+    if len({*names}) < len(names):
+        names = [repr(edge) for edge in edges]
+    between = [f"{low}-{high}" for low, high in itertools.pairwise(names)]
+    return [f"<{names[0]}", *between, f">={names[-1]}"]
+
+
 class Attribute(Frozen):
     """One attribute of items, users or events that becomes a column of the dataset.
 
@@ -57,6 +79,17 @@ class Attribute(Frozen):
     def counted(self) -> bool:
         """Whether its values are numbered in a vocabulary."""
         return not (self.number or self.raw)
+
+    @property
+    def of_all_rows(self) -> bool:
+        """Whether what becomes of a number depends on all rows."""
+        return self.buckets is not None or self.scale in ("standardize", "log_standardize")
+
+    def rule(self, name: str) -> str | None:
+        """What becomes of the numbers of an attribute of that name, None where they stay as they are."""
+        column = self.column or name
+        given = {"buckets": self.buckets, "edges": self.edges, "scale": self.scale}
+        return next((f"{key}={value} of {column}" for key, value in given.items() if value is not None), None)
 
     @field_validator("edges")
     @classmethod

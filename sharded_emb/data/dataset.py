@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from sharded_emb.component import Frozen
+from sharded_emb.data.attribute import Fit
 from sharded_emb.data.vocabulary_hash import hash_of
 from sharded_emb.errors import InputError, nearest
 from sharded_emb.vocabulary_rows import FIRST_ROW
@@ -74,7 +75,8 @@ class Manifest(Frozen):
     fingerprint of the raw files. dataset: the resolved dataset config, seed: the one it was prepared with.
     best_reachable: metrics by split of a ranker that knows how the data were made; only generated logs have one.
     facts: what else was counted, ties in time first of all. bad_rows: by config key, the malformed rows that were left
-    out. extends: the hashes of the vocabularies of the dataset whose rows kept their numbers.
+    out. extends: the hashes of the vocabularies of the dataset whose rows kept their numbers. fitted: by attribute what
+    all rows were asked for, None in folders of an earlier version.
     """
 
     schema_version: Literal[1]
@@ -93,6 +95,7 @@ class Manifest(Frozen):
     facts: dict[str, int] = Field(default_factory=dict)
     bad_rows: dict[str, int] = Field(default_factory=dict)
     extends: dict[str, str] | None = None
+    fitted: dict[str, Fit] | None = None
 
 
 class Dataset:

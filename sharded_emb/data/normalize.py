@@ -48,7 +48,7 @@ def normalize(config: LogConfig, raw: RawLog, work: Work) -> RawLog:
         columns[LABEL] = _label(text, config.layout.positive_from(), config.layout.positive_values())
         checks.append(Check("dataset.layout.label", f"a number in column {label}", columns[LABEL], text))
     attributes = config.all_attributes()
-    columns |= attribute_values(events, attributes, "event", checks.append, Check)
+    columns |= attribute_values(events, attributes, "event", lambda *said: checks.append(Check(*said)), work.fits)
     kept = config.kept_columns()
     columns |= {RAW + column: events[RAW + column] for column in kept}
     with work.progress.step("reading values"):
@@ -138,7 +138,8 @@ def _side_table(raw: RawLog, of: str, config: LogConfig, work: Work) -> Any | No
     if table is None:
         return None
     checks = [Check(f"dataset.{of}s", f"the {of} in each row", table[of], table[of])]
-    values = attribute_values(table, config.all_attributes(), of, checks.append, Check)
+    attributes = config.all_attributes()
+    values = attribute_values(table, attributes, of, lambda *said: checks.append(Check(*said)), work.fits)
     columns = {of: table[of], POSITION: table[POSITION], **values}
     made = _without_bad(_Made(f"{of}s", columns, table, place), checks, work).drop(POSITION)
     twice = made.group_by(of).agg(times=made.count()).filter(lambda t: t.times > 1).order_by(of).limit(1)

@@ -19,6 +19,7 @@ from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.dataset import Dataset, Manifest, write_manifest
 from sharded_emb.data.engines import running
+from sharded_emb.data.fits import Fits
 from sharded_emb.data.folder import staged
 from sharded_emb.data.tabular import first_line
 from sharded_emb.data.work import EngineConfig, How, Progress, Work
@@ -43,6 +44,7 @@ def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool, 
         with running(part / _WORK, engine) as started:
             progress = Progress(started.reader.con, shown=engine.progress)
             work = Work(started.backend, started.reader, part, started.scratch, seed, bad, progress, old)
+            work.fits = Fits() if old is None else Fits.of(old, "extend")
             manifest = config.make(work)
             bad.judge()
             bad.write(part)

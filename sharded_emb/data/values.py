@@ -1,20 +1,23 @@
 """Attributes: texts to numbers, buckets, lists and ids."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ibis
 import numpy as np
 import pyarrow as pa
 
-from sharded_emb.data.attribute import RAW, Attribute
+from sharded_emb.data.attribute import RAW, Attribute, Fit, bucket_names
+from sharded_emb.data.fits import Fits, Numbers
 from sharded_emb.errors import InputError
 
 
 def attribute_values(
-    table: Any, attributes: dict[str, Attribute], of: str, check: Callable[[Any], None], make_check: Callable[..., Any]
+    table: Any, attributes: dict[str, Attribute], of: str, check: Callable[[str, str, Any, Any], None], fits: Fits
 ) -> dict[str, Any]:
-    """Name -> value, for the attributes of users, items or events. `check` is given what each row has to have.
+    """Name -> value, for the attributes of users, items or events. check: is told of what each row has to have: key,
+    what is wanted, the value, and what it was read from.
 
     Raises InputError on the keys of attributes that do not fit their column.
     """
@@ -27,7 +30,7 @@ def attribute_values(
             flags = {flag: _flag(table[RAW + flag], key) for flag in attribute.flags}
             for flag, value in flags.items():
                 wanted = f"0 or 1, or true or false, in column {flag}"
-                check(make_check(f"{key}.flags", wanted, value, table[RAW + flag]))
+                check(f"{key}.flags", wanted, value, table[RAW + flag])
             # an empty text is no value
             values[name] = ibis.array([ibis.ifelse(value == 1, flag, "") for flag, value in flags.items()])
             continue
@@ -35,19 +38,15 @@ def attribute_values(
         raw = table[RAW + column]
         if raw.type().is_array() and (wrong := _wants_one_value(attribute)):
             raise InputError(f"{key}.{wrong[0]}: want {wrong[1]} for a column of lists, got {wrong[2]}; {wrong[3]}")
-        values[name] = value = _value(table, raw, attribute)
+        values[name] = value = _value(table, raw, attribute, partial(fits.fit, name, attribute))
         if attribute.number:
-            check(make_check(key, f"a number in column {column}", value, raw))
+            check(key, f"a number in column {column}", value, raw)
         elif attribute.raw:
-            check(make_check(key, f"a whole number of 64 bits in column {column}", value, raw))
+            check(key, f"a whole number of 64 bits in column {column}", value, raw)
         elif attribute.edges is not None or attribute.buckets is not None:
             # a missing text is no value, but no mistake
             there = ibis.ifelse(raw.isnull(), ibis.literal(""), value)
-            check(
-                make_check(
-                    f"{key}.{'edges' if attribute.edges else 'buckets'}", f"a number in column {column}", there, raw
-                )
-            )
+            check(f"{key}.{'edges' if attribute.edges else 'buckets'}", f"a number in column {column}", there, raw)
     return values
 
 
@@ -71,19 +70,24 @@ def _wants_one_value(attribute: Attribute) -> tuple[str, str, object, str] | Non
     return None
 
 
-def _value(table: Any, raw: Any, attribute: Attribute) -> Any:
+def _value(table: Any, raw: Any, attribute: Attribute, fit: Callable[[Callable[[], Numbers]], Fit]) -> Any:
     if attribute.number:
-        return _scaled(table, _finite(raw), attribute)
+        return _scaled(table, _finite(raw), attribute, fit)
     if attribute.raw:
         # a cast alone would round 1.5
         return ibis.ifelse(raw.re_search("^-?[0-9]+$"), raw.try_cast("int64"), ibis.null("int64"))
     if attribute.separator is not None and not raw.type().is_array():
         return raw.split(attribute.separator)
     if attribute.edges is not None:
-        return _bucket(_finite(raw, infinite=True), attribute.edges)
+        edges = attribute.edges
+        fit(lambda: {"edges": edges})
+        return _bucket(_finite(raw, infinite=True), edges)
     if attribute.buckets is not None:
         number = _finite(raw)
-        return _bucket(number, _even_edges(table, number, attribute.buckets))
+        buckets = attribute.buckets
+        found = fit(lambda: {"edges": _even_edges(table, number, buckets)})
+        assert found.edges is not None
+        return _bucket(number, found.edges)
     return raw
 
 
@@ -93,19 +97,24 @@ def _finite(raw: Any, infinite: bool = False) -> Any:
     return ibis.ifelse(bound, number, ibis.null("float64"))
 
 
-def _scaled(table: Any, number: Any, attribute: Attribute) -> Any:
+def _scaled(table: Any, number: Any, attribute: Attribute, fit: Callable[[Callable[[], Numbers]], Fit]) -> Any:
     """log: log(1 + |x|) with the sign of x. standardize: less the mean, over the deviation, of all rows."""
-    if attribute.scale in ("log", "log_standardize"):
+    if attribute.scale is None:
+        return number
+    log = attribute.scale in ("log", "log_standardize")
+    if log:
         size = (number.abs() + 1).ln()
         number = ibis.ifelse(number < 0, -size, size)
-    if attribute.scale in ("standardize", "log_standardize"):
-        # over the count of each value, whose order is fixed: the sums do not depend on threads
-        values, counts = _distinct(table, number)
-        total = max(int(counts.sum()), 1)
-        mean = float((values * counts).sum() / total)
-        deviation = float(np.sqrt(((values - mean) ** 2 * counts).sum() / total))
-        number = (number - mean) / (deviation or 1.0)
-    return number
+    found = fit(lambda: {"log": log, **(_standard(table, number) if attribute.of_all_rows else {})})
+    return number if found.mean is None else (number - found.mean) / (found.deviation or 1.0)
+
+
+def _standard(table: Any, number: Any) -> Numbers:
+    # over the count of each value, whose order is fixed: the sums do not depend on threads
+    values, counts = _distinct(table, number)
+    total = max(int(counts.sum()), 1)
+    mean = float((values * counts).sum() / total)
+    return {"mean": mean, "deviation": float(np.sqrt(((values - mean) ** 2 * counts).sum() / total))}
 
 
 def _distinct(table: Any, number: Any) -> tuple[Any, Any]:
@@ -127,9 +136,6 @@ def _even_edges(table: Any, number: Any, buckets: int) -> list[float]:
 
 
 def _bucket(number: Any, edges: list[float]) -> Any:
-    names = [f"{edge:g}" for edge in edges]
-    if len({*names}) < len(names):
-        names = [repr(edge) for edge in edges]
-    branches = [(number.isnull(), None), (number < edges[0], f"<{names[0]}")]
-    branches += [(number < high, f"{names[i]}-{names[i + 1]}") for i, high in enumerate(edges[1:])]
-    return ibis.cases(*branches, else_=f">={names[-1]}")
+    *names, last = bucket_names(edges)
+    below = [(number < edge, name) for edge, name in zip(edges, names, strict=True)]
+    return ibis.cases((number.isnull(), None), *below, else_=last)

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from sharded_emb.component import Frozen
 from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.fits import Fits
 
 _QUIET_SECONDS = 5.0
 
@@ -103,7 +104,7 @@ class Progress:
 class Work:
     """backend: where expressions are computed, an Ibis backend. reader: the DuckDB that reads files, the same backend
     where that is DuckDB. folder: the dataset folder in the making. scratch: a folder that is gone in the end. extend:
-    the dataset whose rows keep their numbers.
+    the dataset whose rows keep their numbers. fits: of attributes.
     """
 
     backend: Any
@@ -115,6 +116,7 @@ class Work:
     progress: Progress
     extend: Dataset | None = None
     facts: dict[str, int] = field(default_factory=dict)
+    fits: Fits = field(default_factory=Fits)
 
     def adopt(self, table: str) -> Any:
         """A table that the reader has made, as one of the backend, with `position`: the order of its rows."""

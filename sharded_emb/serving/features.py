@@ -1,9 +1,10 @@
 """What a served model reads of a row, feature by feature, and how export.json says it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sharded_emb.batch import CANDIDATES
+from sharded_emb.data.attribute import bucket_names
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.task import Reading
@@ -42,6 +43,21 @@ def vocabulary_of(read: Read, dataset: Dataset) -> str | None:
     feature = read.feature
     columns = dataset.manifest.item_attributes if feature.of is not None else dataset.columns
     return columns[feature.column].vocabulary
+
+
+def prepared(columns: Iterable[str], dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """By column how numbers become what a model reads: names of buckets between edges, or a scale. Columns of histories
+    have what is beside their events, under both names.
+    """
+    fitted, found = dataset.manifest.fitted or {}, {}
+    for column in columns:
+        beside = {f"{history}_{name}": name for name in fitted for history in dataset.columns}
+        fit = fitted.get(column) or fitted.get(beside.get(column, ""))
+        if fit is not None and fit.edges is not None:
+            found[column] = {"edges": fit.edges, "names": bucket_names(fit.edges)}
+        elif fit is not None:
+            found[column] = {"log": fit.log, "mean": fit.mean or 0.0, "deviation": fit.deviation or 1.0}
+    return found
 
 
 def description(read: Read, traced: Traced, dataset: Dataset, described: Mapping[str, RaggedColumn]) -> dict[str, Any]:

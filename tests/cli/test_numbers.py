@@ -5,6 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import sharded_emb
+from tests.cli import served
 from tests.cli.commands import losses, result, run
 from tests.cli.in_process import Commands
 
@@ -13,6 +15,8 @@ _target_: sharded_emb.data.event_log.EventLog
 attributes:
   price: {of: event, number: true, scale: log_standardize}
   stock: {of: item, number: true, scale: standardize}
+  band: {of: event, column: price, edges: [0.5, 1, 2.25]}
+  third: {of: event, column: price, buckets: 3}
 layout: {_target_: sharded_emb.data.layouts.labelled_events.LabelledEvents, label: bought, split: random}
 """
 
@@ -67,6 +71,34 @@ def test_models_learn_from_numbers_and_say_what_is_none(start: Commands) -> None
     run("train", *words, *runs["dlrm"], "steps=6", f"run={start.folder / 'two'}", ranks=2)
     one, two = (losses(start.folder / name)[:6] for name in ("dlrm", "two"))
     assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_what_serves_a_model_takes_numbers_as_the_log_has_them(start: Commands) -> None:
+    prepare(start)
+    words = [f"data={start.folder / 'data'}", "~tables.item", "~features.history", "model=dlrm", "steps=9"]
+    words += [f"+tables.{name}.dim=8" for name in ("band", "third", "user")]
+    words += [f"+features.{name}={{table: {name}, column: {name}, pooling: sum}}" for name in ("band", "third", "user")]
+    words += ["model.numbers=[price, stock]", "loss=binary_cross_entropy", "epochs=null", "early_stopping=null"]
+    ended = start("train", *words, f"run={start.folder / 'run'}")
+    assert ended.code in (0, None), ended.err
+    exported = served.load(sharded_emb.export(start.folder / "run"))
+    sharded_emb.evaluate(start.folder / "run", f"predictions={start.folder / 'scores.parquet'}")
+    wanted = served.probabilities(start.folder / "scores.parquet", rows=60)
+    prepared = served.columns(start.folder / "run", exported, rows=60)
+    fitted = sharded_emb.Dataset.open(start.folder / "data").manifest.fitted
+    assert fitted is not None
+    assert [*fitted] == ["price", "band", "third", "stock"]
+    scaled = {n: np.array(prepared[n]) * fitted[n].deviation + fitted[n].mean for n in ("price", "stock")}
+    price = np.sign(scaled["price"]) * np.expm1(np.abs(scaled["price"]))
+    raw = {**prepared, "price": price.tolist(), "stock": scaled["stock"].tolist()}
+    np.testing.assert_allclose(served.said_by(exported, raw, at_once=7), wanted, atol=1e-5)
+    numbers = {**raw, "band": raw["price"], "third": raw["price"]}
+    np.testing.assert_allclose(served.said_by(exported, numbers, at_once=60), wanted, atol=1e-5)
+    edges = {**numbers, "band": [2.25] * 60}
+    names = {**numbers, "band": [">=2.25"] * 60}
+    np.testing.assert_array_equal(served.said_by(exported, edges, 60), served.said_by(exported, names, 60))
+    with pytest.raises(ValueError, match=r"^band: want numbers, names of buckets or None, got nan"):
+        exported.probabilities({**numbers, "band": [float("nan")] * 60})
 
 
 def test_scores_that_are_no_finite_numbers_fail_an_evaluation(start: Commands) -> None:

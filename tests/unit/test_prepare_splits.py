@@ -222,6 +222,37 @@ def test_numbers_are_scaled_and_bucketed(tmp_path: Path) -> None:
     assert [names[each] for each in row["halves"]] == ["<1", ">=1", ">=1", "<1"]
 
 
+def test_an_extended_dataset_keeps_what_all_rows_of_the_old_one_came_to(tmp_path: Path) -> None:
+    head, attributes = (
+        "user,item,time,x",
+        {
+            "standard": {"of": "event", "column": "x", "number": True, "scale": "standardize"},
+            "halves": {"of": "event", "column": "x", "buckets": 2},
+        },
+    )
+    raw = written(tmp_path, [("u", i, i, x) for i, x in enumerate([0, 1, 3, -7])], head)
+    old = made(raw, tmp_path / "old", attributes=attributes)
+    more = written(tmp_path, [("u", i, i, x) for i, x in enumerate([100, 1, 300, -7])], head, "more.csv")
+    new = made(more, tmp_path / "new", How(extend=tmp_path / "old"), attributes=attributes)
+    assert new.raw_ids("halves").equals(old.raw_ids("halves"))
+    assert new.manifest.fitted == old.manifest.fitted
+    before, after = (each.split("test").to_pylist()[0] for each in (old, new))
+    assert after["halves"] == [before["halves"][i] for i in (1, 1, 2, 3)]
+    assert [after["standard"][i] for i in (1, 3)] == [before["standard"][i] for i in (1, 3)]
+    anew = made(more, tmp_path / "anew", attributes=attributes)
+    assert anew.raw_ids("halves").to_pylist()[2:] == ["<100", ">=100"]
+    # another rule is another question
+    attributes["halves"] = {**attributes["halves"], "buckets": 4}
+    other = made(more, tmp_path / "other", How(extend=tmp_path / "old"), attributes=attributes)
+    assert other.manifest.fitted is not None
+    assert other.manifest.fitted["halves"].edges == [1.0, 100.0, 300.0]
+    assert other.manifest.fitted["standard"] == old.manifest.fitted["standard"]
+    manifest = tmp_path / "old" / "manifest.yaml"
+    manifest.write_text(manifest.read_text().partition("fitted:")[0])
+    with pytest.raises(InputError, match=r"^extend: want a dataset that says what scale=standardize of x came to, got"):
+        made(more, tmp_path / "late", How(extend=tmp_path / "old"), attributes=attributes)
+
+
 def test_numbers_of_users_and_items_are_columns_and_missing_ones_the_mean(tmp_path: Path) -> None:
     raw = written(tmp_path, [("u", "a", 1), ("u", "b", 2), ("u", "c", 3), ("v", "a", 1)])
     users = written(tmp_path, [("u", 10)], "user,age", "users.csv")

@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -177,12 +179,27 @@ def test_what_was_read_stays_as_it_is_and_samples_are_made_as_those_of_the_datas
         growing.add()
 
 
-def test_numbers_by_all_rows_of_a_log_are_refused(tmp_path: Path) -> None:
-    growing = Growing(tmp_path, LABELLED, attributes={"stars": {"of": "event", "column": "rating", "buckets": 2}})
-    growing.write(1)
-    with pytest.raises(
-        InputError, match=r"^dataset\.attributes\.stars\.buckets: want null, as the numbers .*, got 2; use"
-    ):
+def test_numbers_by_all_rows_of_a_log_stay_what_the_dataset_says(tmp_path: Path) -> None:
+    attributes = {
+        "stars": {"of": "event", "column": "rating", "buckets": 2},
+        "scaled": {"of": "event", "column": "rating", "number": True, "scale": "standardize"},
+    }
+    growing = Growing(tmp_path, NEXT_ITEM, attributes=attributes)
+    names, users = growing.dataset.raw_ids("stars").to_pylist(), growing.dataset.raw_ids("user").to_pylist()
+    ratings = [rating for _, _, rating, _ in days()[0]]
+    mean, deviation = statistics.fmean(ratings), statistics.pstdev(ratings)
+    edge = int(names[2].lstrip("<>="))
+    events = [(user, 1, 5, 200 + place) for place, user in enumerate([3] * 9)]  # of which all are above the mean
+    lines = [",".join(map(str, event)) for event in events]
+    (growing.log / "day-9.csv").write_text("\n".join(["user,item,rating,time", *lines]))
+    (row,) = growing.rows(growing.add(context=1).part)
+    assert users[row["user"]] == 3
+    assert [names[each] for each in row["stars"][-9:]] == [f">={edge}"] * 9
+    assert row["scaled"][-9:] == pytest.approx([(5 - mean) / deviation] * 9)
+    manifest = growing.data / "manifest.yaml"
+    manifest.write_text(re.sub(r"^fitted:\n(?:  .*\n)*", "", manifest.read_text(), flags=re.MULTILINE))
+    (growing.log / "day-10.csv").write_text("user,item,rating,time\n3,1,5,300\n3,1,5,301\n")
+    with pytest.raises(InputError, match=r"^data: want a dataset that says what buckets=2 of rating came to, got "):
         growing.add()
 
 

@@ -4,6 +4,8 @@ B  rows    T  events over all rows    N  ids    L  longest row    D  dim    A  c
 """
 
 import itertools
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +73,7 @@ class Inputs:
         for feature in said["features"]:
             self.columns |= dict.fromkeys(feature["numbers"].get("columns", {}).values())
         self.columns |= dict.fromkeys(said["numbers"])
+        self.prepared: dict[str, Mapping[str, Any]] = said.get("prepared", {})
         self._of_items: dict[str, tuple[Tensor, Tensor]] = {}
         for feature in filter(lambda each: each["of"], said["features"]):
             file, items = folder / "items" / feature["name"], tables[self.features[feature["of"]]["table"]].size
@@ -90,8 +93,8 @@ class Inputs:
             if feature["of"]:
                 found |= self._sequence(feature, self._describing(feature, bags[feature["of"]]))
         if self.said["numbers"]:
-            values = [[*map(float, columns[name]), *[0.0] * ROWS_BEHIND] for name in self.said["numbers"]]
-            found["numbers"] = torch.tensor(values).T.contiguous()
+            scaled = [map(float, self._scaled(name, columns[name])) for name in self.said["numbers"]]
+            found["numbers"] = torch.tensor([[*values, *[0.0] * ROWS_BEHIND] for values in scaled]).T.contiguous()
         return {name: found[name] for name in self.said["inputs"]}
 
     def histories(self, columns: Columns) -> Bags:
@@ -146,7 +149,7 @@ class Inputs:
         if vocabulary is None:
             ids_T = torch.tensor([of_64_bits(column, value) for value in values], dtype=torch.int64)
         else:
-            ids_T = self.vocabularies[vocabulary].rows(values)
+            ids_T = self.vocabularies[vocabulary].rows(self._in_buckets(column, values))
         lengths_B = torch.tensor([*map(len, rows)])
         numbers = self._numbers(feature, columns, [*map(len, whole)])
         if numbers is None:
@@ -161,20 +164,44 @@ class Inputs:
         read: dict[str, list[Any]] = {}
         for key, column in said["columns"].items():
             if key == "now":  # one a row
-                read[key] = [*columns[column]]
+                read[key] = self._scaled(column, columns[column])
                 continue
             rows = [_listed(column, value, scalar=False) for value in columns[column]]
             for number, (row, count) in enumerate(zip(rows, whole, strict=True)):
                 if len(row) != count:
                     wanted = f"want {count} values in row {number}, as {feature['column']} has"
                     raise ValueError(f"{column}: {wanted}, got {len(row)}")
-            read[key] = [_cut(row, limit, newest) for row in rows]
+            read[key] = [self._scaled(column, _cut(row, limit, newest)) for row in rows]
         if said["kind"] == "weights":
             return read["weights"]
         if said["kind"] == "gaps":
             return [_gaps(row) for row in read["times"]]
         nows = read.get("now", [max(row, default=0) for row in read["times"]])
         return [_decayed(row, now, said) for row, now in zip(read["times"], nows, strict=True)]
+
+    def _in_buckets(self, column: str, values: list[Any]) -> list[Any]:
+        """With the name of its bucket for each number, where numbers have become ids so; names stay."""
+        said = self.prepared.get(column)
+        if said is None or "edges" not in said:
+            return values
+        found = []
+        for value in values:
+            if value is not None and not isinstance(value, str):
+                if math.isnan(value := float(value)):
+                    raise ValueError(f"{column}: want numbers, names of buckets or None, got nan")
+                value = said["names"][bisect_right(said["edges"], value)]
+            found.append(value)
+        return found
+
+    def _scaled(self, column: str, values: Sequence[Any]) -> list[Any]:
+        """Numbers as the model has them."""
+        said = self.prepared.get(column)
+        if said is None or "edges" in said:
+            return [*values]
+        numbers = [*map(float, values)]
+        if said["log"]:
+            numbers = [math.copysign(math.log(abs(number) + 1), number) for number in numbers]
+        return [(number - said["mean"]) / said["deviation"] for number in numbers]
 
     def _looked_up(self, feature: Mapping[str, Any], bags: Bags) -> dict[str, Tensor]:
         """Of a feature its inputs."""
