@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -122,19 +123,31 @@ def by_reads(reads_R: Int64s, figures: Figures, stands: Mask) -> list[dict[str, 
     means of their norms and of how far they moved.
     """
     counted = stands & figures.finite_R
-    band_R = np.where(reads_R > 0, np.floor(np.log2(np.maximum(reads_R, 1))).astype(np.int64) + 1, 0)
-    total, lines = max(int(reads_R[stands].sum()), 1), []
-    for band in range(int(band_R[counted].max(initial=-1)) + 1):
-        of = counted & (band_R == band)
-        if of.any():
-            lines.append(
-                {
-                    "from": 2 ** (band - 1) if band else 0,
-                    "to": 2**band - 1 if band else 0,
-                    "rows": int(of.sum()),
-                    "share_of_reads": float(reads_R[of].sum() / total),
-                    "norm": float(figures.norm_R[of].mean(dtype=np.float64)),
-                    "moved": None if figures.moved_R is None else float(figures.moved_R[of].mean(dtype=np.float64)),
-                }
-            )
-    return lines
+    reads_N = reads_R[counted]
+    band_N = np.frexp(reads_N.astype(np.float64))[1]  # 0 of 0, else one more than the logarithm to base 2
+    rows = np.bincount(band_N)
+
+    def means(values_R: npt.NDArray[Any]) -> list[float]:
+        return (np.bincount(band_N, weights=values_R[counted]) / np.maximum(rows, 1)).tolist()
+
+    reads, norm = means(reads_R), means(figures.norm_R)
+    moved = None if figures.moved_R is None else means(figures.moved_R)
+    total = max(int(reads_R[stands].sum()), 1)
+    return [
+        {
+            "from": 2 ** (band - 1) if band else 0,
+            "to": 2**band - 1 if band else 0,
+            "rows": int(rows[band]),
+            "share_of_reads": reads[band] * int(rows[band]) / total,
+            "norm": norm[band],
+            "moved": None if moved is None else moved[band],
+        }
+        for band in np.flatnonzero(rows).tolist()
+    ]
+
+
+def tally(reads_N: Int64s) -> tuple[Int64s, Int64s]:
+    """The values, rising, and how often each is there. (numpy's `unique` hashes integers, which takes longer.)"""
+    ordered = np.sort(reads_N)
+    firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else np.zeros(0, np.int64)
+    return ordered[firsts], np.diff(np.append(firsts, len(ordered)))

@@ -12,6 +12,7 @@ import numpy as np
 from sharded_emb.data.charts import bars, histogram
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.page import page, section, small, table
+from sharded_emb.exploring.figures import tally
 from sharded_emb.exploring.picture import Point, drawn
 from sharded_emb.exploring.vectors import Floats
 
@@ -71,8 +72,8 @@ def _table(name: str, seen: Seen, method: str) -> Iterator[str]:
         f"{name}: by reads", table([*map(_band, said["by_reads"])], ("reads", "rows", "of all reads", "norm", "moved"))
     )
     if len(seen.reads):
-        values, times = np.unique(seen.reads, return_counts=True)
-        yield section(f"{name}: how often rows are read", bars(*histogram(values, times), "reads of a row", "rows"))
+        read = bars(*histogram(*tally(seen.reads)), "reads of a row", "rows")
+        yield section(f"{name}: how often rows are read", read)
     yield section(f"{name}: norms", bars(*_norms(seen.norms), "L2 norm", "rows"))
     for title, key in (("most read", "most_read"), ("longest vectors", "longest"), ("shortest vectors", "shortest")):
         lines = [
