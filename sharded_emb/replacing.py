@@ -11,7 +11,7 @@ from typing import IO
 
 from sharded_emb.errors import InputError
 
-_LOCK = "lock"
+LOCK = "lock"
 # errors that speak of where something is to be written
 _OF_PLACES = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV),
@@ -47,13 +47,13 @@ def replacing_folder(target: Path, key: str) -> Iterator[Path]:
     aside, old = (target.with_name(f".{target.name}.{name}") for name in ("part", "old"))
     try:
         aside.mkdir(parents=True, exist_ok=True)
-        with (aside / _LOCK).open("w") as lock:
+        with (aside / LOCK).open("w") as lock:
             _take(lock, target, key)
             try:
                 if old.exists() and not target.exists():
                     old.rename(target)
                 for entry in [old, *aside.iterdir()]:
-                    if entry.name != _LOCK:
+                    if entry.name != LOCK:
                         _remove(entry)
                 if old.exists():  # on NFS, as long as somebody has a file of it open
                     raise InputError(f"{key}: want {old} gone, which an earlier one left, got it there; remove it")
@@ -66,7 +66,7 @@ def replacing_folder(target: Path, key: str) -> Iterator[Path]:
                 if old.exists() and not target.exists():
                     old.rename(target)
                 raise
-            (target / _LOCK).unlink(missing_ok=True)
+            (target / LOCK).unlink(missing_ok=True)
             _remove(old)
     except OSError as error:
         if error.errno not in _OF_PLACES or not _is_of(error, target, aside, old):

@@ -1,6 +1,7 @@
 """How problems are shown: once, whatever the number of ranks."""
 
 import errno
+import io
 import sys
 import time
 import traceback
@@ -43,7 +44,11 @@ def _require_gone(error: OSError) -> None:
 
 
 def outlive_terminal() -> None:
-    """A command whose terminal goes while it is told to stop has a checkpoint to write."""
+    """A command whose terminal goes while it is told to stop has a checkpoint to write; and letters that a terminal does
+    not know, as raw ids may have, are no reason to fail.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and stream.isatty():

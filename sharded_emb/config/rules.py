@@ -56,6 +56,8 @@ def _names(tree: Tree) -> Iterator[str]:
         for name in map(str, names) if isinstance(names := tree.get(group), Mapping) else []:
             if ":" in name:
                 yield f"{group}.{name}: want a name without a colon, which parts of composed tables have, got {name!r}"
+            elif group == "tables" and ("/" in name or not name.isprintable()):
+                yield f"tables.{name}: want a name that a file may have, got {name!r}; leave out what no file may"
             elif group == "tables" and ("." in name or hasattr(nn.ModuleDict, name)):
                 wanted = "want a name that torch's modules have no use for"
                 yield f"tables.{name}: {wanted}, got {name!r}; call it {name}_table"

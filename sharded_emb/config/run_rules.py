@@ -1,6 +1,7 @@
 """Rules about places of runs: what a command writes needs one, and what a run begins with has to be there."""
 
 import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +11,8 @@ from sharded_emb.config.rules import Tree
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.errors import nearest
 from sharded_emb.exploring import MANIFEST as EXPLORE_MANIFEST
-from sharded_emb.exploring import OURS as EXPLORED
 from sharded_emb.models.base import NextItemConfig
 from sharded_emb.serving import MANIFEST as EXPORT_MANIFEST
-from sharded_emb.serving import OURS as EXPORTED
 from sharded_emb.training.checkpoint_files import steps
 from sharded_emb.training.run_folder import RUN, taken
 
@@ -57,20 +56,22 @@ def place_for_predictions(sound: Tree) -> Iterator[str]:
         yield f"{want}, but {above} may not be written; choose another place"
 
 
+_SHOWN = 5  # files that a message lists
+
+
 @dataclass(frozen=True)
 class Written:
     """A folder that a command writes of a run. name: of it in the run folder, by default. said: for a person. manifest:
-    the file by which it is known. ours: all that is in one; anything else there is somebody's own, and never deleted.
+    the file by which it is known, which names all others; anything else there is somebody's own, and never deleted.
     """
 
     name: str
     said: str
     manifest: str
-    ours: frozenset[str]
 
 
-EXPORT = Written("export", "an export", EXPORT_MANIFEST, EXPORTED)
-EXPLORE = Written("explore", "what explore writes", EXPLORE_MANIFEST, EXPLORED)
+EXPORT = Written("export", "an export", EXPORT_MANIFEST)
+EXPLORE = Written("explore", "what explore writes", EXPLORE_MANIFEST)
 
 
 def place_for(written: Written, sound: Tree, overwrite: bool) -> Iterator[str]:
@@ -105,11 +106,23 @@ def there(written: Written, out: Path, overwrite: bool) -> str | None:
         return None
     if not overwrite:
         return f"out: want a new folder, got {out}, which holds {written.said}; overwrite=true replaces it"
-    others = sorted({entry.name for entry in out.iterdir()} - written.ours)
+    others = _others(written, out)
     if others:
-        got = f"got {', '.join(others)} in {out} too"
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        got = f"got {', '.join(others[:_SHOWN])}{more} in {out} too"
         return f"out: want nothing but {written.said} to overwrite, {got}; move that away"
     return None
+
+
+def _others(written: Written, out: Path) -> list[str]:
+    """Files in a folder that are not those that its manifest names, besides what Python leaves beside code."""
+    try:
+        said = json.loads((out / written.manifest).read_text(encoding="utf-8"))
+        ours = {written.manifest, *map(str, said["files"])}
+    except (ValueError, KeyError, TypeError):
+        return [written.manifest]  # of somebody else
+    files = (file.relative_to(out) for file in out.rglob("*") if not file.is_dir() or file.is_symlink())
+    return sorted(str(file) for file in files if str(file) not in ours and "__pycache__" not in file.parts)
 
 
 def explored_table(sound: Tree) -> Iterator[str]:
@@ -119,7 +132,9 @@ def explored_table(sound: Tree) -> Iterator[str]:
     tables = sorted({feature.table for feature in sound["features"].values()})
     table, ids = sound.get("table"), sound.get("ids")
     if table is not None and table not in tables:
-        yield f"table: want a table that a feature reads, got {table}{nearest(table, tables)}"
+        yield f"table: want a table that a feature reads, got {table!r}{nearest(table, tables)}"
+    if sound.get("colour") is not None and "map" in sound and sound["map"] is None:
+        yield f"colour: want null without a map, got {sound['colour']}; give map=pca"
     if ids and table is None and len(tables) > 1:
         yield f"table: want the table that ids are of, got null; there are: {', '.join(tables)}"
 

@@ -2,5 +2,3 @@
 
 MANIFEST = "explore.json"
 PAGE = "explore.html"
-# all that `explore` writes; anything else in its folder is somebody's own and is never deleted
-OURS = frozenset({MANIFEST, PAGE, "rows"})

@@ -32,11 +32,11 @@ class Attribute:
         return cls(name, column, dataset.raw_ids(vocabulary))
 
     def first(self, rows_P: Int64s) -> list[str]:
-        """The first value of each row, `none` for one without."""
+        """The first value of each row, `(none)` for one without."""
         values, lengths_P = self.column.take(rows_P, 1, newest=False)
         first_P = np.zeros(len(rows_P), np.int64)
         first_P[lengths_P > 0] = values
-        return [str(self.raw[row].as_py()) if row >= FIRST_ROW else "none" for row in first_P.tolist()]
+        return [str(self.raw[row].as_py()) if row >= FIRST_ROW else "(none)" for row in first_P.tolist()]
 
     def all(self, row: int) -> str:
         """The values of a row, one after the other: of a title in words all of them."""

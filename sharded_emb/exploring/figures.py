@@ -40,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Figures:
-    """norm_R: L2, NaN where a number is not finite. moved_R: L2, None where unknown. spread: of rows that stand for an
+    """norm_R: L2, NaN where it is not finite. moved_R: L2, None where unknown. spread: of rows that stand for an
     id and moved, of all that stand for one if none did. picked_PD: vectors of the rows that were asked for.
     """
 
@@ -51,7 +51,7 @@ class Figures:
 
     @property
     def finite_R(self) -> Mask:
-        """Which rows have finite numbers alone."""
+        """Which rows have a finite norm."""
         return np.isfinite(self.norm_R)
 
 
@@ -94,8 +94,9 @@ def measure(pieces: Iterator[Piece], stands: Mask, dim: int, picked: Int64s) -> 
     alive, everybody, kept = _Sums(dim), _Sums(dim), [torch.empty(0, dim)]
     for piece in pieces:
         here = slice(piece.first, piece.first + len(piece.vectors_ND))
-        finite_N = piece.vectors_ND.isfinite().all(1)
-        norm_R[here] = piece.vectors_ND.double().norm(dim=1).masked_fill(~finite_N, torch.nan).numpy()
+        norm_N = piece.vectors_ND.double().norm(dim=1).float()
+        finite_N = norm_N.isfinite()
+        norm_R[here] = norm_N.masked_fill(~finite_N, torch.nan).numpy()
         counted_N = torch.from_numpy(stands[here]) & finite_N
         if piece.moved_N is not None:
             moved_R = np.zeros(len(stands), np.float32) if moved_R is None else moved_R

@@ -16,7 +16,7 @@ from sharded_emb.exploring.figures import tally
 from sharded_emb.exploring.picture import Point, drawn
 from sharded_emb.exploring.vectors import Floats
 
-_BARS = 30
+_BARS, _ROUNDING = 30, 1e-5
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _how(method: str, shares: Sequence[float], points: int) -> str:
 
 def _nearest(each: Mapping[str, Any]) -> str:
     found = [f'{html.escape(near["id"])} <span class="small">{near["cosine"]:.3f}</span>' for near in each["nearest"]]
-    return f"<p><b>{html.escape(each['id'])}</b>: {', '.join(found)}</p>"
+    return f"<p><b>{html.escape(each['id'])}</b>: {', '.join(found) or 'nobody'}</p>"
 
 
 def _band(line: Mapping[str, Any]) -> list[str]:
@@ -106,10 +106,12 @@ def _band(line: Mapping[str, Any]) -> list[str]:
 
 
 def _norms(norms: Floats) -> tuple[list[str], list[int]]:
-    """Labels and heights of bars of the same width."""
+    """Labels and heights of bars of the same width; one where they differ by rounding alone."""
     if not len(norms):
         return [], []
-    heights, edges = np.histogram(norms, bins=_BARS if norms.max() > norms.min() else 1)
+    values = norms.astype(np.float64)
+    apart = values.max() - values.min() > _ROUNDING * values.max()
+    heights, edges = np.histogram(values, bins=_BARS if apart else 1)
     return [f"{edge:.3g}" for edge in edges[:-1]], heights.tolist()
 
 

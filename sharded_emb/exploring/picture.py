@@ -70,7 +70,7 @@ def _groups(points: Sequence[Point]) -> tuple[list[str], dict[str, str]]:
     common = [name for name, _ in Counter(categories).most_common(len(COLOURS))]
     colours = dict(zip(common, COLOURS, strict=False))
     others = len({*categories}) - len(common)
-    rest = f"{others} others"
+    rest = f"({others} others)"
     found = [name if name in colours else rest for name in categories]
     return found, {**colours, rest: _OTHERS} if others else colours
 

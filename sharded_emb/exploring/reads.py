@@ -1,6 +1,6 @@
 """How often an epoch reads each row of a table."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from sharded_emb.data.collate import Collate
 from sharded_emb.data.columns import Int64s
 from sharded_emb.data.task import Reading
 from sharded_emb.data.window import Split
+from sharded_emb.exploring.figures import tally
 from sharded_emb.exploring.names import Owners
 from sharded_emb.tables import Table
 
@@ -22,9 +23,12 @@ def without_candidates(table: Table) -> Table:
     return replace(table, features=features)
 
 
-def count_reads(train: Split, reading: Reading, owners: Mapping[str, Owners]) -> dict[str, Int64s]:
-    """By table how often each row is there (rows) in the train split, as batches have it: truncated, hashed, without
-    what is dropped; of a composed table, each id. Candidates of a loss are no reads. owners: of managed tables.
+def count_reads(
+    train: Split, reading: Reading, owners: Mapping[str, Owners], wanted: Collection[str]
+) -> dict[str, Int64s]:
+    """By table that is wanted how often each row is there (rows) in the train split, as batches have it: truncated,
+    hashed, without what is dropped; of a composed table, each id. Candidates of a loss are no reads. owners: of managed
+    tables.
 
     Raises InputError for an id that is no row, and for a split that cannot be read.
     """
@@ -33,16 +37,17 @@ def count_reads(train: Split, reading: Reading, owners: Mapping[str, Owners]) ->
     alone = replace(reading, tables=tables, of_items=of_items, candidates=None, candidates_of=None)
     alone = replace(alone, predicted=None, own_candidates=None)
     collate = Collate(train, alone, rank=0, name="train")
-    counts = {table.name: np.zeros(table.rows, np.int64) for table in tables}
+    counts = {table.name: np.zeros(table.rows, np.int64) for table in tables if table.name in wanted}
     for extents in train.spans(_MEGABYTES):
         window, rows = train.window(collate.columns, extents), extents.rows()
         for first in range(0, len(rows), _ROWS):
             some = rows[first : first + _ROWS]
             batch = collate(some, len(some), step=0, window=window)
             for table in tables:
-                ids_N = _ids(batch, table)
-                rows_N = owners[table.name].rows(ids_N) if table.name in owners else ids_N
-                counts[table.name] += np.bincount(rows_N, minlength=table.rows)
+                if table.name in counts:
+                    ids_N = _ids(batch, table)
+                    rows_U, times_U = tally(owners[table.name].rows(ids_N) if table.name in owners else ids_N)
+                    counts[table.name][rows_U] += times_U  # of what is there alone: a table may be larger than a batch
     return counts
 
 

@@ -23,13 +23,14 @@ from sharded_emb.training.checkpoint_rows import SavedRows
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 _NUMBERS = 1 << 20  # at once
+_COSINES = 1 << 24
 _ROUNDING = 2.0**-21  # of a number: another machine draws, and rounds, initial values to within this
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows from `first` on. vectors_ND: as they are read, float32. moved_N: how far from what they began with, by their
-    L2 norm, float32; None where that is not known.
+    """Rows from `first` on. vectors_ND: as they are read, but for `output_dtype`, float32. moved_N: how far from what
+    they began with, by their L2 norm, float32; None where that is not known.
     """
 
     first: int
@@ -39,14 +40,25 @@ class Piece:
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a table began with: drawn by a seed, with weights of a file, or of another run, over it."""
+    """What a table began with: drawn by a seed, over it the first rows that another run had, or weights of a file or of
+    another run.
+    """
 
     seed: int
+    run: SavedRows | None = None
     weights: Vectors | None = None
+
+    @property
+    def by_seed_alone(self) -> bool:
+        """So that any row of it costs the same, whichever were asked for before."""
+        return self.run is None and self.weights is None
 
     def rows(self, table: Table, first: int, end: int) -> Tensor:
         """Rows [first, end): (N, D), float32."""
         found_ND = initial_values(table, torch.arange(first, end), torch.arange(table.dim), self.seed)
+        if self.run is not None and first < self.run.rows:
+            there = min(end, self.run.rows)
+            found_ND[: there - first] = self.run.read(first, there).float()
         if self.weights is not None:
             for rows_N, values_ND in self.weights.chunks(first, end):
                 found_ND[torch.from_numpy(rows_N - first)] = torch.from_numpy(values_ND)
@@ -72,8 +84,8 @@ class TableVectors:
         at_once = max(1, _NUMBERS // table.dim)
         for first, end in saved.pieces:
             saved_ND = saved.read(first, end)
-            # a file is looked through for each time that it is asked
-            whole = beginning is not None and beginning.weights is not None
+            # a file, or a piece of another run, is read whole whatever part of it is asked for
+            whole = beginning is not None and not beginning.by_seed_alone
             began_ND = beginning.rows(table, first, end) if beginning is not None and whole else None
             for at in range(0, end - first, at_once):
                 some_ND, moved_N = saved_ND[at : at + at_once], None
@@ -118,12 +130,15 @@ def nearest_rows(
     for piece in pieces:
         rows_N = torch.arange(piece.first, piece.first + len(piece.vectors_ND))
         out_N = ~torch.from_numpy(candidates_R[piece.first : piece.first + len(rows_N)])
-        cosine_PN = vectors_PD @ F.normalize(piece.vectors_ND, dim=1).T
-        cosine_PN.masked_fill_(out_N | (rows_N == rows_P[:, None]), -torch.inf)
-        best_PK = torch.cat([best_PK, cosine_PN], 1)
-        found_PK = torch.cat([found_PK, rows_N.expand(len(rows_P), -1)], 1)
-        best_PK, at_PK = best_PK.topk(min(top_k, best_PK.shape[1]), dim=1)
-        found_PK, at_PK = found_PK.gather(1, at_PK).sort(dim=1)
+        units_DN, best, found = F.normalize(piece.vectors_ND, dim=1).T, [], []
+        for some_P in torch.arange(len(rows_P)).split(max(1, _COSINES // len(rows_N))):
+            cosine_PN = vectors_PD[some_P] @ units_DN
+            cosine_PN.masked_fill_(out_N | (rows_N == rows_P[some_P, None]), -torch.inf)
+            near_PK, at_PK = cosine_PN.topk(min(top_k, len(rows_N)), dim=1)
+            best.append(near_PK)
+            found.append(at_PK + piece.first)
+        best_PK, found_PK = torch.cat([best_PK, torch.cat(best)], 1), torch.cat([found_PK, torch.cat(found)], 1)
+        found_PK, at_PK = found_PK.sort(dim=1)
         best_PK, order_PK = best_PK.gather(1, at_PK).sort(dim=1, descending=True, stable=True)
-        found_PK = found_PK.gather(1, order_PK)
+        best_PK, found_PK = best_PK[:, :top_k], found_PK.gather(1, order_PK)[:, :top_k]
     return found_PK.numpy(), best_PK.numpy()

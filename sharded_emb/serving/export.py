@@ -29,6 +29,7 @@ from sharded_emb.embeddings.poolings import Poolings
 from sharded_emb.metrics.baselines import DECAY
 from sharded_emb.metrics.counts import CountsConfig
 from sharded_emb.models.base import NextItemModel
+from sharded_emb.replacing import LOCK
 from sharded_emb.serving import MANIFEST, standalone
 from sharded_emb.serving.features import description, prepared, reads_of, vocabulary_of
 from sharded_emb.serving.graph import Model, trace
@@ -98,8 +99,14 @@ def write_export(folder: Path, run: Exporting) -> dict[str, Any]:
     for name, each in tables.items():
         each["vectors"] = _write_vectors(folder, served[name], run)
     shutil.copytree(Path(standalone.__file__).parent, folder / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+    said["files"] = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if _is_ours(file))
     (folder / MANIFEST).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return said
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether it is there to stay: the lock of whoever writes the folder is not."""
+    return file.is_file() and file.name != LOCK
 
 
 def _write_table(folder: Path, table: Table, run: Exporting) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`explore`: what it says of tables is what the dataset, the checkpoint and the seed say."""
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import sharded_emb
+from sharded_emb.ids.hash import hashed
 from tests.cli import served
 from tests.cli.commands import run
 from tests.cli.in_process import Commands
@@ -159,18 +161,78 @@ def test_what_does_not_move_and_what_it_began_with_is_said(clicks: Path, tmp_pat
     sharded_emb.train(sharded_emb.compose(*words, *coarse, f"run={tmp_path / 'coarse'}"))
     said = sharded_emb.explore(tmp_path / "coarse")["tables"]
     assert said["item"]["read_but_not_moved"] > 0
-    assert any("rows are read and have not moved" in note for note in said["item"]["notes"])
+    assert any(note.startswith("read and not moved: ") for note in said["item"]["notes"])
     assert said["user"]["never_moved"] is None
     assert not any("moved" in note for note in said["user"]["notes"])
-    more = ["tables.item={dim: 8, dtype: bf16, init: normal}", "+tables.user.dim=8"]
-    begun = [f"warm_start.run={tmp_path / 'coarse'}", "checkpoint.allow_missing=[user]", "warm_start.states=false"]
-    sharded_emb.train(sharded_emb.compose(*words, *more, *begun, f"run={tmp_path / 'begun'}"))
+    more = ["+tables.film={rows: 400, ids: hash, dim: 8, init: zeros}", "global_batch=64", *coarse]
+    more += ["+features.film={table: film, column: film, pooling: sum}", f"warm_start.run={tmp_path / 'coarse'}"]
+    other = "dense.model.linear.weight"  # which has more columns now
+    more += [f"checkpoint.allow_missing=[film,{other}]", f"checkpoint.allow_unexpected=[{other}]"]
+    sharded_emb.train(sharded_emb.compose(*words, *more, "warm_start.states=false", f"run={tmp_path / 'begun'}"))
+    said = sharded_emb.explore(tmp_path / "begun")["tables"]
+    # from what the other run had: nothing of it moved either; what that had not has begun by the seed
+    assert said["item"]["never_moved"] == said["item"]["rows_of_ids"]
+    assert said["film"]["never_moved"] == said["film"]["never_read"] < said["film"]["rows_of_ids"]
+    state = json.loads((tmp_path / "begun" / "checkpoints" / "last" / "state.json").read_text())
+    checkpoint = state["run"]["warm_start"]["checkpoint"]
+    shutil.rmtree(tmp_path / "coarse")
     said = sharded_emb.explore(tmp_path / "begun", "table=item")["tables"]
     assert [*said] == ["item"]
     assert said["item"]["never_moved"] is None
-    assert said["item"]["notes"][0] == (
-        f"how far rows moved is not known: the run began with the weights of {tmp_path / 'coarse'}"
+    gone = f"the run began with {checkpoint}, which is not there any more"
+    assert said["item"]["notes"][0] == f"how far rows moved is not known: {gone}"
+
+
+def test_ids_beyond_a_table_read_the_row_that_they_are_hashed_to_or_none(tiny_data: Path, tmp_path: Path) -> None:
+    words = [*SIZES, "loss=softmax", "steps=3", "epochs=null", f"data={tiny_data}", "device=cpu", "tables.item.rows=20"]
+    raw = sharded_emb.Dataset.open(tiny_data).raw_ids("item").to_pylist()
+    for unknown in ("hash", "row"):
+        run = tmp_path / unknown
+        sharded_emb.train(sharded_emb.compose(*words, f"features.history.unknown={unknown}", f"run={run}"))
+    table = sharded_emb.explore(tmp_path / "hash", f"ids=[{raw[60]}]")["tables"]["item"]
+    assert table["neighbours"][0]["row"] == int(hashed(np.array([60]), 20)[0])
+    assert "(+" in table["neighbours"][0]["id"]
+    assert table["ids_that_share_a_row"] > 50
+    assert len(rows_of(tmp_path / "hash" / "explore", "item")["raw"]) == len(raw) - 2
+    assert rows_of(tmp_path / "hash" / "explore", "item")["row"].max() < 20
+    said = sharded_emb.explore(tmp_path / "row")["tables"]["item"]
+    assert (said["ids_that_share_a_row"], said["rows_of_ids"]) == (0, 18)
+    assert len(rows_of(tmp_path / "row" / "explore", "item")["raw"]) == 18
+    with pytest.raises(
+        sharded_emb.InputError, match=f"^ids: want ids with one of the 20 rows of table item, got {raw[60]}, "
+    ):
+        sharded_emb.explore(tmp_path / "row", f"ids=[{raw[60]}]")
+
+
+def test_vectors_without_a_direction_and_weights_from_elsewhere_are_told(tiny_data: Path, tmp_path: Path) -> None:
+    rows = sharded_emb.Dataset.open(tiny_data).rows("item")
+    raw = sharded_emb.Dataset.open(tiny_data).raw_ids("item").to_pylist()
+    unit = np.random.default_rng(0).normal(size=(rows, 16)).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    unit[5] = 0
+    np.save(tmp_path / "unit.npy", unit)
+    words = [*SIZES, "loss=softmax", "steps=3", "epochs=null", f"data={tiny_data}", "device=cpu"]
+    words += [f"tables.item.weights.path={tmp_path / 'unit.npy'}"]
+    for name, more in (("frozen", ["tables.item.freeze=true"]), ("moving", [])):
+        sharded_emb.train(sharded_emb.compose(*words, *more, f"run={tmp_path / name}"))
+    said = sharded_emb.explore(tmp_path / "frozen", f"ids=[{raw[5]},{raw[6]}]")
+    assert said == json.loads((tmp_path / "frozen" / "explore" / "explore.json").read_text())
+    near = said["tables"]["item"]["neighbours"]
+    assert [each["row"] for each in near] == [5, 6]
+    assert near[0]["nearest"] == []
+    assert 5 not in [each["row"] for each in near[1]["nearest"]]
+    assert "zeros alone: 1 row of ids" in said["tables"]["item"]["notes"]
+    assert said["tables"]["item"]["never_moved"] is None
+    said = sharded_emb.explore(tmp_path / "moving")["tables"]["item"]
+    assert f"moved is the distance to {tmp_path / 'unit.npy'} as it is now" in said["notes"]
+    assert said["never_moved"] is not None
+    (tmp_path / "unit.npy").unlink()
+    said = sharded_emb.explore(tmp_path / "moving", f"stream.folder={tmp_path / 'stream'}")["tables"]["item"]
+    assert said["never_moved"] is None
+    assert said["notes"][0].startswith(
+        "how far rows moved is not known: its weights are not there any more (tables.item"
     )
+    assert said["notes"][1] == f"reads are of the train split; the run trained on the stream {tmp_path / 'stream'}"
 
 
 class _Links(HTMLParser):
@@ -227,11 +289,14 @@ def test_what_cannot_be_explored_says_why_and_leaves_nothing(trained: Path, star
     assert "run: missing; want a run folder, as run=FOLDER" in problem()
     assert "did you mean top_k?" in problem(f"run={trained}", "topk=3")
     assert "map: want pca or tsne, got 'umap'" in problem(f"run={trained}", "map=umap")
-    assert "table: want a table that a feature reads, got itm; did you mean item?" in problem(
+    assert "table: want a table that a feature reads, got 'itm'; did you mean item?" in problem(
         f"run={trained}", "table=itm"
     )
     said = problem(f"run={trained}", "ids=[70000,70001]")
     assert said.count("ids: want raw ids of table item, got 7000") == 2
+    assert "colour: want null without a map, got kind" in problem(f"run={trained}", "colour=kind", "map=null")
+    problem(f"run={trained}", "out=deep/er/seen", "ids=[70000]")
+    assert [*start.folder.iterdir()] == []
     (start.folder / "full").mkdir()
     (start.folder / "full" / "mine.txt").touch()
     assert "out: want the folder of what explore writes or a new one" in problem(f"run={trained}", "out=full")
@@ -239,6 +304,14 @@ def test_what_cannot_be_explored_says_why_and_leaves_nothing(trained: Path, star
     (start.folder / "seen" / "mine.txt").touch()
     assert "want nothing but what explore writes to overwrite, got mine.txt" in problem(f"run={trained}", "out=seen")
     (start.folder / "seen" / "mine.txt").unlink()
+    (start.folder / "seen" / "rows" / "mine.csv").touch()
+    assert "want nothing but what explore writes to overwrite, got rows/mine.csv" in problem(
+        f"run={trained}", "out=seen"
+    )
+    (start.folder / "seen" / "rows" / "mine.csv").unlink()
+    (start.folder / "other").mkdir()
+    (start.folder / "other" / "explore.json").write_text('{"my": "data"}')
+    assert "got explore.json in other too; move that away" in problem(f"run={trained}", "out=other")
     before = (start.folder / "seen" / "explore.json").read_text()
     problem(f"run={trained}", "out=seen", "ids=[70000]")
     assert (start.folder / "seen" / "explore.json").read_text() == before
@@ -262,7 +335,7 @@ def test_items_are_coloured_and_captioned_by_attributes_of_theirs(sequences: Pat
     assert [each["id"] for each in said["tables"]["item"]["neighbours"]] == [raw[plain], called]
     page = (tmp_path / "run" / "explore" / "explore.html").read_text()
     assert f"{called}, {names[kinds[kinded][0]]}: " in page
-    assert f"{raw[plain]}, none: " in page
+    assert f"{raw[plain]}, (none): " in page
     for words, problem in (
         (
             ["colour=kind"],

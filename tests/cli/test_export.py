@@ -146,12 +146,17 @@ def test_a_place_for_an_export_that_is_none_or_taken_says_so(start: Commands, tr
     # what a killed one has left there and moved aside
     (part / "model.pt2").touch()
     (start.folder / ".taken.old").mkdir()
-    (start.folder / ".taken.old" / "export.json").write_text("{}")
+    (start.folder / ".taken.old" / "export.json").write_text('{"files": []}')
     assert "which holds an export" in start("export", f"run={trained}", "out=taken").err
     assert [entry.name for entry in start.folder.iterdir()] == ["taken"]
-    (taken / "notes.txt").touch()
+    (taken / "tables").mkdir()
+    for mine in ("notes.txt", "tables/item.csv"):
+        (taken / mine).touch()
     said = start("export", f"run={trained}", "out=taken", "overwrite=true").err
-    assert "out: want nothing but an export to overwrite, got notes.txt in taken too; move that away" in said
+    assert (
+        "out: want nothing but an export to overwrite, got notes.txt, tables/item.csv in taken too; move that" in said
+    )
+    (taken / "tables" / "item.csv").unlink()
     (taken / "notes.txt").unlink()
     assert start("export", f"run={trained}", "out=taken", "overwrite=true").code in (0, None)
     assert [entry.name for entry in start.folder.iterdir()] == ["taken"]

@@ -12,6 +12,7 @@ from sharded_emb.exploring.explore import _greatest
 from sharded_emb.exploring.figures import by_reads, measure, quantiles
 from sharded_emb.exploring.maps import placed
 from sharded_emb.exploring.names import Names, Owners
+from sharded_emb.exploring.page import _norms
 from sharded_emb.exploring.vectors import Piece, nearest_rows
 from sharded_emb.ids.hash import mixed
 
@@ -38,6 +39,24 @@ def test_nearest_rows_are_those_of_all_cosines_at_once(at_once: int, top_k: int,
         there = np.isfinite(cosine_K)
         assert len({*found_K[there].tolist()}) == there.sum()
         np.testing.assert_allclose(cosine_R[found_K[there]], cosine_K[there], atol=1e-6)
+
+
+def test_many_queries_are_asked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors_RD = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    queries = np.arange(50), vectors_RD
+    whole = nearest_rows(pieces(vectors_RD, 20), queries, np.ones(50, bool), top_k=3)
+    monkeypatch.setattr("sharded_emb.exploring.vectors._COSINES", 70)
+    some = nearest_rows(pieces(vectors_RD, 20), queries, np.ones(50, bool), top_k=3)
+    for one, other in zip(whole, some, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_norms_that_differ_by_rounding_alone_are_one_bar() -> None:
+    norms = np.full(1000, 0.02, np.float32)
+    norms[::3] = np.nextafter(np.float32(0.02), np.float32(1))
+    assert _norms(norms) == (["0.02"], [1000])
+    assert sum(_norms(np.linspace(0, 1, 77, dtype=np.float32))[1]) == 77
+    assert _norms(np.zeros(3, np.float32))[1] == [3]
 
 
 def test_rows_that_are_not_finite_are_counted_and_left_out() -> None:
@@ -136,10 +155,12 @@ def test_a_row_has_the_name_of_who_reads_it() -> None:
 
 
 def test_ids_without_a_row_share_the_last_of_their_bucket() -> None:
-    owners = Owners(np.array([-5, 3, 10]), np.array([4, 2, 7]), np.array([2, 5, 8]))
+    owners = Owners(np.array([-5, 3, 10]), np.array([4, 2, 7]), np.array([2, 5, 8]), raw=True)
     ids_N = np.array([10, -5, 3, 4, 2**62])
     bucket_N = (mixed(ids_N) & np.uint64(2**63 - 1)) % np.uint64(2)
     wanted = [7, 4, 2, *(4 if bucket == 0 else 7 for bucket in bucket_N[3:].tolist())]
     assert owners.rows(ids_N).tolist() == wanted
-    nobody = Owners(np.zeros(0, np.int64), np.zeros(0, np.int64), np.array([2, 5, 8]))
+    with_vocabulary = Owners(owners.ids_K, owners.rows_K, owners.bounds, raw=False)
+    assert with_vocabulary.rows(np.array([0, 1, 3, 10])).tolist() == [0, 1, 2, 7]
+    nobody = Owners(np.zeros(0, np.int64), np.zeros(0, np.int64), np.array([2, 5, 8]), raw=True)
     assert set(nobody.rows(ids_N).tolist()) <= {4, 7}
