@@ -44,8 +44,8 @@ def _require_gone(error: OSError) -> None:
 
 
 def outlive_terminal() -> None:
-    """A command whose terminal goes while it is told to stop has a checkpoint to write; and letters that a terminal does
-    not know, as raw ids may have, are no reason to fail.
+    """A command whose terminal goes while it is told to stop has a checkpoint to write; and letters that it does not
+    know, as raw ids may have, are no reason to fail.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does
