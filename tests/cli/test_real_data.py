@@ -12,6 +12,7 @@ import torch
 import yaml
 from sklearn.metrics import roc_auc_score
 
+from sharded_emb.data.dataset import Dataset
 from tests.cli import served
 from tests.cli.commands import metrics_lines, result, run
 
@@ -42,6 +43,29 @@ def test_an_export_ranks_beauty_as_evaluate_does(beauty_run: Path, tmp_path: Pat
     exported = served.load(tmp_path / "out")
     asked, wanted = served.columns(beauty_run, exported, 1000), served.listed(tmp_path / "lists.parquet", 1000)
     served.require_same_lists(exported.recommend(asked, top_k=20), wanted, tolerance=1e-6)
+
+
+def test_what_beauty_reads_and_who_is_near_whom_is_explored(beauty: Path, beauty_run: Path, tmp_path: Path) -> None:
+    """Counted from the raw file alone: all but the last two items of each line, the newest 51 of them."""
+    dataset, out = Dataset.open(beauty), tmp_path / "seen"
+    reads = Counter[str]()
+    for line in (Path(dataset.manifest.dataset["raw"])).read_text().splitlines():
+        _, *items = line.split()
+        reads.update(items[:-2][-51:])
+    hottest = reads.most_common(1)[0][0]
+    said = run("explore", f"run={beauty_run}", f"out={out}", "table=item", f"ids=[{hottest}]", "map=tsne", "points=300")
+    assert f"near {hottest}: " in said
+    table = json.loads((out / "explore.json").read_text())["tables"]["item"]
+    rows = pq.read_table(out / "rows" / "item.parquet")
+    found = dict(zip(map(str, rows["raw"].to_pylist()), rows["reads"].to_pylist(), strict=True))
+    assert {raw: count for raw, count in found.items() if count} == reads
+    assert table["never_read"] == 12_101 - len(reads)
+    assert table["most_read"][0] == {**table["most_read"][0], "id": hottest, "reads": reads[hottest]}
+    run("export", f"run={beauty_run}", f"out={tmp_path / 'out'}")
+    near = served.load(tmp_path / "out").neighbours("item", int(hottest), top_k=10)
+    assert [(each["id"], each["cosine"]) for each in table["neighbours"][0]["nearest"]] == [
+        (str(item), pytest.approx(cosine, abs=1e-6)) for item, cosine in near
+    ]
 
 
 def test_a_run_folder_holds_what_the_contract_names(beauty_run: Path) -> None:
