@@ -9,6 +9,7 @@ from typing import Any
 from sharded_emb.config.against_rules import BASELINES, other_run
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig
+from sharded_emb.config.same_numbers import require_same_numbers
 from sharded_emb.config.session import best_reachable, joined
 from sharded_emb.config.validate import validate
 from sharded_emb.config.where import from_home
@@ -32,6 +33,7 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         built = Built(config, place, draw=allowed.keeps_some)
         checkpoints = Checkpoints(config.run, place, built.vocabularies())
         newest = checkpoints.newest()
+        require_same_numbers(built, newest)
         _, fit = checkpoints.load_what_fits(built.sharded, None, newest, allowed)
         evaluator, split = built.evaluator(), config.split
         metrics = evaluator(split, lists=True)
@@ -66,7 +68,9 @@ def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> Di
         grown = Allowed(grown=config.checkpoint.grow_tables, inherited=True)
         other_built = Built(validate(EvaluateConfig, other_run(folder, config)), built.place, draw=grown.keeps_some)
         checkpoints = Checkpoints(folder, built.place, other_built.vocabularies())
-        checkpoints.load_what_fits(other_built.sharded, None, checkpoints.newest(), grown)
+        newest = checkpoints.newest()
+        require_same_numbers(other_built, newest)
+        checkpoints.load_what_fits(other_built.sharded, None, newest, grown)
         other = of_model(other_built.evaluator(), config.split)
     return mine.less(other, evaluator.scoring.users(config.split))
 

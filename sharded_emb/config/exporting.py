@@ -13,6 +13,7 @@ from sharded_emb import versions
 from sharded_emb.config.reading import item_attributes, make_reading
 from sharded_emb.config.run import ExportConfig
 from sharded_emb.config.run_rules import EXPORT, there
+from sharded_emb.config.same_numbers import numbers_of, other_numbers
 from sharded_emb.config.saved import SavedRun, saved_run
 from sharded_emb.config.session import joined
 from sharded_emb.config.vocabularies import vocabulary_by_table
@@ -66,6 +67,8 @@ def _opened(config: ExportConfig) -> Exporting:
     poolings, model = Poolings(tables, torch.device("cpu")), config.model.build(tables)
     _load(nn.ModuleDict({"poolings": poolings, "model": model}), saved)
     reading = make_reading(config, tables, NOTHING_SEEN)
+    if problems := [*other_numbers(saved.state, numbers_of(reading, dataset), saved.checkpoint)]:
+        raise InputError(*problems)
     return Exporting(
         checkpoint=saved.checkpoint,
         dataset=dataset,

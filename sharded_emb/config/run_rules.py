@@ -12,6 +12,7 @@ from sharded_emb.data.dataset import Dataset
 from sharded_emb.errors import nearest
 from sharded_emb.exploring import MANIFEST as EXPLORE_MANIFEST
 from sharded_emb.models.base import NextItemConfig
+from sharded_emb.replacing import LOCK
 from sharded_emb.serving import MANIFEST as EXPORT_MANIFEST
 from sharded_emb.training.checkpoint_files import steps
 from sharded_emb.training.run_folder import RUN, taken
@@ -106,7 +107,13 @@ def there(written: Written, out: Path, overwrite: bool) -> str | None:
         return None
     if not overwrite:
         return f"out: want a new folder, got {out}, which holds {written.said}; overwrite=true replaces it"
-    others = _others(written, out)
+    try:
+        said = json.loads((out / written.manifest).read_text(encoding="utf-8"))
+        ours = {written.manifest, LOCK, *map(str, said["files"])}
+    except (ValueError, KeyError, TypeError):
+        got = f"got {out / written.manifest}, which does not say what else of that folder is its own"
+        return f"out: want the folder of {written.said} of this version, {got}; remove the folder, or choose another"
+    others = _others(out, ours)
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         got = f"got {', '.join(others[:_SHOWN])}{more} in {out} too"
@@ -114,15 +121,19 @@ def there(written: Written, out: Path, overwrite: bool) -> str | None:
     return None
 
 
-def _others(written: Written, out: Path) -> list[str]:
-    """Files in a folder that are not those that its manifest names, besides what Python leaves beside code."""
-    try:
-        said = json.loads((out / written.manifest).read_text(encoding="utf-8"))
-        ours = {written.manifest, *map(str, said["files"])}
-    except (ValueError, KeyError, TypeError):
-        return [written.manifest]  # of somebody else
-    files = (file.relative_to(out) for file in out.rglob("*") if not file.is_dir() or file.is_symlink())
-    return sorted(str(file) for file in files if str(file) not in ours and "__pycache__" not in file.parts)
+def _others(out: Path, ours: set[str]) -> list[str]:
+    """What there is in a folder besides these files and the folders that they are in, and what Python leaves beside
+    code. A link is nobody's but the user's.
+    """
+    folders = {str(folder) for file in ours for folder in Path(file).parents}
+    compiled = {f"{folder}/__pycache__" for folder in folders if f"{folder}/__init__.py" in ours}
+    found = []
+    for entry in out.rglob("*"):
+        name, above = str(entry.relative_to(out)), str(entry.parent.relative_to(out))
+        known = folders | compiled if entry.is_dir() else ours
+        if entry.is_symlink() or (name not in known and not (above in compiled and entry.suffix == ".pyc")):
+            found.append(name)
+    return sorted(found)
 
 
 def explored_table(sound: Tree) -> Iterator[str]:

@@ -30,7 +30,8 @@ def require_same_start(config: RunConfig, place: Place) -> None:
 
 def require_same_data(manifest: Manifest, place: Place) -> None:
     """Raises InputError on every rank where the datasets of hosts have other rows, or ids of other rows."""
-    found = manifest.model_dump(mode="json", include={"columns", "item_attributes", "vocabularies", "counts", "seed"})
+    same = {"columns", "item_attributes", "vocabularies", "counts", "seed", "fitted"}
+    found = manifest.model_dump(mode="json", include=same)
     found |= {"source": {file.name: file.sha256 for file in manifest.source}}
     found |= {"splits": {name: split.rows for name, split in manifest.splits.items()}}
     mine = dict(leaves(found))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sharded_emb.config.build import Built
+from sharded_emb.config.same_numbers import require_same_numbers
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_allowed import Allowed
 
@@ -32,6 +33,7 @@ def warm_started(built: Built) -> Begun:
     checkpoints = Checkpoints(wanted.run, built.place, built.vocabularies())
     checkpoints.key = "warm_start.run"
     checkpoint = checkpoints.newest()
+    require_same_numbers(built, checkpoint)
     dense = built.dense if wanted.states else None
     _, fit = checkpoints.load_what_fits(built.sharded, dense, checkpoint, Allowed.by(config.checkpoint))
     said = f"begun with the weights of {checkpoint}, {'with' if wanted.states else 'without'} the states of optimizers"

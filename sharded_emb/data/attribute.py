@@ -16,7 +16,7 @@ Scale = Literal["log", "standardize", "log_standardize"]
 class Fit(Frozen):
     """How numbers of an attribute become what a dataset has. rule: by which. edges: of buckets, see `bucket_names`.
     Where there are none, log: whether x becomes log(1 + |x|) with the sign of x; then less the mean, over the
-    deviation, if these are given.
+    deviation, if these are given. missing: what stands for a number that a user or an item has not.
     """
 
     rule: str
@@ -24,6 +24,7 @@ class Fit(Frozen):
     log: bool = False
     mean: float | None = None
     deviation: float | None = None
+    missing: float | None = None
 
 
 def bucket_names(edges: list[float]) -> list[str]:
@@ -69,6 +70,8 @@ class Attribute(Frozen):
             raise ValueError(f"raw: want false with of user or item, or {with_others} number, got true")
         if self.flags and (self.column or self.separator or self.edges or self.buckets):
             raise ValueError(f"flags: want null with column, separator, edges or buckets, got {self.flags}")
+        if self.separator and (self.edges or self.buckets):
+            raise ValueError(f"separator: want null with edges or buckets, got {self.separator}")
         if self.edges and self.buckets:
             raise ValueError(f"buckets: want null with edges, got {self.buckets}")
         if self.scale and not self.number:
@@ -86,9 +89,9 @@ class Attribute(Frozen):
         return self.buckets is not None or self.scale in ("standardize", "log_standardize")
 
     def rule(self, name: str) -> str | None:
-        """What becomes of the numbers of an attribute of that name, None where they stay as they are."""
-        column = self.column or name
-        given = {"buckets": self.buckets, "edges": self.edges, "scale": self.scale}
+        """What becomes of the numbers of an attribute of that name, None where it has none."""
+        column = f"{self.column or name} ({self.of})"
+        given = {"buckets": self.buckets, "edges": self.edges, "scale": self.scale, "number": self.number or None}
         return next((f"{key}={value} of {column}" for key, value in given.items() if value is not None), None)
 
     @field_validator("edges")

@@ -4,11 +4,12 @@ A dataset that another one extends, and a stream that is added to it, take these
 be an id that nobody has trained, and a number on another scale another number.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sharded_emb.data.attribute import Attribute, Fit
-from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.dataset import AGAIN, Dataset
 from sharded_emb.errors import InputError
 
 Numbers = dict[str, Any]
@@ -29,9 +30,14 @@ class Fits:
         manifest = dataset.manifest
         return cls(manifest.fitted, [*manifest.columns, *manifest.item_attributes], key)
 
+    @property
+    def all(self) -> dict[str, Fit]:
+        """With those that are known of attributes that are not there now, and may be again."""
+        return {**(self.known or {}), **self.found}
+
     def fit(self, name: str, attribute: Attribute, compute: Callable[[], Numbers]) -> Fit:
         """What is known of an attribute with this rule, else what is computed. Raises InputError for a dataset of an
-        earlier version, which does not say what it was.
+        earlier version, which does not say what it was, and for numbers that are too large to be scaled.
         """
         rule = attribute.rule(name)
         assert rule is not None
@@ -40,6 +46,45 @@ class Fits:
             got = "got one of an earlier version, which does not say it"
             raise InputError(f"{self.key}: want a dataset that says what {rule} came to, {got}; prepare it again")
         if known is None or known.rule != rule:
-            known = Fit(rule=rule, **compute())
+            numbers = compute()
+            scales = {key: value for key, value in numbers.items() if isinstance(value, float)}
+            if not all(map(math.isfinite, scales.values())):
+                got = f"got {', '.join(f'{key} {value}' for key, value in scales.items())}"
+                raise InputError(f"dataset.attributes.{name}.scale: want numbers that can be scaled, {got}; use log")
+            known = Fit(rule=rule, **numbers)
         self.found[name] = known
         return known
+
+    def missing(self, name: str, compute: Callable[[], float]) -> float:
+        """What stands for a number that a user or an item has not: what is known of it, else what is computed."""
+        fit = self.found[name]
+        if fit.missing is None:
+            fit = self.found[name] = fit.model_copy(update={"missing": compute()})
+        assert fit.missing is not None
+        return fit.missing
+
+
+def fits_of(columns: Iterable[str], dataset: Dataset) -> dict[str, Fit]:
+    """By column how its numbers came to be, for columns that hold numbers or buckets of them. Columns of histories,
+    `HISTORY_ATTRIBUTE`, have what is beside their events.
+
+    Raises InputError for a dataset of an earlier version, which does not say it.
+    """
+    manifest, found = dataset.manifest, {}
+    attributes: Mapping[str, Any] = manifest.dataset.get("attributes") or {}
+    known: Mapping[str, Any] = attributes if manifest.fitted is None else manifest.fitted
+    histories = [
+        name for name, each in manifest.columns.items() if each.type == "list<int64>" and each.vocabulary == "item"
+    ]
+    beside = {f"{history}_{name}": name for history in histories for name in known}
+    for column in columns:
+        is_history = column not in attributes and manifest.columns[column].type == "list<float32>"
+        name = column if column in known else beside.get(column) if is_history else None
+        if name is None:
+            continue
+        if manifest.fitted is not None:
+            found[column] = manifest.fitted[name]
+        elif any(attributes[name].get(key) is not None for key in ("edges", "buckets", "scale")):
+            got = f"got {dataset.folder} of an earlier version, which does not say it"
+            raise InputError(f"data: want a dataset that says how {column} came to be, {got}; {AGAIN}")
+    return found

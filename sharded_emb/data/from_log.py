@@ -57,7 +57,7 @@ def make(config: LogConfig, work: Work) -> Manifest:
         seed=work.seed,
         dataset=config.model_dump(mode="json"),
         facts=work.facts,
-        fitted=work.fits.found,
+        fitted=work.fits.all,
     )
 
 

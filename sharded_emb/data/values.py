@@ -12,6 +12,13 @@ from sharded_emb.data.attribute import RAW, Attribute, Fit, bucket_names
 from sharded_emb.data.fits import Fits, Numbers
 from sharded_emb.errors import InputError
 
+_ROUNDING = 1e-12  # of a mean: numbers that differ by less are the same one
+
+
+def exact(number: float) -> Any:
+    """A number as an expression, to its last bit: engines read one with a point as a decimal, and round it twice."""
+    return ibis.literal(repr(number)).cast("float64")
+
 
 def attribute_values(
     table: Any, attributes: dict[str, Attribute], of: str, check: Callable[[str, str, Any, Any], None], fits: Fits
@@ -100,21 +107,33 @@ def _finite(raw: Any, infinite: bool = False) -> Any:
 def _scaled(table: Any, number: Any, attribute: Attribute, fit: Callable[[Callable[[], Numbers]], Fit]) -> Any:
     """log: log(1 + |x|) with the sign of x. standardize: less the mean, over the deviation, of all rows."""
     if attribute.scale is None:
+        fit(dict)
         return number
     log = attribute.scale in ("log", "log_standardize")
     if log:
         size = (number.abs() + 1).ln()
         number = ibis.ifelse(number < 0, -size, size)
     found = fit(lambda: {"log": log, **(_standard(table, number) if attribute.of_all_rows else {})})
-    return number if found.mean is None else (number - found.mean) / (found.deviation or 1.0)
+    return number if found.mean is None else (number - exact(found.mean)) / exact(found.deviation or 1.0)
+
+
+def mean_of(table: Any, number: Any) -> float:
+    """Of all numbers in a column of a table, 0 where there are none."""
+    return _mean(*_distinct(table, number))
+
+
+def _mean(values: Any, counts: Any) -> float:
+    # over the count of each value, whose order is fixed: the sums do not depend on threads
+    return float((values * counts).sum() / max(int(counts.sum()), 1))
 
 
 def _standard(table: Any, number: Any) -> Numbers:
-    # over the count of each value, whose order is fixed: the sums do not depend on threads
     values, counts = _distinct(table, number)
     total = max(int(counts.sum()), 1)
-    mean = float((values * counts).sum() / total)
-    return {"mean": mean, "deviation": float(np.sqrt(((values - mean) ** 2 * counts).sum() / total))}
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
+        mean = _mean(values, counts)
+        deviation = float(np.sqrt(((values - mean) ** 2 * counts).sum() / total))
+    return {"mean": mean, "deviation": 0.0 if deviation <= _ROUNDING * abs(mean) else deviation}
 
 
 def _distinct(table: Any, number: Any) -> tuple[Any, Any]:
@@ -137,5 +156,5 @@ def _even_edges(table: Any, number: Any, buckets: int) -> list[float]:
 
 def _bucket(number: Any, edges: list[float]) -> Any:
     *names, last = bucket_names(edges)
-    below = [(number < edge, name) for edge, name in zip(edges, names, strict=True)]
+    below = [(number < exact(edge), name) for edge, name in zip(edges, names, strict=True)]
     return ibis.cases((number.isnull(), None), *below, else_=last)

@@ -1,6 +1,7 @@
 """Vocabularies: raw ids in the order of their rows, and ids turned into rows."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sharded_emb.data.base import Attribute, LogConfig, RawLog, VocabularyRule
 from sharded_emb.data.dataset import Column, VocabularyInfo
 from sharded_emb.data.layouts.base import FIRST, ITEM, PIECE, POSITION, USER, Log
 from sharded_emb.data.layouts.splitting import drawn
+from sharded_emb.data.values import exact, mean_of
 from sharded_emb.data.vocabulary_hash import hash_of, kind_of
 from sharded_emb.data.work import Work
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
@@ -179,8 +181,10 @@ class Encoder:
         known = ibis.union(known, self._backend.create_table(f"unknown_{key}", unknown))
         whole = known.left_join(table, known.key_of == table[key]).drop(key)
         whole = self._backend.create_table(f"whole_{key}s", whole.rename({key: "key_of"}))
-        means = {name: ibis.coalesce(whole[name], whole[name].mean().as_scalar(), 0.0) for name in plain}
-        whole = whole.mutate(**means) if means else whole
+        fits = self._work.fits
+        missing = {name: fits.missing(name, partial(mean_of, whole, whole[name])) for name in plain}
+        filled = {name: ibis.coalesce(whole[name], exact(value)) for name, value in missing.items()}
+        whole = whole.mutate(**filled) if filled else whole
         return self._backend.create_table(f"encoded_{key}s", self._rows(whole, {key: key, **columns}, key))
 
     def _rows(self, table: Any, columns: dict[str, str], unique: str) -> Any:

@@ -7,6 +7,7 @@ from sharded_emb.batch import CANDIDATES
 from sharded_emb.data.attribute import bucket_names
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
+from sharded_emb.data.fits import fits_of
 from sharded_emb.data.task import Reading
 from sharded_emb.errors import InputError
 from sharded_emb.pooling.none import NoPooling
@@ -46,17 +47,16 @@ def vocabulary_of(read: Read, dataset: Dataset) -> str | None:
 
 
 def prepared(columns: Iterable[str], dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """By column how numbers become what a model reads: names of buckets between edges, or a scale. Columns of histories
-    have what is beside their events, under both names.
+    """By column how numbers become what a model reads: names of buckets between edges, or a scale. Raises InputError
+    where the dataset does not say it.
     """
-    fitted, found = dataset.manifest.fitted or {}, {}
-    for column in columns:
-        beside = {f"{history}_{name}": name for name in fitted for history in dataset.columns}
-        fit = fitted.get(column) or fitted.get(beside.get(column, ""))
-        if fit is not None and fit.edges is not None:
+    found: dict[str, dict[str, Any]] = {}
+    for column, fit in fits_of(columns, dataset).items():
+        if fit.edges is not None:
             found[column] = {"edges": fit.edges, "names": bucket_names(fit.edges)}
-        elif fit is not None:
-            found[column] = {"log": fit.log, "mean": fit.mean or 0.0, "deviation": fit.deviation or 1.0}
+        else:
+            scale = {"log": fit.log, "mean": fit.mean or 0.0, "deviation": fit.deviation or 1.0}
+            found[column] = {**scale, "missing": fit.missing}
     return found
 
 

@@ -153,11 +153,22 @@ def test_a_place_for_an_export_that_is_none_or_taken_says_so(start: Commands, tr
     for mine in ("notes.txt", "tables/item.csv"):
         (taken / mine).touch()
     said = start("export", f"run={trained}", "out=taken", "overwrite=true").err
-    assert (
-        "out: want nothing but an export to overwrite, got notes.txt, tables/item.csv in taken too; move that" in said
-    )
+    assert "want nothing but an export to overwrite, got notes.txt, tables, tables/item.csv in taken too; move" in said
     (taken / "tables" / "item.csv").unlink()
+    for mine in ("__pycache__/mine.csv", "mine/"):
+        (taken / mine).parent.mkdir(exist_ok=True)
+        (taken / mine).mkdir() if mine.endswith("/") else (taken / mine).touch()
+    said = start("export", f"run={trained}", "out=taken", "overwrite=true").err
+    assert "got __pycache__, __pycache__/mine.csv, mine, notes.txt, tables in " in said
+    shutil.rmtree(taken / "__pycache__")
+    for empty in ("mine", "tables"):
+        (taken / empty).rmdir()
+    (taken / "lock").touch()
     (taken / "notes.txt").unlink()
+    (taken / "export.json").write_text("{}")
+    said = start("export", f"run={trained}", "out=taken", "overwrite=true").err
+    assert "want the folder of an export of this version, got " in said
+    (taken / "export.json").write_text('{"files": []}')
     assert start("export", f"run={trained}", "out=taken", "overwrite=true").code in (0, None)
     assert [entry.name for entry in start.folder.iterdir()] == ["taken"]
     assert served.manifest(taken)["format"] == 1

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import sharded_emb
 from tests.cli import served
@@ -97,8 +98,54 @@ def test_what_serves_a_model_takes_numbers_as_the_log_has_them(start: Commands) 
     edges = {**numbers, "band": [2.25] * 60}
     names = {**numbers, "band": [">=2.25"] * 60}
     np.testing.assert_array_equal(served.said_by(exported, edges, 60), served.said_by(exported, names, 60))
-    with pytest.raises(ValueError, match=r"^band: want numbers, names of buckets or None, got nan"):
-        exported.probabilities({**numbers, "band": [float("nan")] * 60})
+    texts = {**numbers, "band": ["2.25"] * 60, "third": ["1e3", *numbers["third"][1:]]}
+    assert not np.array_equal(served.said_by(exported, texts, 60), served.said_by(exported, edges, 60))
+    np.testing.assert_array_equal(served.said_by(exported, texts, 60)[1:], served.said_by(exported, edges, 60)[1:])
+    nothing = [served.said_by(exported, {**numbers, "band": [none] * 60}, 60) for none in (None, "")]
+    np.testing.assert_array_equal(*nothing)
+    for wrong in (float("nan"), "much", [2.0]):
+        with pytest.raises(
+            ValueError, match=r"^band: want a number, or the name of a bucket where there are some, got "
+        ):
+            exported.probabilities({**numbers, "band": [wrong] * 60})
+        with pytest.raises(ValueError, match=r"^price: want a number, or "):
+            exported.probabilities({**numbers, "price": [wrong] * 60})
+    with pytest.raises(ValueError, match=r"^price: want a finite number, got inf"):
+        exported.probabilities({**numbers, "price": [float("inf")] * 60})
+    # a user or an item has a number that stands for none, an event has not
+    exported.probabilities({**numbers, "stock": [None] * 60})
+    with pytest.raises(ValueError, match=r"^price: want a number, or .*, got None"):
+        exported.probabilities({**numbers, "price": [None] * 60})
+
+
+def test_a_model_reads_numbers_on_the_scale_that_it_was_trained_on_alone(start: Commands) -> None:
+    prepare(start)
+    words = [f"data={start.folder / 'data'}", "~tables.item", "~features.history", "model=dlrm", "epochs=null"]
+    words += ["+tables.user.dim=8", "+features.user={table: user, column: user, pooling: sum}"]
+    words += ["model.numbers=[price]", "loss=binary_cross_entropy", "early_stopping=null", "steps=3"]
+    ended = start("train", *words, f"run={start.folder / 'run'}")
+    assert ended.code in (0, None), ended.err
+    manifest = start.folder / "data" / "manifest.yaml"
+    said = yaml.safe_load(manifest.read_text())
+    before = said["fitted"]["price"]["mean"]
+    said["fitted"]["price"]["mean"] = 0.5
+    manifest.write_text(yaml.safe_dump(said, sort_keys=False))
+    run_of = f"run={start.folder / 'run'}"
+    lines = {
+        "evaluate": start("evaluate", run_of).err,
+        "export": start("export", run_of).err,
+        "resume": start("train", *words[:-1], "steps=6", run_of, "resume=true").err,
+        "warm": start("train", *words, f"run={start.folder / 'warm'}", f"warm_start.run={start.folder / 'run'}").err,
+    }
+    for name, line in lines.items():
+        assert "data: want numbers of price as " in line, name
+        assert f"was trained on (mean {before}), got others (mean 0.5); make the dataset by prepare extend=" in line
+    assert not (start.folder / "warm").exists()
+    # of an earlier version, which does not say it
+    del said["fitted"]
+    manifest.write_text(yaml.safe_dump(said, sort_keys=False))
+    assert "data: want a dataset that says how price came to be, got " in start("export", run_of).err
+    assert start("evaluate", run_of).code in (0, None)
 
 
 def test_scores_that_are_no_finite_numbers_fail_an_evaluation(start: Commands) -> None:

@@ -1,14 +1,18 @@
 """Filters, ties, sessions, splits, numbers, thresholds of vocabularies, and datasets that extend others."""
 
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from sharded_emb.data.attribute import bucket_names
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.fits import fits_of
 from sharded_emb.data.layouts.labelled_events import LabelledEvents
 from sharded_emb.data.layouts.next_item import NextItem
 from sharded_emb.data.prepare import prepare
@@ -249,8 +253,80 @@ def test_an_extended_dataset_keeps_what_all_rows_of_the_old_one_came_to(tmp_path
     assert other.manifest.fitted["standard"] == old.manifest.fitted["standard"]
     manifest = tmp_path / "old" / "manifest.yaml"
     manifest.write_text(manifest.read_text().partition("fitted:")[0])
-    with pytest.raises(InputError, match=r"^extend: want a dataset that says what scale=standardize of x came to, got"):
+    with pytest.raises(
+        InputError, match=r"^extend: want a dataset that says what scale=standardize of x \(event\) came"
+    ):
         made(more, tmp_path / "late", How(extend=tmp_path / "old"), attributes=attributes)
+
+
+def test_a_user_without_a_number_has_the_same_one_in_an_extended_dataset(tmp_path: Path) -> None:
+    events = written(tmp_path, [(user, "a", time) for time, user in enumerate("uvw")])
+    attributes = {"age": {"of": "user", "number": True, "scale": "standardize"}, "size": {"of": "user", "number": True}}
+    users = written(tmp_path, [("u", 10, 1), ("v", 20, 3)], "user,age,size", "users.csv")
+    old = made(events, tmp_path / "old", attributes=attributes, users=users)
+    later = written(tmp_path, [("u", 10, 1), ("v", 20, 3), ("z", 90, 50)], "user,age,size", "later.csv")
+    more = written(tmp_path, [(user, "a", time) for time, user in enumerate("uvwz")], name="more.csv")
+    new = made(more, tmp_path / "new", How(extend=tmp_path / "old"), attributes=attributes, users=later)
+    for name, of_w in (("age", 0), ("size", 2)):
+        before, after = old.split("train")[name].to_pylist(), new.split("train")[name].to_pylist()
+        assert before == after[:3]
+        assert before[2] == pytest.approx(of_w)
+    anew = made(more, tmp_path / "anew", attributes=attributes, users=later)
+    assert anew.split("train")["size"].to_pylist()[2] == 18
+    # an attribute that is left out for a while is the same when it is back
+    none = made(more, tmp_path / "none", How(extend=tmp_path / "old"))
+    assert none.manifest.fitted == old.manifest.fitted
+    back = made(more, tmp_path / "back", How(extend=tmp_path / "none"), attributes=attributes, users=later)
+    assert back.split("train")["age"].to_pylist() == new.split("train")["age"].to_pylist()
+
+
+def test_numbers_that_are_all_the_same_or_too_large_have_no_scale_of_their_own(tmp_path: Path) -> None:
+    attributes = {"x": {"of": "event", "number": True, "scale": "standardize"}}
+    head = "user,item,time,x"
+    made(written(tmp_path, [("u", i, i, 0.1) for i in range(3)], head), tmp_path / "old", attributes=attributes)
+    raw = written(tmp_path, [("u", i, i, 0.2) for i in range(3)], head, "more.csv")
+    new = made(raw, tmp_path / "new", How(extend=tmp_path / "old"), attributes=attributes)
+    assert new.split("test")["x"].to_pylist() == [pytest.approx([0.1] * 3)]
+    huge = written(tmp_path, [("u", i, i, x) for i, x in enumerate([1e308, 1e308, -1])], head, "huge.csv")
+    with pytest.raises(InputError, match=r"^dataset\.attributes\.x\.scale: want numbers that can be scaled, got mean "):
+        made(huge, tmp_path / "huge", attributes=attributes)
+
+
+def test_a_number_at_an_edge_is_above_it_to_the_last_bit(tmp_path: Path) -> None:
+    drawn = [repr(x) for x in np.random.default_rng(0).random(2000).tolist()]
+    raw = written(tmp_path, [("u", i, i, x) for i, x in enumerate(drawn)], "user,item,time,x")
+    dataset = made(raw, tmp_path / "data", attributes={"x": {"of": "event", "buckets": 100}})
+    assert dataset.manifest.fitted is not None
+    edges = dataset.manifest.fitted["x"].edges
+    assert edges is not None
+    assert len(edges) == 99
+    names, [row] = dataset.raw_ids("x").to_pylist(), dataset.split("test")["x"].to_pylist()
+    wanted = [bucket_names(edges)[bisect_right(edges, float(x))] for x in drawn]
+    assert [names[each] for each in row] == wanted
+
+
+def test_columns_have_the_numbers_of_their_attributes_and_histories_those_beside_their_events(tmp_path: Path) -> None:
+    scaled = {"of": "event", "column": "x", "number": True, "scale": "standardize"}
+    attributes = {"x": scaled, "items_x": {"of": "event", "column": "x", "number": True}}
+    attributes |= {"kind": {"of": "event", "column": "x", "edges": [1]}, "user_kind": {"of": "event", "column": "x"}}
+    raw = written(tmp_path, [("u", i, i, x) for i, x in enumerate([0, 1, 3, -7])], "user,item,time,x")
+    found = made(raw, tmp_path / "sequences", attributes=attributes)
+    fitted = found.manifest.fitted
+    assert fitted is not None
+    assert fits_of(["x", "items_x", "kind", "user_kind", "items"], found) == {
+        name: fitted[name] for name in ("x", "items_x", "kind")
+    }
+    assert fitted["items_x"].mean is None
+    layout = LabelledEvents(label="x", threshold=1, histories={"items": "all"}, split="random")
+    labelled = made(raw, tmp_path / "labelled", layout=layout, attributes={"y": scaled, "z": attributes["kind"]})
+    assert labelled.columns["items_y"].type == "list<float32>"
+    fitted = labelled.manifest.fitted
+    assert fitted is not None
+    assert fits_of(sorted(labelled.columns), labelled) == {"y": fitted["y"], "items_y": fitted["y"], "z": fitted["z"]}
+    earlier = Dataset(labelled.folder, labelled.manifest.model_copy(update={"fitted": None}))
+    with pytest.raises(InputError, match=r"^data: want a dataset that says how items_y came to be, got .* of an"):
+        fits_of(["items_y"], earlier)
+    assert fits_of(["items"], earlier) == {}
 
 
 def test_numbers_of_users_and_items_are_columns_and_missing_ones_the_mean(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_numbers_by_all_rows_of_a_log_stay_what_the_dataset_says(tmp_path: Path)
     manifest = growing.data / "manifest.yaml"
     manifest.write_text(re.sub(r"^fitted:\n(?:  .*\n)*", "", manifest.read_text(), flags=re.MULTILINE))
     (growing.log / "day-10.csv").write_text("user,item,rating,time\n3,1,5,300\n3,1,5,301\n")
-    with pytest.raises(InputError, match=r"^data: want a dataset that says what buckets=2 of rating came to, got "):
+    with pytest.raises(InputError, match=r"^data: want a dataset that says what buckets=2 of rating \(event\) came"):
         growing.add()
 
 

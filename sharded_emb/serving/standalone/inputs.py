@@ -180,28 +180,26 @@ class Inputs:
         return [_decayed(row, now, said) for row, now in zip(read["times"], nows, strict=True)]
 
     def _in_buckets(self, column: str, values: list[Any]) -> list[Any]:
-        """With the name of its bucket for each number, where numbers have become ids so; names stay."""
+        """With the name of its bucket for each number, also one in a text, where numbers have become ids so; names
+        stay, and nothing does.
+        """
         said = self.prepared.get(column)
         if said is None or "edges" not in said:
             return values
-        found = []
-        for value in values:
-            if value is not None and not isinstance(value, str):
-                if math.isnan(value := float(value)):
-                    raise ValueError(f"{column}: want numbers, names of buckets or None, got nan")
-                value = said["names"][bisect_right(said["edges"], value)]
-            found.append(value)
-        return found
+        names: list[str] = said["names"]
+        return [
+            value or None
+            if value is None or value == "" or value in names
+            else names[bisect_right(said["edges"], _number(column, value))]
+            for value in values
+        ]
 
     def _scaled(self, column: str, values: Sequence[Any]) -> list[Any]:
         """Numbers as the model has them."""
         said = self.prepared.get(column)
         if said is None or "edges" in said:
             return [*values]
-        numbers = [*map(float, values)]
-        if said["log"]:
-            numbers = [math.copysign(math.log(abs(number) + 1), number) for number in numbers]
-        return [(number - said["mean"]) / said["deviation"] for number in numbers]
+        return [_on_scale(said, column, value) for value in values]
 
     def _looked_up(self, feature: Mapping[str, Any], bags: Bags) -> dict[str, Tensor]:
         """Of a feature its inputs."""
@@ -231,6 +229,29 @@ class Inputs:
         shift_T = offsets[item_T] - (lengths_T.cumsum(0) - lengths_T)
         at_N = torch.arange(int(lengths_T.sum())) + torch.repeat_interleave(shift_T, lengths_T)
         return Bags(values[at_N], lengths_T).with_rows_behind(behind, feature["behind"])
+
+
+def _number(column: str, value: Any) -> float:
+    """Of any library. Raises ValueError for what is no number."""
+    try:
+        # of few bits by its shortest text, as which `prepare` has read it
+        number = float(str(value) if type(value).__name__ in ("float32", "float16") else value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{column}: want a number, or the name of a bucket where there are some, got {value!r}")
+    return number
+
+
+def _on_scale(said: Mapping[str, Any], column: str, value: Any) -> float:
+    if value is None and said["missing"] is not None:
+        return float(said["missing"])  # of a user or an item without
+    number = _number(column, value)
+    if math.isinf(number):
+        raise ValueError(f"{column}: want a finite number, got {value!r}")
+    if said["log"]:
+        number = math.copysign(math.log(abs(number) + 1), number)
+    return float((number - said["mean"]) / said["deviation"])
 
 
 def _listed(column: str, value: Any, scalar: bool) -> list[Any]:
