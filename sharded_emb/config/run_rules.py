@@ -112,7 +112,7 @@ def there(written: Written, out: Path, overwrite: bool) -> str | None:
         ours = {written.manifest, LOCK, *map(str, said["files"])}
     except (ValueError, KeyError, TypeError):
         got = f"got {out / written.manifest}, which does not say what else of that folder is its own"
-        return f"out: want the folder of {written.said} of this version, {got}; remove the folder, or choose another"
+        return f"out: want the folder of {written.said} of this version, {got}; move the folder away, or choose another"
     others = _others(out, ours)
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""

@@ -311,7 +311,8 @@ def test_what_cannot_be_explored_says_why_and_leaves_nothing(trained: Path, star
     (start.folder / "seen" / "rows" / "mine.csv").unlink()
     (start.folder / "other").mkdir()
     (start.folder / "other" / "explore.json").write_text('{"my": "data"}')
-    assert "got explore.json in other too; move that away" in problem(f"run={trained}", "out=other")
+    said = problem(f"run={trained}", "out=other")
+    assert "got other/explore.json, which does not say what else of that folder is its own; move" in said
     before = (start.folder / "seen" / "explore.json").read_text()
     problem(f"run={trained}", "out=seen", "ids=[70000]")
     assert (start.folder / "seen" / "explore.json").read_text() == before
