@@ -25,6 +25,7 @@ from sharded_emb.config.run import (
     OfRunConfig,
     PlanConfig,
     PrepareConfig,
+    RowsOfRunConfig,
     RunConfig,
     ShardingConfig,
 )
@@ -75,7 +76,7 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
         found += [*hard_problems(sound, dataset), *metric_problems(sound, dataset)]
     if issubclass(kind, ExploreConfig):
         found += explored_attributes(sound, dataset)
-    if issubclass(kind, ExportConfig | ExploreConfig):  # tables are read where they lie, whatever ranks there are
+    if issubclass(kind, RowsOfRunConfig):  # tables are read where they lie, whatever ranks there are
         return found
     return [*found, *_plan(kind, tree, sound, dataset)]
 
@@ -128,7 +129,7 @@ def _dense(sound: Tree) -> Iterator[str]:
 
 def _rows(kind: type[Any], sound: Tree, dataset: Dataset) -> Iterator[str]:
     """Splits that are needed need rows: without any an epoch has no step, and a metric no value."""
-    if issubclass(kind, ExportConfig | ExploreConfig):
+    if issubclass(kind, RowsOfRunConfig):
         return
     rows = {name: split.rows for name, split in dataset.manifest.splits.items()}
     if issubclass(kind, EvaluateConfig):

@@ -1,6 +1,6 @@
 """`RunConfig`: everything that a run depends on, and nothing else does."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, StrictInt, StrictStr
 
@@ -96,6 +96,8 @@ class RunConfig(Frozen):
     that are left.
     """
 
+    in_steps: ClassVar[bool] = True  # it asks for the same memory in each of many
+
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
     run: UserPath | None = None
     resume: bool = False
@@ -161,19 +163,26 @@ class OfRunConfig(RunConfig):
     """Of a command that takes a run as it is, and trains nothing."""
 
 
-class ExportConfig(OfRunConfig):
+class RowsOfRunConfig(OfRunConfig):
+    """Of one that reads the rows of tables where they lie, each once. out: a folder."""
+
+    in_steps: ClassVar[bool] = False
+
+    out: UserPath | None = None
+
+
+class ExportConfig(RowsOfRunConfig):
     """What `export` adds to the run it exports. out: a folder, null for `export` in that of the run. overwrite: replace
     an export that is there. quantize: how numbers of tables and items are written, null for the dtypes of the tables.
     index: of the items of a next-item model, as faiss describes one, to search among part of them; null for none.
     """
 
-    out: UserPath | None = None
     overwrite: bool = False
     quantize: Literal["fp16", "bf16", "int8"] | None = None
     index: str | None = None
 
 
-class ExploreConfig(OfRunConfig):
+class ExploreConfig(RowsOfRunConfig):
     """What `explore` adds to the run it looks at. out: a folder, null for `explore` in that of the run; what an earlier
     one has left there is replaced. table: that is looked at, null for all. ids: raw ids of it whose nearest neighbours
     are wanted, top_k of each. map: how rows are put on a plane. points: how many rows, half of them the most read.
@@ -181,7 +190,6 @@ class ExploreConfig(OfRunConfig):
     value is shown beside the id of an item.
     """
 
-    out: UserPath | None = None
     table: str | None = None
     ids: list[StrictStr | StrictInt] = Field(default_factory=list)
     top_k: PositiveInt = 10

@@ -49,7 +49,7 @@ def joined(config: RunConfig) -> Iterator[Place]:
     """The process group of a config's device, with its threads. Raises InputError on every rank where another one was
     started with other words.
     """
-    with process_group(config.device, config.wait_seconds) as place, _torch_as_it_was():
+    with process_group(config.device, config.wait_seconds, config.in_steps) as place, _torch_as_it_was():
         require_same_start(config, place)
         torch.set_num_threads(config.threads_per_rank)
         yield place

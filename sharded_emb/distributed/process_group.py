@@ -134,14 +134,19 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int) -> torc
 
 
 @contextmanager
-def process_group(device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 600) -> Iterator[Place]:
+def process_group(
+    device: Literal["auto", "cpu", "cuda"], wait_seconds: float = 600, in_steps: bool = True
+) -> Iterator[Place]:
     """Joins the group that the environment names, else makes a group of one; leaves it at the end.
 
     wait_seconds bounds every collective, so that a rank whose peers are gone does not wait for ever. A process of
     torchrun ends soon after it. One of many that fails stays in the group: its connections end with the process, after
-    it has said why, and only then do the others fail of it. Raises InputError where this process is in a group.
+    it has said why, and only then do the others fail of it. in_steps: memory is asked for again and again, in the same
+    sizes, so that what was freed is kept. Raises InputError where this process is in a group.
     """
     with _the_only_group():
+        if in_steps and not _malloc_is_told() and pick_device(device, _local_rank()).type == "cpu":
+            keep_freed_memory()
         yield from _joined(device, timedelta(seconds=wait_seconds))
 
 
@@ -157,16 +162,17 @@ def _the_only_group() -> Iterator[None]:
         _IN_GROUP.release()
 
 
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def _joined(device: Literal["auto", "cpu", "cuda"], timeout: timedelta) -> Iterator[Place]:
     """See `process_group`."""
     if by_torchrun():
         end_with_parent()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = pick_device(device, local_rank)
+    chosen = pick_device(device, _local_rank())
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    elif not _malloc_is_told():
-        keep_freed_memory()
     backend, hook = "nccl" if chosen.type == "cuda" else "gloo", sys.excepthook
     if "WORLD_SIZE" in os.environ:
         on_device: dict[str, Any] = {"device_id": chosen} if chosen.type == "cuda" else {}

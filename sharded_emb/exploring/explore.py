@@ -98,13 +98,17 @@ def _seen(look: Look, wanted: Sequence[int], asked: Asked, file: Path) -> Seen:
     return Seen(said, points, coloured_by, figures.norm_R[stands & figures.finite_R], look.reads_R[stands])
 
 
-def _greatest(values_R: Int64s | Floats, among_R: Mask) -> Int64s:
+def _greatest(values_R: Int64s | Floats, among_R: Mask, count: int = _LISTED) -> Int64s:
     """The rows of the greatest values, the lower one first among equals."""
-    rows = np.flatnonzero(among_R)
-    if len(rows) > _LISTED:  # those that are no less than the last of them, before they are sorted
-        least = np.partition(values_R[rows], len(rows) - _LISTED)[len(rows) - _LISTED]
-        rows = rows[values_R[rows] >= least]
-    return rows[np.argsort(-values_R[rows], kind="stable")][:_LISTED]
+    values = values_R[among_R]
+    if len(values) <= count:
+        rows = np.flatnonzero(among_R)
+    else:  # those above the last of them, and of its equals the first
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(among_R & (values_R > least))
+        equal = np.flatnonzero(among_R & (values_R == least))[: count - len(above)]
+        rows = np.sort(np.concatenate([above, equal]))
+    return rows[np.argsort(-values_R[rows], kind="stable")]
 
 
 def _lines(rows: Int64s, look: Look, figures: Figures) -> list[dict[str, Any]]:
@@ -138,13 +142,15 @@ def _neighbours(look: Look, figures: Figures, rows: tuple[Sequence[int], Int64s]
 
 def _on_map(look: Look, asked: Asked) -> Int64s:
     """Rows that stand for an id: all, or the most read and a sample of the others, half of each."""
-    rows = np.flatnonzero(look.names.read_R)
-    if len(rows) <= asked.points:
-        return rows
-    half = asked.points // 2
-    apart = np.argpartition(-look.reads_R[rows], half)
-    drawn = np.random.default_rng(asked.seed).choice(apart[half:], asked.points - half, replace=False)
-    return np.sort(rows[np.concatenate([apart[:half], drawn])])
+    stands = look.names.read_R
+    if np.count_nonzero(stands) <= asked.points:
+        return np.flatnonzero(stands)
+    top = _greatest(look.reads_R, stands, asked.points // 2)
+    others = stands.copy()
+    others[top] = False
+    rows = np.flatnonzero(others)
+    drawn = np.random.default_rng(asked.seed).choice(len(rows), asked.points - len(top), replace=False)
+    return np.sort(np.concatenate([top, rows[drawn]]))
 
 
 def _points(look: Look, figures: Figures, rows: tuple[Int64s, Int64s, Sequence[int]], asked: Asked) -> list[Point]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sharded_emb.data.columns import Int64s
 from sharded_emb.exploring.vectors import Floats, Mask, Piece
+
+_BANDS = 65  # of 64-bit counts, by their highest bit
+_ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -123,27 +125,28 @@ def by_reads(reads_R: Int64s, figures: Figures, stands: Mask) -> list[dict[str, 
     """A line for rows that are read never, once, 2 to 3 times, 4 to 7 ...: how many, their part of all reads, and the
     means of their norms and of how far they moved.
     """
-    counted = stands & figures.finite_R
-    reads_N = reads_R[counted]
-    band_N = np.frexp(reads_N.astype(np.float64))[1]  # 0 of 0, else one more than the logarithm to base 2
-    rows = np.bincount(band_N)
-
-    def means(values_R: npt.NDArray[Any]) -> list[float]:
-        return (np.bincount(band_N, weights=values_R[counted]) / np.maximum(rows, 1)).tolist()
-
-    reads, norm = means(reads_R), means(figures.norm_R)
-    moved = None if figures.moved_R is None else means(figures.moved_R)
+    sums = np.zeros((4, _BANDS))  # rows, reads, norms, distances moved
+    moved_R = figures.moved_R
+    for first in range(0, len(stands), _ROWS_AT_ONCE):
+        some = slice(first, first + _ROWS_AT_ONCE)
+        counted = stands[some] & np.isfinite(figures.norm_R[some])
+        reads_N, norm_N = reads_R[some][counted], figures.norm_R[some][counted]
+        moved_N = np.zeros_like(norm_N) if moved_R is None else moved_R[some][counted]
+        band_N = np.frexp(reads_N.astype(np.float64))[1]  # 0 of 0, else one more than the logarithm to base 2
+        weights_4N = np.stack([np.ones_like(norm_N), reads_N, norm_N, moved_N])
+        sums += [np.bincount(band_N, weights=weights_N, minlength=_BANDS) for weights_N in weights_4N]
     total = max(int(reads_R[stands].sum()), 1)
     return [
         {
             "from": 2 ** (band - 1) if band else 0,
             "to": 2**band - 1 if band else 0,
-            "rows": int(rows[band]),
-            "share_of_reads": reads[band] * int(rows[band]) / total,
-            "norm": norm[band],
-            "moved": None if moved is None else moved[band],
+            "rows": int(rows),
+            "share_of_reads": float(reads / total),
+            "norm": float(norms / rows),
+            "moved": None if moved_R is None else float(moved / rows),
         }
-        for band in np.flatnonzero(rows).tolist()
+        for band, (rows, reads, norms, moved) in enumerate(sums.T)
+        if rows
     ]
 
 

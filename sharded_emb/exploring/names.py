@@ -108,22 +108,31 @@ class Names:
             return cls(table.name, table.rows, pa.array(rows_K), rows_K, special)
         return cls(table.name, table.rows, None, np.zeros(0, np.int64), special)
 
-    @cached_property
-    def ids_R(self) -> Int64s:
-        """How many known ids read each row."""
-        there_K = self.rows_K >= 0
-        return np.bincount(self.rows_K if there_K.all() else self.rows_K[there_K], minlength=self.rows)
+    @property
+    def ids_that_share_a_row(self) -> int:
+        """How many known ids read a row that others read, too."""
+        if self._rising:
+            return 0
+        ids_R = np.bincount(self.rows_K[self.rows_K >= 0], minlength=self.rows)
+        return int(ids_R[ids_R > 1].sum())
 
     @cached_property
     def read_R(self) -> npt.NDArray[np.bool_]:
         """Which rows stand for an id, as far as that is known."""
-        if self.raw is not None:
-            return self.ids_R > 0
-        return np.arange(self.rows) >= FIRST_ROW
+        if self.raw is None:
+            return np.arange(self.rows) >= FIRST_ROW
+        read_R = np.zeros(self.rows, np.bool_)
+        read_R[self.rows_K if self._rising else self.rows_K[self.rows_K >= 0]] = True
+        return read_R
+
+    @cached_property
+    def _rising(self) -> bool:
+        """Whether each id has a row of its own, in the order of the rows."""
+        return not len(self.rows_K) or bool(self.rows_K[0] >= 0 and (self.rows_K[1:] > self.rows_K[:-1]).all())
 
     @cached_property
     def _order(self) -> tuple[Int64s | None, Int64s]:
-        if (self.rows_K[1:] > self.rows_K[:-1]).all():
+        if self._rising:
             return None, self.rows_K
         order_K = np.argsort(self.rows_K, kind="stable")
         return order_K, self.rows_K[order_K]

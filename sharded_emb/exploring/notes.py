@@ -55,7 +55,7 @@ def counts(look: Look, figures: Figures) -> dict[str, Any]:
     total, top = int(falling.sum()), len(falling) // 100
     return {
         "rows_of_ids": int(stands.sum()),
-        "ids_that_share_a_row": int(look.names.ids_R[look.names.ids_R > 1].sum()),
+        "ids_that_share_a_row": look.names.ids_that_share_a_row,
         "reads": total,
         "reads_of_the_most_read_percent": float(falling[:top].sum() / total) if total and top else None,
         "never_read": int((falling == 0).sum()),
