@@ -43,12 +43,13 @@ def require_same_numbers(built: Built, checkpoint: Path | None) -> None:
     """
 
     def check() -> None:
+        if checkpoint is None:
+            return
         try:
-            said = {} if checkpoint is None else files.state_of(checkpoint, "data")
+            said = files.state_of(checkpoint, "data")
         except (InputError, ValueError, OSError):
             return
-        assert checkpoint is not None or not said
-        if problems := [*other_numbers(said, numbers_of(built.reading, built.dataset), checkpoint or Path())]:
+        if problems := [*other_numbers(said, numbers_of(built.reading, built.dataset), checkpoint)]:
             raise InputError(*problems)
 
     from_first_rank(check, built.place)

@@ -12,7 +12,7 @@ from sharded_emb.data.attribute import RAW, Attribute, Fit, bucket_names
 from sharded_emb.data.fits import Fits, Numbers
 from sharded_emb.errors import InputError
 
-_ROUNDING = 1e-12  # of a mean: numbers that differ by less are the same one
+_ROUNDING = 1e-14  # of a mean: numbers that differ by less are the same one
 
 
 def exact(number: float) -> Any:

@@ -34,6 +34,7 @@ class Look:
 
 
 def shape(look: Look) -> dict[str, Any]:
+    """What a table is."""
     table = look.vectors.table
     return {
         "rows": table.rows,
