@@ -17,12 +17,13 @@ Numbers = dict[str, Any]
 
 class Fits:
     """known: of a dataset, whose columns are `had`; None where it does not say. key: that names it. found: of all
-    attributes so far.
+    attributes so far. changed: a line for each that has another rule than it had.
     """
 
     def __init__(self, known: Mapping[str, Fit] | None = None, had: Iterable[str] = (), key: str = "data") -> None:
         self.known, self.had, self.key = known, {*had}, key
         self.found: dict[str, Fit] = {}
+        self.changed: list[str] = []
 
     @classmethod
     def of(cls, dataset: Dataset, key: str) -> "Fits":
@@ -51,6 +52,8 @@ class Fits:
             if not all(map(math.isfinite, scales.values())):
                 got = f"got {', '.join(f'{key} {value}' for key, value in scales.items())}"
                 raise InputError(f"dataset.attributes.{name}.scale: want numbers that can be scaled, {got}; use log")
+            if known is not None:
+                self.changed.append(f"{name}: {rule}, which was {known.rule}: its numbers are others than before")
             known = Fit(rule=rule, **numbers)
         self.found[name] = known
         return known

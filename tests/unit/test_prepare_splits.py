@@ -226,7 +226,9 @@ def test_numbers_are_scaled_and_bucketed(tmp_path: Path) -> None:
     assert [names[each] for each in row["halves"]] == ["<1", ">=1", ">=1", "<1"]
 
 
-def test_an_extended_dataset_keeps_what_all_rows_of_the_old_one_came_to(tmp_path: Path) -> None:
+def test_an_extended_dataset_keeps_what_all_rows_of_the_old_one_came_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     head, attributes = (
         "user,item,time,x",
         {
@@ -247,7 +249,10 @@ def test_an_extended_dataset_keeps_what_all_rows_of_the_old_one_came_to(tmp_path
     assert anew.raw_ids("halves").to_pylist()[2:] == ["<100", ">=100"]
     # another rule is another question
     attributes["halves"] = {**attributes["halves"], "buckets": 4}
+    capsys.readouterr()
     other = made(more, tmp_path / "other", How(extend=tmp_path / "old"), attributes=attributes)
+    said = "halves: buckets=4 of x (event), which was buckets=2 of x (event): its numbers are others than before"
+    assert said in capsys.readouterr().err
     assert other.manifest.fitted is not None
     assert other.manifest.fitted["halves"].edges == [1.0, 100.0, 300.0]
     assert other.manifest.fitted["standard"] == old.manifest.fitted["standard"]
