@@ -5,7 +5,7 @@ be an id that nobody has trained, and a number on another scale another number.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from sharded_emb.data.attribute import Attribute, Fit
@@ -17,13 +17,12 @@ Numbers = dict[str, Any]
 
 class Fits:
     """known: of a dataset, whose columns are `had`; None where it does not say. key: that names it. found: of all
-    attributes so far. changed: a line for each that has another rule than it had.
+    attributes so far.
     """
 
     def __init__(self, known: Mapping[str, Fit] | None = None, had: Iterable[str] = (), key: str = "data") -> None:
         self.known, self.had, self.key = known, {*had}, key
         self.found: dict[str, Fit] = {}
-        self.changed: list[str] = []
 
     @classmethod
     def of(cls, dataset: Dataset, key: str) -> "Fits":
@@ -31,10 +30,18 @@ class Fits:
         manifest = dataset.manifest
         return cls(manifest.fitted, [*manifest.columns, *manifest.item_attributes], key)
 
-    @property
-    def all(self) -> dict[str, Fit]:
-        """With those that are known of attributes that are not there now, and may be again."""
-        return {**(self.known or {}), **self.found}
+    def all(self, attributes: Collection[str]) -> dict[str, Fit]:
+        """With those that are known of what is no attribute now, and may be one again. attributes: those that are."""
+        away = {name: fit for name, fit in (self.known or {}).items() if name not in attributes}
+        return {**away, **self.found}
+
+    def told(self, attributes: Collection[str]) -> Iterator[str]:
+        """A line for each attribute whose numbers, or ids, are others than in the dataset that is known."""
+        for name, fit in (self.known or {}).items():
+            now = self.found.get(name)
+            if name in attributes and (now is None or now.rule != fit.rule):
+                rule = "no numbers" if now is None else now.rule
+                yield f"{name}: {rule}, which was {fit.rule}: its values are others than before"
 
     def fit(self, name: str, attribute: Attribute, compute: Callable[[], Numbers]) -> Fit:
         """What is known of an attribute with this rule, else what is computed. Raises InputError for a dataset of an
@@ -52,8 +59,6 @@ class Fits:
             if not all(map(math.isfinite, scales.values())):
                 got = f"got {', '.join(f'{key} {value}' for key, value in scales.items())}"
                 raise InputError(f"dataset.attributes.{name}.scale: want numbers that can be scaled, {got}; use log")
-            if known is not None:
-                self.changed.append(f"{name}: {rule}, which was {known.rule}: its numbers are others than before")
             known = Fit(rule=rule, **numbers)
         self.found[name] = known
         return known
@@ -62,7 +67,9 @@ class Fits:
         """What stands for a number that a user or an item has not: what is known of it, else what is computed."""
         fit = self.found[name]
         if fit.missing is None:
-            fit = self.found[name] = fit.model_copy(update={"missing": compute()})
+            if not math.isfinite(missing := compute()):
+                raise InputError(f"dataset.attributes.{name}: want numbers that have a mean, got a sum of {missing}")
+            fit = self.found[name] = fit.model_copy(update={"missing": missing})
         assert fit.missing is not None
         return fit.missing
 

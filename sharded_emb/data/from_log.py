@@ -37,6 +37,8 @@ def make(config: LogConfig, work: Work) -> Manifest:
     for of, table in (("user", raw.users), ("item", raw.items)):
         if table is not None:
             _count_without_row(config, of, table.select(of).to_pyarrow()[of], counts[of]["raw"], work)
+    for line in work.fits.told(attributes):
+        work.progress.say(line)
     events = pc.sum(counts["user"]["count"]).as_py()
     vocabularies = _vocabularies(config, counts, work)
     log = vocabulary.Encoder(work, vocabularies).encode(raw, config)
@@ -57,7 +59,7 @@ def make(config: LogConfig, work: Work) -> Manifest:
         seed=work.seed,
         dataset=config.model_dump(mode="json"),
         facts=work.facts,
-        fitted=work.fits.all,
+        fitted=work.fits.all(attributes),
     )
 
 

@@ -61,7 +61,7 @@ def prepare(config: DatasetConfig, folder: Path, *, seed: int, overwrite: bool, 
             counts = _item_counts(dataset)
             report.write(part, manifest, found, counts)
         write_manifest(part, manifest)
-    for line in [*work.fits.changed, *bad.summary()]:
+    for line in bad.summary():
         progress.say(line)
     return manifest
 

@@ -12,6 +12,7 @@ from sharded_emb.data.attribute import RAW, Attribute, Fit, bucket_names
 from sharded_emb.data.fits import Fits, Numbers
 from sharded_emb.errors import InputError
 
+_BEYOND = 3.4028235e38  # the largest number of 32 bits is below it
 _ROUNDING = 1e-14  # of a mean: numbers that differ by less are the same one
 
 
@@ -108,13 +109,20 @@ def _scaled(table: Any, number: Any, attribute: Attribute, fit: Callable[[Callab
     """log: log(1 + |x|) with the sign of x. standardize: less the mean, over the deviation, of all rows."""
     if attribute.scale is None:
         fit(dict)
-        return number
+        return _of_32_bits(number)
     log = attribute.scale in ("log", "log_standardize")
     if log:
         size = (number.abs() + 1).ln()
         number = ibis.ifelse(number < 0, -size, size)
     found = fit(lambda: {"log": log, **(_standard(table, number) if attribute.of_all_rows else {})})
-    return number if found.mean is None else (number - exact(found.mean)) / exact(found.deviation or 1.0)
+    if found.mean is not None:
+        number = (number - exact(found.mean)) / exact(found.deviation or 1.0)
+    return _of_32_bits(number)
+
+
+def _of_32_bits(number: Any) -> Any:
+    """Null for what a column of float32 would have as infinite."""
+    return ibis.ifelse(number.abs() < exact(_BEYOND), number, ibis.null("float64"))
 
 
 def mean_of(table: Any, number: Any) -> float:

@@ -251,7 +251,7 @@ def test_an_extended_dataset_keeps_what_all_rows_of_the_old_one_came_to(
     attributes["halves"] = {**attributes["halves"], "buckets": 4}
     capsys.readouterr()
     other = made(more, tmp_path / "other", How(extend=tmp_path / "old"), attributes=attributes)
-    said = "halves: buckets=4 of x (event), which was buckets=2 of x (event): its numbers are others than before"
+    said = "halves: buckets=4 of x (event), which was buckets=2 of x (event): its values are others than before"
     assert said in capsys.readouterr().err
     assert other.manifest.fitted is not None
     assert other.manifest.fitted["halves"].edges == [1.0, 100.0, 300.0]
@@ -332,6 +332,28 @@ def test_columns_have_the_numbers_of_their_attributes_and_histories_those_beside
     with pytest.raises(InputError, match=r"^data: want a dataset that says how items_y came to be, got .* of an"):
         fits_of(["items_y"], earlier)
     assert fits_of(["items"], earlier) == {}
+
+
+def test_an_attribute_that_has_no_numbers_any_more_has_no_edges_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = written(tmp_path, [("u", i, i, x) for i, x in enumerate([20, 21, 22, 23])], "user,item,time,x")
+    made(raw, tmp_path / "old", attributes={"x": {"of": "event", "edges": [21, 22]}})
+    capsys.readouterr()
+    new = made(raw, tmp_path / "new", How(extend=tmp_path / "old"), attributes={"x": {"of": "event"}})
+    assert "x: no numbers, which was edges=[21.0, 22.0] of x (event): its values are others" in capsys.readouterr().err
+    assert new.manifest.fitted == {}
+    assert fits_of(["x"], new) == {}
+
+
+@pytest.mark.parametrize("scale", [None, "standardize"])
+def test_a_number_that_32_bits_do_not_hold_is_none(tmp_path: Path, scale: str | None) -> None:
+    head, attributes = "user,item,time,x", {"x": {"of": "event", "number": True, "scale": scale}}
+    old = written(tmp_path, [("u", i, i, x) for i, x in enumerate([1, 2, 3.4e38 if scale is None else 3])], head)
+    made(old, tmp_path / "old", attributes=attributes)
+    raw = written(tmp_path, [("u", i, i, x) for i, x in enumerate([1, 2, 1e300])], head, "more.csv")
+    with pytest.raises(InputError, match=r"^dataset\.attributes\.x: want a number in column x, got '1e\+300' in"):
+        made(raw, tmp_path / "new", How(extend=tmp_path / "old"), attributes=attributes)
 
 
 def test_numbers_of_users_and_items_are_columns_and_missing_ones_the_mean(tmp_path: Path) -> None:

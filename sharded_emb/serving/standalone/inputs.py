@@ -19,6 +19,7 @@ from .vocabulary import UNKNOWN, Vocabulary, mapped, of_64_bits, of_kind
 
 Columns = Mapping[str, Sequence[Any]]
 ROWS_BEHIND = 2
+_BEYOND = 3.4028235e38  # the largest number of 32 bits is below it
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Inputs:
         return [
             value or None
             if value is None or value == "" or value in names
-            else names[bisect_right(said["edges"], _number(column, value))]
+            else names[bisect_right(said["edges"], _number(column, value, "a number, or the name of a bucket"))]
             for value in values
         ]
 
@@ -231,7 +232,7 @@ class Inputs:
         return Bags(values[at_N], lengths_T).with_rows_behind(behind, feature["behind"])
 
 
-def _number(column: str, value: Any) -> float:
+def _number(column: str, value: Any, wanted: str) -> float:
     """Of any library. Raises ValueError for what is no number."""
     try:
         # of few bits by its shortest text, as which `prepare` has read it
@@ -239,19 +240,25 @@ def _number(column: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isnan(number):
-        raise ValueError(f"{column}: want a number, or the name of a bucket where there are some, got {value!r}")
+        raise ValueError(f"{column}: want {wanted}, got {value!r}")
     return number
 
 
+def _is_none(value: Any) -> bool:
+    """Whether it says that there is no number, in the words of some library."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
 def _on_scale(said: Mapping[str, Any], column: str, value: Any) -> float:
-    if value is None and said["missing"] is not None:
+    if said["missing"] is not None and _is_none(value):
         return float(said["missing"])  # of a user or an item without
-    number = _number(column, value)
-    if math.isinf(number):
-        raise ValueError(f"{column}: want a finite number, got {value!r}")
-    if said["log"]:
+    number = _number(column, value, "a number")
+    if said["log"] and math.isfinite(number):
         number = math.copysign(math.log(abs(number) + 1), number)
-    return float((number - said["mean"]) / said["deviation"])
+    scaled = (number - said["mean"]) / said["deviation"]
+    if not abs(scaled) < _BEYOND:
+        raise ValueError(f"{column}: want a number of 32 bits, got {value!r}")
+    return float(scaled)
 
 
 def _listed(column: str, value: Any, scalar: bool) -> list[Any]:
