@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sharded_emb.data.atomic import AtomicFiles
@@ -45,6 +47,30 @@ def same(config: DatasetConfig, folder: Path) -> Dataset:
     assert one.item_attributes().equals(other.item_attributes())
     assert sorted(entry.name for entry in folder.iterdir()) == ["duckdb", "spark"]
     return one
+
+
+@needs_pyspark
+@needs_java
+def test_scales_buckets_and_fills_are_the_same_from_spark_and_kept_when_extended(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    numbers = draw.random(600).tolist()  # of 16 digits and more, at edges and between
+    lines = [f"u{at % 40},i{at % 30},{at},{number!r}" for at, number in enumerate(numbers)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,x", *lines]))
+    ages = [f"u{user},{draw.normal():.6f}" for user in range(35)]
+    (tmp_path / "users.csv").write_text("\n".join(["user,age", *ages]))
+    attributes = {
+        "scaled": {"of": "event", "column": "x", "number": True, "scale": "log_standardize"},
+        "even": {"of": "event", "column": "x", "buckets": 50},
+        "cut": {"of": "event", "column": "x", "edges": sorted(numbers[:5])},
+        "age": {"of": "user", "number": True, "scale": "standardize"},
+    }
+    values = {"raw": str(tmp_path / "log.csv"), "users": str(tmp_path / "users.csv"), "attributes": attributes}
+    config = EventLog.model_validate(values)
+    (tmp_path / "both").mkdir()
+    fitted = same(config, tmp_path / "both").manifest.fitted
+    how = replace(SPARK, extend=tmp_path / "both" / "duckdb")
+    prepare(config, tmp_path / "more", seed=0, overwrite=False, how=how)
+    assert Dataset.open(tmp_path / "more").manifest.fitted == fitted
 
 
 @needs_pyspark
@@ -102,6 +128,7 @@ def test_spark_without_pyspark_says_what_installs_it(tmp_path: Path, monkeypatch
 
 _WITHOUT_JAVA = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from sharded_emb.data.event_log import EventLog
 from sharded_emb.data.prepare import prepare
