@@ -18,7 +18,7 @@ from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.errors import InputError
 from sharded_emb.exploring import PAGE
 from sharded_emb.exploring.attributes import Attribute
-from sharded_emb.exploring.explore import Asked, rows_wanted, write_exploration
+from sharded_emb.exploring.explore import Asked, write_exploration
 from sharded_emb.exploring.names import Names, Owners
 from sharded_emb.exploring.notes import Look
 from sharded_emb.exploring.reads import count_reads
@@ -47,7 +47,6 @@ def _explore(config: ExploreConfig) -> dict[str, Any]:
     assert config.run is not None
     out = (config.out or config.run / EXPLORE.name).resolve()
     run = saved_run(config)
-    asked = Asked(config.ids, config.top_k, config.map, config.points, run.state["config"]["seed"])
     facts = {
         "run": str(config.run),
         "checkpoint": run.checkpoint.name,
@@ -57,7 +56,9 @@ def _explore(config: ExploreConfig) -> dict[str, Any]:
         "map": config.map,
     }
     looks = _looks(config, run)
-    rows_wanted(looks, asked)  # before there is anything to take away again
+    # before there is anything to take away again
+    rows = {look.names.table: look.names.rows_of(config.ids) for look in looks} if config.ids else {}
+    asked = Asked(rows, config.top_k, config.map, config.points, run.state["config"]["seed"])
     with replacing_folder(out, key="out") as aside:
         if wrong := there(EXPLORE, out, overwrite=True):  # since when this was asked first
             raise InputError(wrong)

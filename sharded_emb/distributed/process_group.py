@@ -145,9 +145,7 @@ def process_group(
     sizes, so that what was freed is kept. Raises InputError where this process is in a group.
     """
     with _the_only_group():
-        if in_steps and not _malloc_is_told() and pick_device(device, _local_rank()).type == "cpu":
-            keep_freed_memory()
-        yield from _joined(device, timedelta(seconds=wait_seconds))
+        yield from _joined(device, timedelta(seconds=wait_seconds), in_steps)
 
 
 @contextmanager
@@ -162,17 +160,16 @@ def _the_only_group() -> Iterator[None]:
         _IN_GROUP.release()
 
 
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def _joined(device: Literal["auto", "cpu", "cuda"], timeout: timedelta) -> Iterator[Place]:
+def _joined(device: Literal["auto", "cpu", "cuda"], timeout: timedelta, in_steps: bool) -> Iterator[Place]:
     """See `process_group`."""
     if by_torchrun():
         end_with_parent()
-    chosen = pick_device(device, _local_rank())
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = pick_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    elif in_steps and not _malloc_is_told():
+        keep_freed_memory()
     backend, hook = "nccl" if chosen.type == "cuda" else "gloo", sys.excepthook
     if "WORLD_SIZE" in os.environ:
         on_device: dict[str, Any] = {"device_id": chosen} if chosen.type == "cuda" else {}

@@ -36,34 +36,26 @@ _ROWS_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user wants to see. ids: raw ids of a table whose neighbours are wanted, top_k of each. points: rows on the
-    map.
+    """What a user wants to see. rows: by table those whose neighbours are wanted, top_k of each; without any those of the
+    most read are shown. points: rows on the map.
     """
 
-    ids: Sequence[str | int]
+    rows: Mapping[str, Sequence[int]]
     top_k: int
     map: Kind | None
     points: int
     seed: int
 
 
-def rows_wanted(looks: Sequence[Look], asked: Asked) -> dict[str, list[int]]:
-    """By table the rows of the ids that are asked for. Raises InputError for an id that is none."""
-    return {look.names.table: look.names.rows_of(asked.ids) if asked.ids else [] for look in looks}
-
-
 def write_exploration(folder: Path, looks: Sequence[Look], asked: Asked, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Writes all of it into an empty folder, a table after the other, and returns what explore.json says. facts: of the
     run.
-
-    Raises InputError as `rows_wanted` does.
     """
-    wanted = rows_wanted(looks, asked)
     (folder / "rows").mkdir()
     seen = {}
     for look in looks:
         name = look.names.table
-        seen[name] = _seen(look, wanted[name], asked, folder / "rows" / f"{name}.parquet")
+        seen[name] = _seen(look, asked, folder / "rows" / f"{name}.parquet")
     files = [PAGE, *(f"rows/{name}.parquet" for name in seen)]
     said: dict[str, Any] = without_nan({**facts, "tables": {n: each.said for n, each in seen.items()}, "files": files})
     write_page(folder / PAGE, said, seen)
@@ -71,8 +63,8 @@ def write_exploration(folder: Path, looks: Sequence[Look], asked: Asked, facts: 
     return said
 
 
-def _seen(look: Look, wanted: Sequence[int], asked: Asked, file: Path) -> Seen:
-    stands, table = look.names.read_R, look.vectors.table
+def _seen(look: Look, asked: Asked, file: Path) -> Seen:
+    stands, table, wanted = look.names.read_R, look.vectors.table, asked.rows.get(look.names.table, ())
     hottest = _greatest(look.reads_R, stands & (look.reads_R > 0))
     queries = [*dict.fromkeys(wanted)] or hottest.tolist()
     on_map = _on_map(look, asked) if asked.map is not None else hottest[:0]

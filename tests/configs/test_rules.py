@@ -193,7 +193,7 @@ def test_a_problem_of_a_part_of_a_composed_table_stands_under_the_key_that_was_t
     ]
 
 
-@pytest.mark.parametrize("name", ["a/b", "/tmp/a", "a\nb"])
+@pytest.mark.parametrize("name", ["a/b", "/a", "a\nb"])
 def test_a_table_has_the_name_of_a_file(name: str) -> None:
     assert (
         f"tables.{name}: want a name that a file may have, got {name!r}; "
