@@ -36,8 +36,8 @@ _ROWS_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user wants to see. rows: by table those whose neighbours are wanted, top_k of each; without any those of the
-    most read are shown. points: rows on the map.
+    """What a user wants to see. rows: by table those whose neighbours are wanted, top_k of each; without any, those
+    that are read most. points: rows on the map.
     """
 
     rows: Mapping[str, Sequence[int]]
