@@ -1,4 +1,4 @@
-"""docs/guides.md: its commands compose, its links lead somewhere; `python -m tests.cli.guides` types all of it in."""
+"""docs/guides.md: its commands compose; `python -m tests.cli.guides` types all of it in."""
 
 import re
 from pathlib import Path
@@ -56,8 +56,6 @@ def test_a_command_of_a_guide_composes_and_its_types_are_right(
     composed(line)
 
 
-def test_its_links_lead_to_files() -> None:
-    for target in re.findall(r"\]\(([^)#]+)", TEXT):
-        assert (ROOT / "docs" / target).exists(), target
+def test_the_scripts_that_it_names_are_there() -> None:
     for script in re.findall(r"`(launch/[^` ]+)`", TEXT):
         assert (ROOT / script).exists(), script

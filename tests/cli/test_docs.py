@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README and the pages of docs/ show is what happens; the guides have tests of their own (test_guides.py)."""
 
 import re
 import shlex
@@ -14,19 +14,22 @@ from tests.cli.commands import ROOT, result
 from tests.cli.in_process import Commands
 from tests.cli.lines import commands, composed, write_runs
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+GUIDES = ROOT / "docs" / "guides.md"
+PAGES = [README, *sorted({*(ROOT / "docs").glob("*.md")} - {GUIDES})]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-FENCES = FENCE.findall(README)
+FENCES = FENCE.findall(TEXT)
 BLOCKS = [block for language, block in FENCES if language in ("bash", "")]
 PYTHON = [block for language, block in FENCES if language == "python"]
 SERVING = next(block for block in PYTHON if "from serving import" in block)
-SHOWN = [block for block in BLOCKS if block.startswith("$ python -m sharded_emb.")]
+SHOWN = sorted({block for block in BLOCKS if block.startswith("$ python -m sharded_emb.")})
 LINES = [line.partition("    #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
-IN_TEXT = [" ".join(each.split()) for each in re.findall(r"`([^`]+)`", FENCE.sub("", README))]
-COMMANDS = commands(LINES)
+IN_TEXT = [" ".join(each.split()) for each in re.findall(r"`([^`]+)`", FENCE.sub("", TEXT))]
+COMMANDS = [*dict.fromkeys(commands(LINES))]
 COMMANDS_IN_TEXT = [
     line
-    for line in IN_TEXT
+    for line in dict.fromkeys(IN_TEXT)
     if re.match(r"(train|evaluate|prepare|plan|doctor) [\w.]+=\w|python -m sharded_emb\.[a-z]", line)
 ]
 SCRIPTS = {line.split()[1] for line in LINES if line.startswith("bash ")}
@@ -36,7 +39,7 @@ OPTION = re.compile(r" (--(?!nproc|nnodes|rdzv|nodes|gpus|time)[\w-]+)")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands were typed in, as far as one of them begins from what another one left."""
-    folder: Path = tmp_path_factory.mktemp("readme")
+    folder: Path = tmp_path_factory.mktemp("docs")
     cluster = folder / "mine" / "cluster"
     cluster.mkdir(parents=True)
     shutil.copy(ROOT / "conf" / "cluster" / "cpu.yaml", cluster / "calibrated.yaml")
@@ -89,7 +92,7 @@ def test_what_a_notebook_is_told_to_type_runs(tmp_path: Path, monkeypatch: pytes
         if block == SERVING:
             continue
         names: dict[str, Any] = {}
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, str(README), "exec"), names)
         outcome = names["outcome"]
         assert (outcome.status, result(outcome.path)["status"]) == ("finished", "finished")
         assert 0 < outcome.metrics["test"]["ndcg@10"] < 1
@@ -109,7 +112,7 @@ def test_what_serves_a_run_is_told_to_type_runs(tmp_path: Path, monkeypatch: pyt
     sharded_emb.export("runs/mine")
     names: dict[str, Any] = {}
     try:
-        exec(compile(SERVING, "README.md", "exec"), names)
+        exec(compile(SERVING, "docs/serving.md", "exec"), names)
         exported = names["exported"]
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "serving"]:
@@ -119,3 +122,21 @@ def test_what_serves_a_run_is_told_to_type_runs(tmp_path: Path, monkeypatch: pyt
     assert [len(each) for each in lists] == [10, 10]
     assert not {"B0001", "B0002"} & {item for item, _ in lists[0]}
     assert exported.columns == {"items": "item"}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, GUIDES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"], ids=lambda page: page.name
+)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", FENCE.sub("", linked.read_text(encoding="utf-8")), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, anchor
+
+
+def test_every_page_is_named_in_the_readme() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert all(f"(docs/{page.name})" in text for page in [*PAGES[1:], GUIDES])
+    assert len(text.splitlines()) < 260  # one sitting; what is longer belongs to a page
