@@ -1,10 +1,12 @@
 """A training step of ours beside a minimal TorchRec loop of the same model, and with data from Parquet beside memory.
 
     python benchmarks/step.py Beauty.txt [--report FILE] [--device cuda] [--data FOLDER]
+    python benchmarks/step.py train.txt --experiment dlrm_criteo [--words global_batch=128 tables.C1.dim=64]
 
-`experiment=sasrec_beauty` on one rank and one thread: same model, loss, optimizers and batches. The loop by hand is
-what TorchRec's documentation has: a collection under DistributedModelParallel, DDP around the rest. Seconds of a CPU,
-or of the clock where the device is a GPU, medians of interleaved turns; a turn is an epoch. data: prepared before.
+An experiment on one rank and one thread, whose tables are all sequences of one table (`sasrec_beauty`) or all sums
+(`dlrm_criteo`, whose log criteo_like.py makes): same model, loss, optimizers and batches. The loop by hand is what
+TorchRec's documentation has: a collection under DistributedModelParallel, DDP around the rest. Seconds of a CPU, or of
+the clock where the device is a GPU, medians of interleaved turns; a turn is an epoch. data: prepared before.
 """
 
 import argparse
@@ -19,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.sharding_plan import construct_module_sharding_plan, table_wise
 from torchrec.distributed.types import ShardingPlan
-from torchrec.modules.embedding_configs import EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,7 +43,7 @@ from sharded_emb.training.step import Learner
 TURNS = 7
 
 
-class ByHand(nn.Module):
+class SequenceByHand(nn.Module):
     """Lookup, model and loss."""
 
     def __init__(self, collection: EmbeddingCollection, model: nn.Module, loss: nn.Module) -> None:
@@ -57,26 +60,49 @@ class ByHand(nn.Module):
         return found
 
 
+class SumsByHand(nn.Module):
+    """As `SequenceByHand`, of features that are sums."""
+
+    def __init__(self, collection: EmbeddingBagCollection, model: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        self.collection, self.model, self.loss = collection, model, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The sum of the losses."""
+        embedded = Embedded(self.collection(batch.ids).to_dict(), {}, batch.numbers_BA)
+        found: Tensor = self.loss(self.model(embedded), batch)
+        return found
+
+
 def by_hand(built: Built, batches: list[Fed]) -> Callable[[int], None]:
     """An epoch of it."""
     config: Any = built.config
-    (table,) = built.held
-    features = [feature.name for feature in table.features]
-    spec = EmbeddingConfig(name=table.name, num_embeddings=table.rows, embedding_dim=table.dim, feature_names=features)
-    collection = EmbeddingCollection([spec], device=torch.device("meta"))
+    sums = all(table.pooled for table in built.held)
+    kind: Any = EmbeddingBagConfig if sums else EmbeddingConfig
+    specs = [
+        kind(
+            name=table.name,
+            num_embeddings=table.rows,
+            embedding_dim=table.dim,
+            feature_names=[feature.name for feature in table.features],
+        )
+        for table in built.held
+    ]
+    collection: Any = (EmbeddingBagCollection if sums else EmbeddingCollection)(specs, device=torch.device("meta"))
     optimizer = config.embedding_optimizer
     arguments = {"lr": optimizer.lr, "eps": optimizer.eps}
     _apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), arguments)
-    sharder: Any = EmbeddingCollectionSharder()
+    sharder: Any = EmbeddingBagCollectionSharder() if sums else EmbeddingCollectionSharder()
     plan = construct_module_sharding_plan(
         collection,
-        {table.name: table_wise(rank=0, compute_kernel="fused")},
+        {table.name: table_wise(rank=0, compute_kernel="fused") for table in built.held},
         sharder=sharder,
         local_size=1,
         world_size=1,
         device_type=built.place.device.type,
     )
-    module = ByHand(collection, config.model.build(built.tables), built._loss())
+    by_kind = SumsByHand if sums else SequenceByHand
+    module = by_kind(collection, config.model.build(built.tables), built._loss())
     whole = ShardingPlan({"collection": plan})
     model = DistributedModelParallel(module, device=built.place.device, plan=whole, sharders=[sharder])
     with torch.no_grad():
@@ -114,17 +140,19 @@ def ours(built: Built, learner: Learner, batches: list[Fed] | None) -> Callable[
     return epoch
 
 
-def measured(raw: Path, folder: str, device: str, data: Path | None) -> dict[str, float]:
+def measured(options: argparse.Namespace, folder: str) -> dict[str, float]:
     """Seconds of an epoch."""
+    device = options.device
     config = sharded_emb.compose(
-        "experiment=sasrec_beauty",
-        f"dataset.raw={raw}",
-        f"data={data or f'{folder}/data'}",
+        f"experiment={options.experiment}",
+        f"dataset.raw={options.raw}",
+        f"data={options.data or f'{folder}/data'}",
         f"run={folder}/run",
         *(["prefetch.batches=0"] if device == "cpu" else []),
         f"device={device}",
+        *options.words,
     )
-    if data is None:
+    if options.data is None:
         sharded_emb.prepare(config)
     with joined(config) as place:
         torch.set_num_threads(1)
@@ -148,20 +176,22 @@ def measured(raw: Path, folder: str, device: str, data: Path | None) -> dict[str
 
 def main() -> None:
     """Prints the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path)
+    parser.add_argument("--experiment", default="sasrec_beauty")
+    parser.add_argument("--words", nargs="*", default=[], help="of the config, such as global_batch=128")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(options.raw, folder, options.device, options.data)
+        found = measured(options, folder)
     first = next(iter(found.values()))
     lines = [
         "# A training step",
         "",
         f"`python {' '.join(sys.argv)}`, {measured_at(options.device)}, one thread, torch {torch.__version__}; seconds",
-        f"of an epoch of `experiment=sasrec_beauty` on {options.device}, medians of {TURNS} interleaved ones.",
+        f"of an epoch of `experiment={options.experiment}` on {options.device}, medians of {TURNS} interleaved ones.",
         "",
         "| | seconds | of TorchRec by hand |",
         "|---|---|---|",

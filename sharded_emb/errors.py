@@ -33,7 +33,7 @@ class RunFailedError(Exception):
     everywhere = True
 
 
-_LISTED = 20  # a folder may hold thousands of names
+_LISTED = 40  # a folder may hold thousands of names
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

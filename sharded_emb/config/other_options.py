@@ -18,8 +18,10 @@ def others_with(tree: Mapping[str, Any], place: Sequence[int | str]) -> str:
     groups = Groups([conf_folder()])
     usual = (groups.defaults("train") or {}).get(group)
     found: dict[str, str] = {}
-    for option in sorted(groups.options(group), key=lambda each: each != usual):
-        target = _target_at(read_yaml(groups.folders[0] / group / f"{option}.yaml", group), tree.get(group), inside)
+    files = {option: groups.folders[0] / group / f"{option}.yaml" for option in groups.options(group)}
+    # the shortest of a class says least of its own data
+    for option in sorted(files, key=lambda each: (each != usual, files[each].stat().st_size, each)):
+        target = _target_at(read_yaml(files[option], group), tree.get(group), inside)
         if target is not None and key in component_class(target).model_fields:
             found.setdefault(target.rpartition(".")[2], f"{group}={option}")
     named = [f"{name} ({option})" for name, option in found.items()]

@@ -16,7 +16,7 @@ Scale = Literal["log", "standardize", "log_standardize"]
 class Fit(Frozen):
     """How numbers of an attribute become what a dataset has. rule: by which. edges: of buckets, see `bucket_names`.
     Where there are none, log: whether x becomes log(1 + |x|) with the sign of x; then less the mean, over the
-    deviation, if these are given. missing: what stands for a number that a user or an item has not.
+    deviation, if these are given. missing: what then stands for a number that is not there; null where all are.
     """
 
     rule: str
@@ -45,7 +45,9 @@ class Attribute(Frozen):
     names of those that hold 1. edges: bounds of buckets that a number is put into, `[18, 25]` gives <18, 18-25, >=25.
     buckets: as many buckets of about equally many rows, in place of edges. number: it is no id but a number, which a
     pooling may weigh by. scale: of a number: `log` of 1 + |x| with the sign of x, `standardize`: less the mean of all
-    rows, over their deviation, or the one after the other. raw: its ids, whole numbers of 64 bits, stay as they are and
+    rows, over their deviation, or the one after the other. missing: which number stands for one that is not there (an
+    empty text, null, or not a number), before it is scaled; null refuses an event without one as malformed, and takes
+    the mean for users and items. raw: its ids, whole numbers of 64 bits, stay as they are and
     have no vocabulary, for tables whose `ids` take any.
     """
 
@@ -58,6 +60,7 @@ class Attribute(Frozen):
     buckets: int | None = Field(default=None, ge=2)
     number: bool = False
     scale: Scale | None = None
+    missing: float | None = Field(default=None, allow_inf_nan=False)
     raw: bool = False
 
     @model_validator(mode="after")
@@ -76,6 +79,8 @@ class Attribute(Frozen):
             raise ValueError(f"buckets: want null with edges, got {self.buckets}")
         if self.scale and not self.number:
             raise ValueError(f"scale: want null without number: true, got {self.scale}")
+        if self.missing is not None and not self.number:
+            raise ValueError(f"missing: want null without number: true, got {self.missing:g}")
         return self
 
     @property
@@ -92,7 +97,8 @@ class Attribute(Frozen):
         """What becomes of the numbers of an attribute of that name, None where it has none."""
         column = f"{self.column or name} ({self.of})"
         given = {"buckets": self.buckets, "edges": self.edges, "scale": self.scale, "number": self.number or None}
-        return next((f"{key}={value} of {column}" for key, value in given.items() if value is not None), None)
+        rule = next((f"{key}={value} of {column}" for key, value in given.items() if value is not None), None)
+        return rule if self.missing is None else f"{rule}, missing={self.missing:g}"
 
     @field_validator("edges")
     @classmethod

@@ -47,11 +47,11 @@ def no_place(position: int) -> Place:
 class RawLog:
     """Raw tables as Ibis expressions; every raw column is a string (or a list of strings) named `raw:NAME`.
 
-    events: user, item (strings), position (int64, unique, the order of the file), time (string, where has_time) and raw
-    columns. users, items: user or item, position, and raw columns; null where nothing asks for them. place, user_place,
-    item_place: where the row of a position stood. starts: where there may be several files of events, the name of each
-    that has some, and their first position. per_second: what a whole number of time counts. tables: what the events
-    were read into, which is dropped once it is not needed.
+    events: user, item (strings, each where the log has it), position (int64, unique, the order of the file), time
+    (string, where has_time) and raw columns. users, items: user or item, position, and raw columns; null where nothing
+    asks for them. place, user_place, item_place: where the row of a position stood. starts: where there may be several
+    files of events, the name of each that has some, and their first position. per_second: what a whole number of time
+    counts. tables: what the events were read into, which is dropped once it is not needed.
     """
 
     events: Any

@@ -1,11 +1,12 @@
 """Event logs: one event a row, in CSV, TSV, JSONL or Parquet, with tables of users and items beside them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sharded_emb.data.base import (
     RAW,
@@ -41,7 +42,8 @@ class EventLog(LogConfig):
     """One event a row. `raw` is a file, or a folder whose files of one format are read in the order of their names.
 
     file: the name, or a pattern, of the log in a folder or archive that holds more. user, item, time: the columns that
-    hold them; time is a number or a date, null takes the order of the rows. time_unit: what its numbers count. format:
+    hold them; a log with a label may have no user or no item (null). time is a number or a date, null takes the order
+    of the rows. time_unit: what its numbers count. format:
     null goes by the file's ending. separator: of CSV and TSV, where it is another, up to four letters (`::`); beside
     several letters, quotes are ordinary ones. encoding: of text. header: column names, for files that do not begin with
     them. users, items: tables of attributes, read where attributes ask for them.
@@ -50,8 +52,8 @@ class EventLog(LogConfig):
     paths: ClassVar[tuple[str, ...]] = ("raw",)
 
     file: str | None = None
-    user: str = "user"
-    item: str = "item"
+    user: str | None = "user"
+    item: str | None = "item"
     time: str | None = "time"
     time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] = "seconds"
     format: Format | None = None
@@ -64,15 +66,13 @@ class EventLog(LogConfig):
     def read(self, work: Work) -> RawLog:
         """See `LogConfig.read`."""
         log = self._log_files(work)
-        wanted = {"dataset.user": self.user, "dataset.item": self.item, **event_columns(self)}
-        if self.time is not None:
-            wanted["dataset.time"] = self.time
+        ids = {"user": self.user, "item": self.item, "time": self.time}
+        named = {name: column for name, column in ids.items() if column is not None}
+        wanted = {**{f"dataset.{name}": column for name, column in named.items()}, **event_columns(self)}
         require_columns(wanted, column_names(log), log.paths[0])
         loaded = load(work, "raw_events", log, sorted(set(wanted.values())))
         events = loaded.table
-        events = events.mutate(user=events[RAW + self.user], item=events[RAW + self.item])
-        if self.time is not None:
-            events = events.mutate(time=events[RAW + self.time])
+        events = events.mutate(**{name: events[RAW + column] for name, column in named.items()})
         users, items = (self._side_table(work, of, log.paths[0].parent) for of in ("user", "item"))
         return RawLog(
             events=events,
@@ -87,6 +87,23 @@ class EventLog(LogConfig):
             starts=list(zip(loaded.places.files, loaded.places.starts, strict=True)),
             tables=["raw_events"],
         )
+
+    @model_validator(mode="after")
+    def _has_the_ids_that_are_asked_for(self) -> "EventLog":
+        asked = {"user": [*self._asks_for("user")], "item": [*self._asks_for("item")]}
+        for of, column in (("user", self.user), ("item", self.item)):
+            if column is None and asked[of]:
+                raise ValueError(f"{of}: want a column of {of}s with {', '.join(asked[of])}, got null; name it")
+        return self
+
+    def _asks_for(self, of: Literal["user", "item"]) -> Iterator[str]:
+        """What makes no sense in a log without users or without items, in words."""
+        yield from self.layout.asks_for(of)
+        if getattr(self, f"min_{of}_events") > 1:
+            yield f"min_{of}_events"
+        if of == "item" and self.ties == "item":
+            yield "ties: item"
+        yield from (f"attributes.{name} of {of}s" for name, each in self.attributes.items() if each.of == of)
 
     def missing_files(self) -> list[str]:
         """See `DatasetConfig.missing_files`: side tables are looked for where they are read."""
@@ -120,7 +137,7 @@ class EventLog(LogConfig):
         if kind is None:
             raise unknown_format(key, paths[0])
         separator = self.separator or SEPARATORS[kind]
-        ids = frozenset({self.user, self.item})
+        ids = frozenset(filter(None, (self.user, self.item)))
         return TableFiles(key, paths, kind, separator, quote_of(separator), self.header, self.encoding, ids)
 
     def _side_table(self, work: Work, of: str, beside: Path) -> "_Side | None":
@@ -132,6 +149,7 @@ class EventLog(LogConfig):
         if table is None:
             raise InputError(f"{key}: want a table of {of}s, got none, but {next(iter(wanted))} reads it; {key}=PATH")
         key_column = table.key or log_key
+        assert key_column is not None, "attributes of users and items are refused where the log has none"
         path = Path(table.path).expanduser()
         path = path if path.is_file() else beside / table.path
         if not path.is_file():

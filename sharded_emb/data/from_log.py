@@ -29,22 +29,22 @@ def make(config: LogConfig, work: Work) -> Manifest:
     _require_positive(config, raw, work)
     raw = normalize(config, raw, work)
     attributes = config.all_attributes()
-    _check_tables(config)
+    _check_tables(config, raw)
     with work.progress.step("counting ids"):
         counts = vocabulary.count_ids(raw, attributes)
-    if not len(counts["user"]) or not len(counts["item"]):
+    events = int(raw.events.count().execute())
+    if not events:
         raise InputError(_no_events(config))
     for of, table in (("user", raw.users), ("item", raw.items)):
         if table is not None:
             _count_without_row(config, of, table.select(of).to_pyarrow()[of], counts[of]["raw"], work)
     for line in work.fits.told(attributes):
         work.progress.say(line)
-    events = pc.sum(counts["user"]["count"]).as_py()
     vocabularies = _vocabularies(config, counts, work)
     log = vocabulary.Encoder(work, vocabularies).encode(raw, config)
     arranged = config.layout.arrange(log, work)
     with work.progress.step("writing the splits"):
-        splits = _write(work.folder, arranged, log, len(vocabularies["item"]))
+        splits = _write(work.folder, arranged, log, len(vocabularies.get("item", ())))
     return Manifest(
         schema_version=SCHEMA_VERSION,
         layout=type(config.layout).__name__,
@@ -52,7 +52,7 @@ def make(config: LogConfig, work: Work) -> Manifest:
         columns=arranged.columns,
         item_attributes=log.item_columns if arranged.writes_item_attributes else {},
         splits=splits,
-        counts={"users": len(counts["user"]), "items": len(counts["item"]), "events": events},
+        counts={**{f"{of}s": len(counts[of]) for of in log.ids}, "events": events},
         vocabularies=vocabulary.write(work.folder, vocabularies),
         built_over=vocabulary.BUILT_OVER,
         source=fingerprint(raw.files),
@@ -109,9 +109,10 @@ def _example(ids: Any) -> str:
     return "none" if not len(ids) else repr(pc.min(ids).as_py())
 
 
-def _check_tables(config: LogConfig) -> None:
+def _check_tables(config: LogConfig, raw: RawLog) -> None:
     """Rules for vocabularies that there are none of."""
-    tables = {"user", "item", *(a.table or name for name, a in config.all_attributes().items() if a.counted)}
+    ids = {"user", "item"} & {*raw.events.columns}
+    tables = {*ids, *(a.table or name for name, a in config.all_attributes().items() if a.counted)}
     problems = [
         f"dataset.vocabularies.{name}: want a vocabulary of this dataset, got {name!r}{nearest(name, tables)}"
         for name in config.vocabularies

@@ -28,7 +28,8 @@ class Check:
 
 
 def normalize(config: LogConfig, raw: RawLog, work: Work) -> RawLog:
-    """The log with columns user, item, time, fraction, position, label and one per attribute, by the attribute's name.
+    """The log with columns user and item (those that it has), time, fraction, position, label and one per attribute, by
+    its name.
 
     time (int64) is the whole part of the number, of seconds since 1970 for dates, and 0 where the log has none;
     fraction (float64) is the rest. Attributes are strings, lists of strings, or numbers. Rows with a value that is
@@ -36,10 +37,11 @@ def normalize(config: LogConfig, raw: RawLog, work: Work) -> RawLog:
     """
     events = raw.events
     time, fraction = _time(events[TIME], raw.per_second) if raw.has_time else (None, None)
-    columns = {USER: events[USER], ITEM: events[ITEM], POSITION: events[POSITION]}
+    ids = [name for name in (USER, ITEM) if name in events.columns]
+    columns = {name: events[name] for name in (*ids, POSITION)}
     columns[TIME] = ibis.literal(0, "int64") if time is None else time
     columns[FRACTION] = ibis.literal(0.0, "float64") if fraction is None else fraction
-    checks = [Check("dataset.raw", f"the {name} of each event", events[name], events[name]) for name in (USER, ITEM)]
+    checks = [Check("dataset.raw", f"the {name} of each event", events[name], events[name]) for name in ids]
     if time is not None:
         checks.append(Check("dataset.time", "a number below 2^62 or a date", time, events[TIME]))
     label = config.layout.label_column()

@@ -1,5 +1,6 @@
 """Attributes: texts to numbers, buckets, lists and ids."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -48,7 +49,8 @@ def attribute_values(
             raise InputError(f"{key}.{wrong[0]}: want {wrong[1]} for a column of lists, got {wrong[2]}; {wrong[3]}")
         values[name] = value = _value(table, raw, attribute, partial(fits.fit, name, attribute))
         if attribute.number:
-            check(key, f"a number in column {column}", value, raw)
+            mend = " (`missing` says what none is)" if attribute.missing is None else ""
+            check(key, f"a number in column {column}{mend}", value, raw)
         elif attribute.raw:
             check(key, f"a whole number of 64 bits in column {column}", value, raw)
         elif attribute.edges is not None or attribute.buckets is not None:
@@ -80,7 +82,7 @@ def _wants_one_value(attribute: Attribute) -> tuple[str, str, object, str] | Non
 
 def _value(table: Any, raw: Any, attribute: Attribute, fit: Callable[[Callable[[], Numbers]], Fit]) -> Any:
     if attribute.number:
-        return _scaled(table, _finite(raw), attribute, fit)
+        return _number(table, raw, attribute, fit)
     if attribute.raw:
         # a cast alone would round 1.5
         return ibis.ifelse(raw.re_search("^-?[0-9]+$"), raw.try_cast("int64"), ibis.null("int64"))
@@ -105,19 +107,34 @@ def _finite(raw: Any, infinite: bool = False) -> Any:
     return ibis.ifelse(bound, number, ibis.null("float64"))
 
 
-def _scaled(table: Any, number: Any, attribute: Attribute, fit: Callable[[Callable[[], Numbers]], Fit]) -> Any:
-    """log: log(1 + |x|) with the sign of x. standardize: less the mean, over the deviation, of all rows."""
-    if attribute.scale is None:
-        fit(dict)
-        return _of_32_bits(number)
-    log = attribute.scale in ("log", "log_standardize")
+def _number(table: Any, raw: Any, attribute: Attribute, fit: Callable[[Callable[[], Numbers]], Fit]) -> Any:
+    """On its scale, null for what is none. standardize: less the mean, over the deviation, of all rows that have it."""
+    number, log = _finite(raw), attribute.scale in ("log", "log_standardize")
     if log:
         size = (number.abs() + 1).ln()
         number = ibis.ifelse(number < 0, -size, size)
-    found = fit(lambda: {"log": log, **(_standard(table, number) if attribute.of_all_rows else {})})
+
+    def numbers() -> Numbers:
+        found: Numbers = {"log": log, **(_standard(table, number) if attribute.of_all_rows else {})}
+        return found if attribute.missing is None else {**found, "missing": _on_scale(attribute.missing, found)}
+
+    found = fit(numbers)
     if found.mean is not None:
         number = (number - exact(found.mean)) / exact(found.deviation or 1.0)
-    return _of_32_bits(number)
+    number = _of_32_bits(number)
+    if attribute.missing is None:
+        return number
+    assert found.missing is not None
+    # of another text that is no number null stays, and the row is malformed
+    absent = raw.isnull() | (raw.strip() == "") | raw.try_cast("float64").isnan().fill_null(False)
+    return ibis.ifelse(absent, exact(found.missing), number)
+
+
+def _on_scale(number: float, scale: Numbers) -> float:
+    """A number as a column has it."""
+    if scale["log"]:
+        number = math.copysign(math.log1p(abs(number)), number)
+    return (number - scale.get("mean", 0.0)) / (scale.get("deviation") or 1.0)
 
 
 def _of_32_bits(number: Any) -> Any:

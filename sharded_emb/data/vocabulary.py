@@ -32,14 +32,14 @@ _WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 def count_ids(raw: RawLog, attributes: dict[str, Attribute]) -> dict[str, pa.Table]:
     """By table: raw (string, null for missing) and count (int64), how many events have it, in no order."""
-    by_user = raw.events.group_by(USER).agg(count=raw.events.count())
-    by_item = raw.events.group_by(ITEM).agg(count=raw.events.count())
-    counted = {"user": [by_user.select(raw=USER, count="count")], "item": [by_item.select(raw=ITEM, count="count")]}
     weighed = {"event": raw.events.mutate(count=ibis.literal(1, "int64"))}
-    if raw.users is not None:
-        weighed["user"] = by_user.left_join(raw.users, USER).drop(f"{USER}_right")
-    if raw.items is not None:
-        weighed["item"] = by_item.left_join(raw.items, ITEM).drop(f"{ITEM}_right")
+    counted = {}
+    for of, side in ((USER, raw.users), (ITEM, raw.items)):
+        if of in raw.events.columns:
+            found = raw.events.group_by(of).agg(count=raw.events.count())
+            counted[of] = [found.select(raw=of, count="count")]
+            if side is not None:
+                weighed[of] = found.left_join(side, of).drop(f"{of}_right")
     for name, attribute in attributes.items():
         if not attribute.counted:
             continue
@@ -131,15 +131,11 @@ class Encoder:
         of = {kind: {n: a.table or n for n, a in ids.items() if a.of == kind} for kind in ("event", USER, ITEM)}
         plain = {n: Column(type="float32" if a.number else "int64") for n, a in attributes.items() if n not in ids}
         plain_of = {kind: {n: c for n, c in plain.items() if attributes[n].of == kind} for kind in of}
-        firsts, pieces = make_pieces(raw.events, self._work)
         tie = self._tie(raw.events, config.ties if raw.has_time else "file")
         events = raw.events.mutate(tie=tie) if config.ties != "item" or not raw.has_time else self._by_item(raw.events)
-        # the row of each user is found once, and comes with the rest that there is of the user
-        users = self._rows(firsts.mutate(**{_ID: firsts[USER]}), {USER: USER}, FIRST)
-        users = users.select(FIRST, PIECE, _ID, **{_ROW: users[USER]})
-        events = events.join(users, events[USER] == users[_ID])
-        events = events.mutate(**{USER: events[_ROW]}).drop(_ID, _ROW)
-        events = self._rows(events, {ITEM: ITEM, **of["event"]}, POSITION)
+        events, pieces = self._in_pieces(events)
+        items_of_events = {ITEM: ITEM} if ITEM in events.columns else {}
+        events = self._rows(events, {**items_of_events, **of["event"]}, POSITION)
         if pieces > 1:
             events = events.order_by(PIECE)  # so that reading one piece skips the others
         with self._work.progress.step("turning ids into rows"):
@@ -159,6 +155,20 @@ class Encoder:
             user_columns={**_columns(users, of[USER]), **plain_of[USER]},
             item_columns={**_columns(items, of[ITEM]), **plain_of[ITEM]},
         )
+
+    def _in_pieces(self, events: Any) -> tuple[Any, int]:
+        """The events with `first` and `piece`, and with rows in place of the ids of users; and how many pieces are."""
+        if USER not in events.columns:
+            # each by itself: what stands together is read together
+            piece = (events[POSITION] // EVENTS_PER_PIECE).cast("int32")
+            last = events[POSITION].max().execute()
+            return events.mutate(**{FIRST: events[POSITION], PIECE: piece}), int(last) // EVENTS_PER_PIECE + 1
+        firsts, pieces = make_pieces(events, self._work)
+        # the row of each user is found once, and comes with the rest that there is of the user
+        users = self._rows(firsts.mutate(**{_ID: firsts[USER]}), {USER: USER}, FIRST)
+        users = users.select(FIRST, PIECE, _ID, **{_ROW: users[USER]})
+        events = events.join(users, events[USER] == users[_ID])
+        return events.mutate(**{USER: events[_ROW]}).drop(_ID, _ROW), pieces
 
     def _tie(self, events: Any, rule: str) -> Any:
         """What orders events of the same user and time, before their position does."""
@@ -188,18 +198,20 @@ class Encoder:
         return self._backend.create_table(f"encoded_{key}s", self._rows(whole, {key: key, **columns}, key))
 
     def _rows(self, table: Any, columns: dict[str, str], unique: str) -> Any:
-        for name, vocabulary in columns.items():
-            known = self._tables[vocabulary]
+        """The table with rows in place of the ids of some columns. unique: a column that has each value once."""
+        # side by side: a query within a query for each of forty columns would be deeper than Python recurses
+        joined, missing = table, {}
+        for number, (name, vocabulary) in enumerate(columns.items()):
+            known, (key, row) = self._tables[vocabulary], (f"#key_{number}", f"#row_{number}")
             if table[name].type().is_array():
                 lists = self._list_rows(table.select(at=table[unique], value=table[name]), known)
-                table = table.drop(name).left_join(lists, table[unique] == lists["at"]).drop("at")
-                table = table.mutate(**{name: ibis.coalesce(table["value"], _empty())}).drop("value")
+                joined = joined.left_join(lists.select(**{key: "at", row: "value"}), [(unique, key)])
+                missing[name] = row, ibis.literal([], type="array<int64>")
             else:
-                known = known.select("raw", "vocabulary_row")
-                table = table.left_join(known, table[name] == known["raw"]).drop("raw", name)
-                row = ibis.coalesce(table["vocabulary_row"], ibis.literal(UNKNOWN_ROW, "int64"))
-                table = table.mutate(**{name: row}).drop("vocabulary_row")
-        return table
+                joined = joined.left_join(known.select(**{key: "raw", row: "vocabulary_row"}), [(name, key)])
+                missing[name] = row, ibis.literal(UNKNOWN_ROW, "int64")
+        found = {name: ibis.coalesce(joined[row], value) for name, (row, value) in missing.items()}
+        return joined.select(**{name: found.get(name, joined[name]) for name in table.columns})
 
     def _list_rows(self, lists: Any, known: Any) -> Any:
         """at, value: lists of rows in the order of the values; empty texts are no values."""
@@ -209,10 +221,6 @@ class Encoder:
         packed = ibis.struct({"step": flat["step"], "row": row}).collect().sort()
         grouped = flat.group_by("at").agg(packed=packed)
         return grouped.select(at=grouped["at"], value=grouped.packed.map(lambda each: each["row"]))
-
-
-def _empty() -> Any:
-    return ibis.literal([], type="array<int64>")
 
 
 def _columns(table: Any | None, vocabularies: dict[str, str]) -> dict[str, Column]:

@@ -165,7 +165,7 @@ def test_a_chosen_option_does_not_get_the_keys_that_an_experiment_has_for_its_ow
     assert problems("experiment=sasrec_beauty", "loss=softmax", "embedding_optimizer=sgd") == []
     assert problems("experiment=sasrec_beauty", "loss=softmax", "loss.negatives=5") == [
         "loss.negatives: unknown key; there are: label_smoothing, scores, weight; SampledSoftmax "
-        "(loss=sampled_softmax), BPR (loss=bpr), SampledBinary (loss=gbce) have it"
+        "(loss=sampled_softmax), BPR (loss=bpr), SampledBinary (loss=sampled_bce) have it"
     ]
 
 

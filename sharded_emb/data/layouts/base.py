@@ -38,10 +38,11 @@ class Fresh:
 class Log:
     """A log after filtering, ids as rows of their vocabularies. The tables are Ibis expressions.
 
-    events: user, item (int64 rows), time (int64) and fraction (float64 in [0, 1)), tie (a whole number) and position
-    (int64, unique), label (float64, where the layout names one) and the attributes of events; `first` (int64), the
-    position of the user's first event, which tells users apart that are out of vocabulary alike; `piece` (int32).
-    users, items: user or item, and their attributes; null where there are none. `*_columns` describe the attributes.
+    events: user, item (int64 rows, each where the log has it), time (int64) and fraction (float64 in [0, 1)), tie (a
+    whole number) and position (int64, unique), label (float64, where the layout names one) and the attributes of
+    events; `first` (int64), the position of the user's first event, which tells users apart that are out of vocabulary
+    alike (its own where the log has no users); `piece` (int32). users, items: user or item, and their attributes; null
+    where there are none. `*_columns` describe the attributes.
 
     fresh: null for a dataset; else samples are made of the new events alone, all of them of split train, and the others
     are what came before.
@@ -61,6 +62,11 @@ class Log:
     user_columns: dict[str, Column] = field(default_factory=dict)
     item_columns: dict[str, Column] = field(default_factory=dict)
     fresh: Fresh | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """Which of user and item the events have."""
+        return [name for name in (USER, ITEM) if name in self.events.columns]
 
     def piece(self, number: int) -> Any:
         """The events of a piece."""
@@ -87,6 +93,10 @@ class Layout(Component):
         "next_item": "sharded_emb.data.layouts.next_item.NextItem",
         "labelled_events": "sharded_emb.data.layouts.labelled_events.LabelledEvents",
     }
+
+    def asks_for(self, of: str) -> Iterator[str]:  # noqa: ARG002
+        """What wants a log with ids of `user` or `item`, in words; the layout itself, unless it says otherwise."""
+        yield f"layout {type(self).__name__}"
 
     def label_column(self) -> str | None:
         """The raw event column that holds the label; null where the layout has none."""

@@ -35,9 +35,9 @@ _LIKED: dict[str, Kept] = {"items": "positive"}
 class LabelledEvents(Layout):
     """One row an event, in order of time; ties go by `dataset.ties`.
 
-    Columns: `user`, `item`; each history, and beside it `HISTORY_times` where the log has times and `HISTORY_NAME` for
-    each attribute of events that is a number or raw; each attribute of the event, its user and its item; `label`
-    (float32); `time` (int64, whole seconds) where the log has times.
+    Columns: `user`, `item`, where the log has them; each history, and beside it `HISTORY_times` where the log has times
+    and `HISTORY_NAME` for each attribute of events that is a number or raw; each attribute of the event, its user and
+    its item; `label` (float32); `time` (int64, whole seconds) where the log has times.
 
     label: the raw column that holds it. threshold: numbers at or above it are 1, others 0; null takes 0 and 1 as
     they are. positive: texts that are 1, all others 0, in place of numbers (`[buy, cart]`). histories: column -> which
@@ -62,6 +62,13 @@ class LabelledEvents(Layout):
             raise ValueError(f"positive: want null with threshold, got {self.positive}")
         return self
 
+    def asks_for(self, of: str) -> Iterator[str]:
+        """See `Layout`."""
+        if self.histories:
+            yield f"layout.histories ({{}} for none, got {', '.join(self.histories)})"
+        if of == USER and self.split == "by_user":
+            yield "layout.split: by_user"
+
     def label_column(self) -> str | None:
         """See `Layout`."""
         return self.label
@@ -78,7 +85,7 @@ class LabelledEvents(Layout):
         """See `Layout.arrange`."""
         attributes = {**log.event_columns, **log.user_columns, **log.item_columns}
         self._check(log, attributes)
-        columns = {name: Column(type="int64", vocabulary=name) for name in (USER, ITEM)}
+        columns = {name: Column(type="int64", vocabulary=name) for name in log.ids}
         plain = [name for name, each in log.event_columns.items() if each.vocabulary is None]
         beside = {**({"times": TIME} if log.has_time else {}), **{name: name for name in plain}}
         for name in self.histories:
@@ -112,14 +119,14 @@ class LabelledEvents(Layout):
         """All events, in no order, and where their histories are."""
         folder = work.scratch / "samples"
         folder.mkdir()
-        names = [FIRST, USER, ITEM, LABEL, *ORDER, *log.event_columns]
+        names = [FIRST, *log.ids, LABEL, *ORDER, *log.event_columns]
         for number in range(log.pieces):
             with work.progress.step(f"histories, piece {number + 1} of {log.pieces}"):
                 events = log.piece(number).select(names).to_pyarrow()
                 order = in_order([events[name].to_numpy() for name in (FIRST, *ORDER)])
                 sources = {FIRST, TIME, FRACTION, LABEL, *(s for each in histories for s in each.columns.values())}
                 ordered = {name: events[name].to_numpy()[order] for name in sources}
-                if log.has_time:
+                if log.has_time and USER in log.ids:
                     add_ties(work.facts, ties(ordered[FIRST], ordered[TIME], ordered[FRACTION]))
                 for history in histories:
                     for name, values in zip(history.where, history.add(ordered), strict=True):
