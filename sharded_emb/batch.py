@@ -31,22 +31,23 @@ class Extent:
 
 @dataclass
 class UnknownCount:
-    """ids: all that were read. out_of_range: those that are no row of the table, first: the first of them.
+    """ids: all that were read. out_of_range: those that are no row of the table, least: the least of them.
     out_of_vocabulary: those that are the row of what the vocabulary does not know.
     """
 
     ids: int = 0
     out_of_range: int = 0
     out_of_vocabulary: int = 0
-    first: int | None = None
+    least: int | None = None
 
     def plus(self, other: "UnknownCount") -> "UnknownCount":
-        """Both together; the first is that of this one, if it has any."""
+        """Both together."""
+        least = (each for each in (self.least, other.least) if each is not None)
         return UnknownCount(
             self.ids + other.ids,
             self.out_of_range + other.out_of_range,
             self.out_of_vocabulary + other.out_of_vocabulary,
-            other.first if self.first is None else self.first,
+            min(least, default=None),
         )
 
     def add(self, ids: npt.NDArray[np.int64], out_of_range: npt.NDArray[np.bool_] | None) -> None:
@@ -55,7 +56,8 @@ class UnknownCount:
         self.out_of_vocabulary += int((ids == UNKNOWN_ROW).sum())
         if out_of_range is not None:
             self.out_of_range += int(out_of_range.sum())
-            self.first = int(ids[out_of_range][0]) if self.first is None else self.first
+            least = int(ids[out_of_range].min())  # there is one, or nobody would say which
+            self.least = least if self.least is None else min(least, self.least)
 
 
 @dataclass(frozen=True, kw_only=True)

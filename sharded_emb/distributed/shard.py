@@ -75,7 +75,7 @@ class Sharded:
 
     @property
     def plain(self) -> nn.Module:
-        """The module inside the wrappers: for evaluation, which takes no part in gradients."""
+        """The module inside the wrappers, a `Trainee`: for evaluation, which takes no part in gradients."""
         return get_unwrapped_module(self.parallel)
 
     @property

@@ -122,6 +122,7 @@ class Checkpoints:
             "ids": {table.name: repr(table.ids) for table in tables},
             "rows": {table.name: table.rows for table in tables},
             "optimizers": {table.name: type(table.optimizer).__name__ for table in tables},
+            "all_rows": {table.name: table.update == "dense" for table in tables},
             **said_of(self.vocabularies),
             "run": state.to_json(),
         }

@@ -167,10 +167,18 @@ def _part(part: Table, model: Model, checkpoint: Opened, grown: tuple[int, int] 
 
 def _optimizer_of(table: Table, checkpoint: Opened) -> Iterator[str]:
     """States of one optimizer say something else to another, in whatever shape."""
+    if table.freeze:
+        return
     mine, trained = type(table.optimizer).__name__, checkpoint.said["optimizers"][table.name]
-    if mine != trained and not table.freeze:
+    if mine != trained:
         whose = f"whose states {checkpoint.path} has"
         yield f"tables.{table.name}.optimizer: want {trained}, {whose}, got {mine}{_fresh(checkpoint)}"
+    moves_all = table.update == "dense"
+    moved_all = checkpoint.said.get("all_rows", {}).get(table.name, moves_all)  # earlier versions do not say it
+    if moves_all != moved_all and checkpoint.key != _BEGINNING:
+        names = {True: "all rows", False: "the rows that it reads"}
+        said = f"want a step to move {names[moved_all]}, as in {checkpoint.path}, got {names[moves_all]}"
+        yield f"tables.{table.name}.update: {said}; leave update, and the kernel of sharding, as they were"
 
 
 def _fresh(checkpoint: Opened) -> str:

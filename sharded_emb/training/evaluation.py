@@ -29,6 +29,7 @@ from sharded_emb.metrics.lists import ListSums
 from sharded_emb.metrics.lists import means as lists_means
 from sharded_emb.models.base import NextItemModel
 from sharded_emb.training.scoring import Scoring, constant, for_evaluation
+from sharded_emb.training.trainee import Trainee
 from sharded_emb.vocabulary_rows import FIRST_ROW
 
 _ROWS_PER_LOOKUP = 1 << 16
@@ -86,21 +87,21 @@ class BinaryEvaluator:
     @torch.no_grad()
     def scores(self, split: str) -> list["Scored"]:
         """The same of each task. Raises RunFailedError on every rank for a score that is not a finite number."""
-        plain = self.scoring.sharded.plain.eval()
+        plain = cast(Trainee, self.scoring.sharded.plain)
         none = np.zeros((0, len(self.scoring.reading.labels)))
         mine: list[tuple[np.ndarray, ...]] = [(np.zeros(0, dtype=np.int64), none, none)]
         collate = self.scoring.collate(split)
-        for window in self.scoring.windows(split, collate.columns):
-            for rows, batch in self.scoring.batches(collate, window.rows(), window):
-                output = plain.get_submodule("model").forward(self.scoring.sharded.embed(batch))  # not the compiled one
-                if len(rows):
-                    assert batch.label_B is not None
-                    values = (
-                        each[: len(rows)].reshape(len(rows), -1).cpu().double().numpy()
-                        for each in (batch.label_B, output)
-                    )
-                    mine.append((rows, *values))
-        plain.train()
+        with plain.evaluating():
+            for window in self.scoring.windows(split, collate.columns):
+                for rows, batch in self.scoring.batches(collate, window.rows(), window):
+                    output = plain.model.forward(self.scoring.sharded.embed(batch))  # not the compiled one
+                    if len(rows):
+                        assert batch.label_B is not None
+                        values = (
+                            each[: len(rows)].reshape(len(rows), -1).cpu().double().numpy()
+                            for each in (batch.label_B, output)
+                        )
+                        mine.append((rows, *values))
         gathered = all_values([np.concatenate(each) for each in zip(*mine, strict=True)], self.scoring.place)
         row_N, label_NL, logit_NL = (np.concatenate(each) for each in zip(*gathered, strict=True))
         order_N = np.argsort(row_N)
@@ -220,8 +221,11 @@ class NextItemEvaluator:
         """By batch: rows and scores (B, N), -inf for padding and out-of-vocabulary. A rank without rows in a batch
         takes part and yields nothing.
         """
-        plain = self.scoring.sharded.plain.eval()
-        model = cast(NextItemModel, plain.get_submodule("model"))
+        plain = cast(Trainee, self.scoring.sharded.plain)
+        with plain.evaluating():
+            yield from self._scores(split, cast(NextItemModel, plain.model))
+
+    def _scores(self, split: str, model: NextItemModel) -> Iterator[tuple[Int64s, Tensor]]:
         items_ND, counts = self._item_vectors(model), self._counted
         collate = self.scoring.collate(split)
         for eligible, window in self._eligible(split, collate.columns):
@@ -234,7 +238,6 @@ class NextItemEvaluator:
                         counts.add_to(scores_BN, values, np.concatenate([[0], np.cumsum(lengths)]))
                     scores_BN[:, :FIRST_ROW] = -torch.inf
                     yield rows, scores_BN
-        plain.train()
 
     def parts(self, split: str) -> Iterator[Int64s]:
         """This rank's rows of each batch, as `scores` has them."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sharded_emb.batch import Batch
 from sharded_emb.data.prefetch import DEFAULT, PrefetchConfig
@@ -15,6 +15,7 @@ from sharded_emb.data.source import Share
 from sharded_emb.data.unknown_ids import add_counts
 from sharded_emb.distributed.agree import all_sums, all_values
 from sharded_emb.distributed.phases import DATA, STEP, named
+from sharded_emb.training.buffers import Buffers
 from sharded_emb.training.checkpoint import NotSavedError
 from sharded_emb.training.checkpoint_files import step_of
 from sharded_emb.training.course import Course, Epochs, Fetching
@@ -28,22 +29,11 @@ from sharded_emb.training.parts import Parts
 from sharded_emb.training.progress import Display
 from sharded_emb.training.scoring import AskedToStopError
 from sharded_emb.training.signals import Signals
-from sharded_emb.training.state import LastSave, Progress, RunState
+from sharded_emb.training.state import AllRanks, LastSave, Progress, RunState
 from sharded_emb.training.step import ONE_PIECE, Learner, NotFiniteLossError, Stepping
 from sharded_emb.training.unknown import unknown_of_all
 
 log = logging.getLogger("sharded_emb")
-
-
-class _AllRanks(NamedTuple):
-    """What the ranks have agreed on before a step: the loss weight and the ids of the global batch, and whether it is
-    time for a checkpoint, as far as none was made after `asked_at`, the last step that was done then.
-    """
-
-    loss_weight: float
-    ids: int
-    minutes_over: bool
-    asked_at: int
 
 
 def _say_not_saved(step: int, error: Exception) -> None:
@@ -77,7 +67,7 @@ class Trainer:
         self.ids_ahead = self.prefetch.sends_ids(sharded.embeddings.knows_ids)
         self.learner = Learner(sharded, dense, schedule, self.stepping, self._tell, self.ids_ahead)
         self.display = Display(self.limits.total_steps(self.course.batches_per_epoch), self.place)
-        self.saved = time.monotonic()
+        self.saved, self.buffers = time.monotonic(), Buffers(sharded)
 
     @property
     def course(self) -> Course:
@@ -129,6 +119,8 @@ class Trainer:
                 for batch in fed.pieces:
                     add_counts(self.course.unknown, batch)
                 self.progress.step += 1
+                if self.progress.step == 1:
+                    self.buffers.check()
                 self.course.passed(self.progress, fed.samples)
                 self.progress.training_seconds += time.monotonic() - started
                 self.display.step(self.progress.step, all_ranks.ids)
@@ -161,7 +153,7 @@ class Trainer:
         due = self.course.evaluates(self.progress, self.limits.evaluate_every_epochs)
         return self.progress.step > self.progress.evaluated_step and (due or self._out_of_limits())
 
-    def _batches(self) -> Generator[tuple[Fed, _AllRanks]]:
+    def _batches(self) -> Generator[tuple[Fed, AllRanks]]:
         """This rank's batches of what is left of an epoch, and what all ranks have agreed on for each.
 
         Every rank learns here, before any id of the batch is exchanged, of a bad id on one of them, and of a signal to
@@ -190,7 +182,7 @@ class Trainer:
                 if signals:
                     self._stop()
                     return
-                yield fed, _AllRanks(weight or 1.0, int(ids), bool(minutes_over), self.progress.step)
+                yield fed, AllRanks(weight or 1.0, int(ids), bool(minutes_over), self.progress.step)
 
     def _stop(self) -> None:
         self.stop_signal = max(all_values(self.signals.heard, self.place))
@@ -232,6 +224,7 @@ class Trainer:
     def _save(self, best: bool = False) -> None:
         started = time.monotonic()
         self._tell("saving")
+        self.buffers.check()
         self._settle()
         self.last_save = LastSave(self.progress.step, best)
         step, state = self.progress.step, self._state()

@@ -57,6 +57,17 @@ class Progress:
         return cls(**{**values, "stream": StreamPosition.from_json(values.get("stream", {}))})
 
 
+class AllRanks(NamedTuple):
+    """What the ranks have agreed on before a step: the loss weight and the ids of the global batch, and whether it is
+    time for a checkpoint, as far as none was made after `asked_at`, the last step that was done then.
+    """
+
+    loss_weight: float
+    ids: int
+    minutes_over: bool
+    asked_at: int
+
+
 class LastSave(NamedTuple):
     """The step that was saved last, and whether the run needs that save."""
 
@@ -88,7 +99,7 @@ class RunState:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunState":
         """Of the same values."""
-        counts = [{name: UnknownCount(**count) for name, count in each.items()} for each in values["unknown_ids"]]
+        counts = [{name: _count(count) for name, count in each.items()} for each in values["unknown_ids"]]
         return cls(**{**values, "progress": Progress.from_json(values["progress"]), "unknown_ids": counts})
 
     def unknown_ids_of(self, rank: int, world_size: int) -> dict[str, UnknownCount]:
@@ -100,3 +111,8 @@ class RunState:
             for name, count in counts.items():
                 found[name] = found.get(name, UnknownCount()).plus(count)
         return found
+
+
+def _count(values: Mapping[str, Any]) -> UnknownCount:
+    """Earlier versions kept the first id that was out of range, and not the least."""
+    return UnknownCount(**{"least" if key == "first" else key: value for key, value in values.items()})

@@ -1,11 +1,13 @@
 """What is sharded and trained: lookups, model and loss in one module."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from sharded_emb.batch import Batch, Embedded
 from sharded_emb.component import Frozen
@@ -34,7 +36,7 @@ PLAIN = DenseConfig()
 class Trainee(nn.Module):
     """A batch to the weighted sum of its losses on this rank, a scalar.
 
-    Raises InputError for a model whose numbers depend on how rows are dealt to ranks.
+    Raises InputError for a model whose numbers depend on how rows are dealt to ranks, or with weights of another dtype.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Trainee(nn.Module):
     ) -> None:
         super().__init__()
         _require_rows_apart(model)
+        _require_fp32(model)
         self.embeddings = embeddings
         self.poolings = poolings
         self.model = model
@@ -55,6 +58,18 @@ class Trainee(nn.Module):
         """As of any module, and sets the precision of matrix products."""
         self._set_products(training=mode)
         return super().train(mode)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In evaluation mode meanwhile; each part is in its own mode again afterwards, which need not be training."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            self._set_products(training=modes[self])
+            for module, mode in modes.items():
+                module.training = mode
 
     def _set_products(self, training: bool) -> None:
         """Of this process, since a backward pass has no other. GRUs on a GPU take TF32 if they are told nothing."""
@@ -80,8 +95,17 @@ class Trainee(nn.Module):
 
 def _require_rows_apart(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and module.track_running_stats):
             raise InputError(
                 f"model: want each row computed from itself alone, got {type(module).__name__} in {name}, whose "
                 "statistics are those of one rank's rows, another number of which gives another model; use nn.LayerNorm"
+            )
+
+
+def _require_fp32(model: nn.Module) -> None:
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:
+            got = f"got {name} of {str(weight.dtype).removeprefix('torch.')}"
+            raise InputError(
+                f"model: want weights of float32 where they are trained, {got}; dense.dtype is of products"
             )

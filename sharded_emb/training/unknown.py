@@ -19,11 +19,11 @@ def unknown_of_all(
     for split, counts in found.items():
         for feature, count in counts.items():
             sums = all_sums([count.ids, count.out_of_range, count.out_of_vocabulary], place)
-            first = next((each for each in all_values(count.first, place) if each is not None), None)
+            least = min((each for each in all_values(count.least, place) if each is not None), default=None)
             names = ("ids", "out_of_range", "out_of_vocabulary")
             values: dict[str, Any] = dict(zip(names, map(int, sums), strict=True))
-            told.setdefault(split, {})[feature] = {**values, "first_out_of_range": first}
+            told.setdefault(split, {})[feature] = {**values, "least_out_of_range": least}
             if sums[1]:
-                said = (split, feature, int(sums[1]), int(sums[0]), first, policy(feature))
+                said = (split, feature, int(sums[1]), int(sums[0]), least, policy(feature))
                 log.warning("%s: feature %s: %d of %d ids are no row of its table, such as %s; unknown=%s", *said)
     return told

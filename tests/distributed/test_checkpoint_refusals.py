@@ -93,3 +93,26 @@ def test_a_sharded_table_loads_as_a_data_parallel_one(folder: Path, run: Path) -
 
 def test_the_same_model_loads(folder: Path, run: Path) -> None:
     load(folder, run)
+
+
+def test_a_kernel_that_moves_all_rows_does_not_go_on_from_one_that_moves_those_that_it_reads(
+    folder: Path, run: Path, tmp_path: Path
+) -> None:
+    dense = {"type": "row_wise", "kernel": "dense"}
+
+    def resume(place: Place, run: Path, sharding: str | dict[str, Any]) -> None:
+        built = Built(config(folder, sharding), place)
+        checkpoints = Checkpoints(run, place, built.vocabularies())
+        checkpoints.resume(built.sharded, built.dense, checkpoints.newest())
+
+    want = (
+        r"^tables\.item\.update: want a step to move the rows that it reads, as in .*step-5, got all rows; leave "
+        r"update, and the kernel of sharding, as they were$"
+    )
+    with pytest.raises(InputError, match=want):
+        on_one_rank(lambda place: resume(place, run, dense))
+    load(folder, run, sharding=dense)  # to evaluate moves nothing
+    state = run / "checkpoints" / "step-5" / "state.json"
+    assert json.loads(state.read_text())["all_rows"] == {"item": False}
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    on_one_rank(lambda place: resume(place, tmp_path / "run", "table_wise"))

@@ -192,7 +192,7 @@ def test_unknown_ids_are_counted_by_batch(prefetch: PrefetchConfig) -> None:
             for piece in fed.pieces:
                 add_counts(counts, piece)
     assert feed.collate.unknown["items"].ids == 0, "what was made ahead is not yet trained on"
-    assert (counts["items"].out_of_range, counts["items"].first) == (1, ITEMS + 1)
+    assert (counts["items"].out_of_range, counts["items"].least) == (1, ITEMS + 1)
     assert counts["items"].ids == sum(map(len, table(7)["items"].to_pylist()))
 
 

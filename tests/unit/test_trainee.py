@@ -1,5 +1,6 @@
 """bf16 in a training step: the model is near the exact one, what the loss is given is fp32, and weights stay it."""
 
+import contextlib
 import shutil
 from typing import Any
 
@@ -95,6 +96,22 @@ def test_a_model_that_mixes_rows_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     with pytest.raises(InputError, match=r"^model: want each row computed from itself alone, got BatchNorm1d in 1, "):
         Trainee(nn.Identity(), nn.Identity(), model, Kept())  # type: ignore[arg-type]
+
+
+def test_a_part_keeps_its_mode_through_an_evaluation() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout().eval(), nn.Dropout())
+    trainee = Trainee(nn.Identity(), nn.Identity(), model, Kept(), DenseConfig(dtype="tf32"))  # type: ignore[arg-type]
+    with contextlib.suppress(ZeroDivisionError), trainee.evaluating():
+        assert not any(module.training for module in trainee.modules())
+        assert torch.get_float32_matmul_precision() == "highest"
+        raise ZeroDivisionError
+    assert [module.training for module in model] == [True, False, True]
+    assert torch.get_float32_matmul_precision() == "high"
+    trainee.eval()
+    with trainee.evaluating():
+        pass
+    assert not any(module.training for module in trainee.modules())
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ for torch.compile")

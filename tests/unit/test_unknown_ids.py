@@ -78,7 +78,7 @@ def test_hashed_ids_are_rows_of_items_and_the_same_every_time() -> None:
 def test_unknown_ids_are_counted(unknown: str) -> None:
     _, _, made = read(unknown)
     count = made.unknown["f"]
-    assert (count.ids, count.out_of_range, count.out_of_vocabulary, count.first) == (7, 3, 1, ROWS)
+    assert (count.ids, count.out_of_range, count.out_of_vocabulary, count.least) == (7, 3, 1, -1)
 
 
 def test_errors_are_not_counted() -> None:

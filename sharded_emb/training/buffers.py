@@ -1,0 +1,61 @@
+"""Buffers of a model that somebody wrote: what a step changes besides weights.
+
+A checkpoint keeps one of each, and every rank goes on from it: they have to be the same on all ranks, as weights are.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sharded_emb.distributed.agree import all_values
+from sharded_emb.distributed.process_group import Place
+from sharded_emb.distributed.shard import Sharded
+from sharded_emb.errors import InputError
+
+log = logging.getLogger("sharded_emb")
+
+
+class Buffers:
+    """Those of all that is trained and no table, as they are before the first step."""
+
+    def __init__(self, sharded: Sharded) -> None:
+        self._modules, self._place = nn.ModuleDict(sharded.dense()), sharded.place
+        kept = self._modules.state_dict().keys()
+        self._unsaved = {name: _hash(each) for name, each in self._modules.named_buffers() if name not in kept}
+
+    def check(self) -> None:
+        """Raises InputError on every rank for a buffer that is another one there. One that no checkpoint keeps and that
+        has changed is warned of, once.
+        """
+        now = dict(self._modules.named_buffers())
+        _require_same(now, self._place)
+        for name in [name for name, before in self._unsaved.items() if name in now and _hash(now[name]) != before]:
+            del self._unsaved[name]
+            if self._place.rank == 0:
+                log.warning(
+                    "model: buffer %s has changed and is in no checkpoint (persistent=False): a run that goes on, "
+                    "`evaluate` and `export` begin with what the model is built with",
+                    name,
+                )
+
+
+def _require_same(buffers: Mapping[str, Tensor], place: Place) -> None:
+    if place.world_size == 1 or not buffers:
+        return
+    first, *others = all_values({name: _hash(each) for name, each in buffers.items()}, place)
+    for rank, there in enumerate(others, start=1):
+        for name in first:
+            if there.get(name) != first[name]:
+                raise InputError(
+                    f"model: want buffers that are the same on every rank, got another {name} on rank {rank} than on "
+                    "rank 0; a step may not keep there what it has read of a batch, of which a rank has a part"
+                )
+
+
+def _hash(buffer: Tensor) -> str:
+    values = buffer.detach().cpu().contiguous()
+    said = f"{values.dtype} {tuple(values.shape)}".encode()
+    return hashlib.sha256(said + values.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
