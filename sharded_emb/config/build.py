@@ -151,6 +151,7 @@ class Built:
             reading=self.reading,
             batch_per_rank=self.config.evaluation.batch_per_rank,
             heard=lambda: signals.heard,
+            streamed=self.config.stream.folder is not None,
         )
         return make_evaluator(scoring, self.config.evaluation.counts)
 

@@ -148,6 +148,8 @@ def _label(sound: Tree, dataset: Dataset) -> Iterator[str]:
     loss = sound.get("loss")
     if loss is not None and loss.weight is not None:
         weight = dataset.columns.get(loss.weight)
+        if isinstance(loss, LabelledLossConfig) and loss.weight in loss.columns().values():
+            yield f"loss.weight: want how much a row counts, got {loss.weight!r}, which is a label; leave it out"
         if weight is None:
             yield f"loss.weight: want a column of {dataset.folder}, got {loss.weight!r}{_hint(loss.weight, dataset)}"
         elif weight.type != "float32" or weight.vocabulary is not None:

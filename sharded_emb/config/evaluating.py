@@ -75,9 +75,9 @@ def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> Di
     return mine.less(other, evaluator.scoring.users(config.split))
 
 
-def _show_differences(differences: Differences, against: str) -> None:
+def _show_differences(differences: Differences, against: str, of: str) -> None:
     for name, found in differences.items():
-        print(f"{name}: the difference to {against}, and where 95 of 100 samples of users have it")
+        print(f"{name}: the difference to {against}, and where 95 of 100 samples of {of} have it")
         for metric, each in found.items():
             sure = "" if each.certain else "  not certain"
             print(f"  {metric:<20} {each.difference:+.4f}  [{each.low:+.4f}, {each.high:+.4f}]{sure}")
@@ -99,7 +99,8 @@ def _show_evaluation(
     found = {"checkpoint": checkpoint.name, "metrics": metrics, "baselines": others["baselines"], "protocol": protocol}
     found |= {"best_reachable": best} if best else {}
     if config.against is not None:
-        _show_differences(others["against"], config.against)
+        of = "users" if "user" in built.dataset.columns else "rows"
+        _show_differences(others["against"], config.against, of)
         values = {
             name: {metric: asdict(each) for metric, each in by_metric.items()}
             for name, by_metric in others["against"].items()

@@ -186,13 +186,13 @@ def _sharding_patterns(tree: Tree, sound: Tree) -> Iterator[str]:
 
 
 def _grown(tree: Tree, sound: Tree) -> Iterator[str]:
-    """What may grow has to be a table."""
+    """What may grow has to be a table, or a pattern of some."""
     tables = tree.get("tables")
     if "checkpoint" in sound and isinstance(tables, Mapping):
         names = [*map(str, tables)]
         for name in sound["checkpoint"].grow_tables:
-            if name not in names:
-                yield f"checkpoint.grow_tables: want names of tables, got {name!r}{nearest(name, names)}"
+            if not fnmatch.filter(names, name):
+                yield f"checkpoint.grow_tables: want names or patterns of tables, got {name!r}{nearest(name, names)}"
 
 
 def _fresh_states(sound: Tree) -> Iterator[str]:

@@ -53,13 +53,15 @@ class ShardingConfig(KernelChoice):
 
 
 class EvaluationConfig(Frozen):
-    """The key `evaluation`. every_epochs: between evaluations of the validation split while training.
+    """The key `evaluation`. every_epochs: between evaluations of the validation split while training. every_steps: and
+    after each so many steps besides, for epochs that are long; null for none.
 
     batch_per_rank: rows that are scored at once, which bounds the memory of scores (rows x items). counts: what is
     added to the scores of a next-item model, null for nothing.
     """
 
     every_epochs: PositiveInt = 1
+    every_steps: PositiveInt | None = None
     batch_per_rank: PositiveInt = 256
     counts: CountsConfig | None = None
 

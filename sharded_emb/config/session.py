@@ -205,14 +205,14 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
         profile=Profile(config.profile, place, folder.path / "profile" / f"rank-{place.rank}.json"),
         stream=built.stream(),
     )
-    saving = config.checkpoint
     limits = Limits(
         steps=config.steps,
         epochs=config.epochs,
         log_every_steps=config.log_every_steps,
         evaluate_every_epochs=config.evaluation.every_epochs,
-        save_every_steps=saving.every_steps,
-        save_every_minutes=saving.every_minutes,
+        evaluate_every_steps=config.evaluation.every_steps,
+        save_every_steps=config.checkpoint.every_steps,
+        save_every_minutes=config.checkpoint.every_minutes,
     )
     stepping = Stepping(config.accumulation, config.clip_norm)
     trainer = Trainer(parts, limits, EarlyStopping(config.early_stopping), stepping, config.prefetch, signals=signals)

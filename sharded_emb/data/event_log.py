@@ -18,6 +18,7 @@ from sharded_emb.data.base import (
     require_columns,
 )
 from sharded_emb.data.locations import is_pattern, is_remote
+from sharded_emb.data.normalize import PER_SECOND
 from sharded_emb.data.reading import Places, load
 from sharded_emb.data.side_table import Format, SideTable
 from sharded_emb.data.tabular import (
@@ -34,7 +35,6 @@ from sharded_emb.data.tabular import (
 from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError
 
-PER_SECOND = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 SEPARATORS = {"csv": ",", "tsv": "\t", "jsonl": "", "parquet": ""}
 
 

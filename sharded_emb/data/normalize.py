@@ -10,11 +10,13 @@ from sharded_emb.data.bad_rows import BadRow, Place, shortened
 from sharded_emb.data.base import RAW, LogConfig, RawLog
 from sharded_emb.data.filters import filtered
 from sharded_emb.data.layouts.base import FRACTION, ITEM, LABEL, POSITION, TIME, USER
-from sharded_emb.data.values import attribute_values
+from sharded_emb.data.values import attribute_values, number_of
 from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError
 
 _WHY, _GOT = "#why", "#got"
+_YEAR_2200 = 7_258_118_400
+PER_SECOND = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,20 @@ def normalize(config: LogConfig, raw: RawLog, work: Work) -> RawLog:
     work.drop(*raw.tables)
     with work.progress.step("filtering"):
         events = filtered(config, events, work)
+    if raw.has_time and (said := _far_future(events, raw.per_second)):
+        work.progress.say(said)
     return replace(raw, events=events, users=users, items=items, tables=["events"])
+
+
+def _far_future(events: Any, per_second: int) -> str | None:
+    """A line about times that are of another unit, by all appearances."""
+    newest = events[TIME].max().execute()
+    if newest is None or newest < _YEAR_2200:
+        return None
+    units = {name: per for name, per in PER_SECOND.items() if per > per_second}
+    likely = next((name for name, per in units.items() if newest * per_second // per < _YEAR_2200), None)
+    hint = f"; dataset.time_unit={likely} reads them so" if likely else ""
+    return f"dataset.time: the newest event is of the year {1970 + newest // 31_556_952:,}, as numbers are read{hint}"
 
 
 def _time(text: Any, per_second: int) -> tuple[Any, Any]:
@@ -92,7 +107,7 @@ def _time(text: Any, per_second: int) -> tuple[Any, Any]:
 def _label(text: Any, positive_from: float | None, positive: list[str] | None) -> Any:
     if positive is not None:
         return text.isin(positive).cast("float64")
-    number = text.try_cast("float64")
+    number = number_of(text)
     number = ibis.ifelse(number.abs() < float("inf"), number, ibis.null("float64"))
     return number if positive_from is None else (number >= positive_from).cast("float64")
 

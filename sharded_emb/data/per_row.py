@@ -57,5 +57,6 @@ def _finite(key: str, column: str, values: npt.NDArray[Any], rows: Int64s, least
     if wrong.size:
         wanted = "numbers" if least == -np.inf else f"numbers of {least:g} and more"
         got = f"{found[wrong[0]]} in row {rows[wrong[0]]} of the split"
-        raise InputError(f"{key}: want {wanted} in column {column}, got {got}; prepare the data again")
+        remedy = "prepare the data again" if least == -np.inf else "name another column, or prepare it without a scale"
+        raise InputError(f"{key}: want {wanted} in column {column}, got {got}; {remedy}")
     return found

@@ -101,8 +101,15 @@ def _value(table: Any, raw: Any, attribute: Attribute, fit: Callable[[Callable[[
     return raw
 
 
+def number_of(text: Any) -> Any:
+    """Null for what is none; true and false, as a column of booleans is read, are 1 and 0."""
+    number = text.try_cast("float64")
+    word = ibis.ifelse(number.isnull(), text.lower(), ibis.null("string"))
+    return ibis.coalesce(number, ibis.cases((word == "true", 1.0), (word == "false", 0.0), else_=None))
+
+
 def _finite(raw: Any, infinite: bool = False) -> Any:
-    number = raw.try_cast("float64")
+    number = number_of(raw)
     bound = ~number.isnan() if infinite else number.abs() < float("inf")
     return ibis.ifelse(bound, number, ibis.null("float64"))
 

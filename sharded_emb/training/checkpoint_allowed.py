@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from sharded_emb.errors import closest, nearest
@@ -13,7 +14,7 @@ class Allowed:
     """Names of tables, or of dense weights and what is above them (`dense.model.blocks`).
 
     missing: what the checkpoint may lack; it keeps its initial values. unexpected: what the model may lack. What is in
-    both may be of another kind, and begins anew. grown: tables that may have more rows than before. inherited: names
+    both may be of another kind, and begins anew. grown: tables, or patterns, that may have more rows. inherited: names
     that fit nothing are no error unless something does not fit, since they may be about an earlier checkpoint.
     """
 
@@ -43,6 +44,10 @@ class Allowed:
     def may_begin_anew(self, name: str) -> bool:
         """Whether what the checkpoint has of it may be of no use."""
         return self.may_lack(name) and self.may_leave(name)
+
+    def may_grow(self, table: str) -> bool:
+        """Whether a table may have new rows behind those of the checkpoint."""
+        return any(fnmatchcase(table, pattern) for pattern in self.grown)
 
     def misspelt(self, of_model: Iterable[str], of_checkpoint: Iterable[str]) -> Iterator[str]:
         """Names that fit nothing."""

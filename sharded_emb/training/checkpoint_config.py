@@ -16,7 +16,8 @@ class CheckpointConfig(Frozen):
     The rest is about a checkpoint that a new run begins with (`warm_start`), or that is evaluated: by names of tables
     and of dense weights, or of what these are in, how the model may differ from it. allow_missing: what it has not, and
     what keeps its initial values. allow_unexpected: what it alone has. A name in both is of another kind, and begins
-    anew. grow_tables: tables with new rows behind the old ones, which keep their numbers.
+    anew. grow_tables: tables, or patterns of their names (`*`), with new rows behind the old ones, which keep their
+    numbers.
     """
 
     every_steps: PositiveInt | None = None

@@ -133,7 +133,7 @@ def _rows(table: Table, checkpoint: Opened, allowed: Allowed, wrong: list[str]) 
         wrong.append(said)
     elif not table.ids.keeps_rows(before, table.rows):
         wrong.append(f"{said}; with ids: {table.ids} ids would read other rows among more, so leave rows as it was")
-    elif table.name not in allowed.grown:
+    elif not allowed.may_grow(table.name):
         wrong.append(
             f"{said}; checkpoint.grow_tables=[{table.name}] keeps the old ones, and fills new ones by the seed"
         )

@@ -66,7 +66,8 @@ class BinaryEvaluator:
     def protocol(self, split: str) -> dict[str, Any]:
         """All rows count once; AUC within users has those of the vocabulary alone."""
         users = {"users": "of the vocabulary"} if "user" in self.scoring.dataset.columns else {}
-        return {name: {"split": split, "rows": "all", "ties": "count half", **users} for name in self.names(split)}
+        said = {"split": split, "rows": "all", "ties": "count half", **users, **self.scoring.protocol}
+        return {name: dict(said) for name in self.names(split)}
 
     def names(self, split: str) -> list[str]:
         """Of the evaluations: the split for the first task, and SPLIT_TASK for the others."""
@@ -149,6 +150,7 @@ class NextItemEvaluator:
     def protocol(self, split: str) -> dict[str, Any]:
         """Of both evaluations."""
         more = {} if self.counts is None else {"scores": f"the model's + {self.counts}"}
+        more |= self.scoring.protocol
         sessions = self.scoring.dataset.manifest.dataset.get("layout", {}).get("session_gap_seconds") is not None
         removed = ranking.protocol(split, removed_of="session" if sessions else "user")
         return {split: removed | more, f"{split}_unfiltered": ranking.protocol(split) | more}

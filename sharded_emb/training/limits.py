@@ -15,6 +15,7 @@ class Limits:
     evaluate_every_epochs: int
     save_every_steps: int | None = None
     save_every_minutes: float | None = None
+    evaluate_every_steps: int | None = None
 
     def total_steps(self, an_epoch: int | None) -> int | None:
         """At most; None where that is not known. an_epoch: the steps of one."""
@@ -24,6 +25,10 @@ class Limits:
     def save_after(self, step: int) -> bool:
         """Whether it is one of those."""
         return self.save_every_steps is not None and step % self.save_every_steps == 0
+
+    def evaluate_after(self, step: int) -> bool:
+        """Whether it is one of those within epochs."""
+        return self.evaluate_every_steps is not None and step % self.evaluate_every_steps == 0
 
     def is_last(self, step: int) -> bool:
         """Whether no step may follow this one."""

@@ -131,12 +131,15 @@ class Trainer:
                 save_due = minutes_over or self.limits.save_after(self.progress.step)
                 if save_due and not self._evaluation_due():
                     self._save_if_possible()
-                if self.limits.is_last(self.progress.step):
+                if self._pauses_after(self.progress.step):
                     break
 
     def _next_is_wanted(self) -> bool:
         """Whether the next batch is of use while this one is computed."""
-        return self.ids_ahead and not self.limits.is_last(self.progress.step + 1)
+        return self.ids_ahead and not self._pauses_after(self.progress.step + 1)
+
+    def _pauses_after(self, step: int) -> bool:
+        return self.limits.is_last(step) or self.limits.evaluate_after(step)
 
     def _step(self, pieces: list[Batch], global_weight: float, following: Batch | None) -> float:
         try:
@@ -149,8 +152,9 @@ class Trainer:
         self.tell(self.progress.step, phase)
 
     def _evaluation_due(self) -> bool:
-        """Once at the end of an epoch and of the run."""
+        """Once after a step: at the end of an epoch and of the run, and within epochs as it was asked for."""
         due = self.course.evaluates(self.progress, self.limits.evaluate_every_epochs)
+        due = due or self.limits.evaluate_after(self.progress.step)
         return self.progress.step > self.progress.evaluated_step and (due or self._out_of_limits())
 
     def _batches(self) -> Generator[tuple[Fed, AllRanks]]:

@@ -38,7 +38,7 @@ def _never() -> int:
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
     """What both evaluators need: a model, data to score, and in which pieces. heard: by what signal this rank is asked
-    to stop, 0 for none.
+    to stop, 0 for none. streamed: whether the model was trained on a stream.
     """
 
     sharded: Sharded
@@ -47,7 +47,13 @@ class Scoring:
     reading: Reading
     batch_per_rank: int
     heard: Callable[[], int] = _never
+    streamed: bool = False
     unknown: dict[str, dict[str, UnknownCount]] = field(default_factory=dict)
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What there is to know of the numbers of any split."""
+        return {"trained_on": "a stream, which may be later than these rows"} if self.streamed else {}
 
     @property
     def place(self) -> Place:

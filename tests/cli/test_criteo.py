@@ -67,3 +67,21 @@ def test_what_a_log_without_users_cannot_have_is_refused_with_its_key(start: Com
     assert start("prepare", "experiment=dlrm_criteo", "dataset.raw=train.txt", "data=data").code in (0, None)
     ended = start("train", *words, "data=data")
     assert (ended.code, "early_stopping.metric: want" in ended.err) == (2, True), ended.err
+
+
+def test_a_day_more_is_a_part_of_a_stream(prepared: Commands) -> None:
+    folder = prepared.folder
+    write(folder / "day_2", 400, seed=2)
+    days = ["experiment=dlrm_criteo", "dataset.raw=[day_0,day_1.gz,day_2]", "data=data", "stream.folder=stream"]
+    ended = prepared("prepare", *days)
+    assert ended.code in (0, None), ended.err
+    (folder / "stream" / "END").touch()
+    words = ["experiment=dlrm_criteo", "data=data", *SMALL, "stream.folder=stream", "epochs=null"]
+    ended = prepared("train", *words, f"run={folder / 'run'}")
+    assert ended.code in (0, None), ended.err
+    said = result(folder / "run")
+    assert (said["steps"], said["stream"]["parts"]) == (4, 1)
+    assert said["protocol"]["test"]["trained_on"] == "a stream, which may be later than these rows"
+    ended = prepared("evaluate", f"run={folder / 'run'}", "against=logistic_regression")
+    assert "trained_on: a stream, which may be later than these rows" in ended.out
+    assert "where 95 of 100 samples of rows have it" in ended.out

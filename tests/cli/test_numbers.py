@@ -67,6 +67,12 @@ def test_models_learn_from_numbers_and_say_what_is_none(start: Commands) -> None
     ended = start("train", *words, "model=dlrm", "model.numbers=[prize, user]")
     assert f"model.numbers: want columns of {start.folder}/data, got 'prize'; did you mean price?" in ended.err
     assert "model.numbers: want columns of one number a row (float32), got 'user', which holds int64" in ended.err
+    ended = start("train", *words, "model=dlrm", "loss.weight=label")
+    assert "loss.weight: want how much a row counts, got 'label', which is a label; leave it out" in ended.err
+    ended = start("train", *words, "model=dlrm", "loss.weight=price")
+    want = "loss.weight: want numbers of 0 and more in column price, got "
+    assert want in ended.err
+    assert "; name another column, or prepare it without a scale" in ended.err
     ended = start("train", *words, "model=dlrm", "model.numbers=[label]")
     assert "model.numbers: want what is known before the label, got 'label', which is one; leave it out" in ended.err
     run("train", *words, *runs["dlrm"], "steps=6", f"run={start.folder / 'two'}", ranks=2)

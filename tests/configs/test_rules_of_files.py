@@ -166,7 +166,7 @@ def test_a_run_begins_with_one_that_is_there_and_has_a_checkpoint(run_folder: Pa
         "warm_start.states: want true with tables.item.ids: managed_collision, whose rows go by steps, got false"
     )
     assert said("checkpoint.grow_tables=[itm]") == [
-        "checkpoint.grow_tables: want names of tables, got 'itm'; did you mean item?"
+        "checkpoint.grow_tables: want names or patterns of tables, got 'itm'; did you mean item?"
     ]
 
 

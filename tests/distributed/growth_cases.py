@@ -113,7 +113,7 @@ def grow_all(place: Place, folder: Path, runs: Path) -> dict[Grown, list[str]]:
     found = {}
     for number, case in enumerate(CASES):
         run = runs / str(number)
-        more = {"warm_start": {"run": str(run)}, "checkpoint": {"grow_tables": ["item"]}}
+        more = {"warm_start": {"run": str(run)}, "checkpoint": {"grow_tables": ["it*"]}}
         built = Built(run_config(folder, "new", case, case.loaded, **more), place)
         new, old = whole(built), torch.load(run / "whole.pt")
         begun = warm_started(built)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -165,6 +167,42 @@ def test_a_text_that_is_no_number_stays_malformed(tmp_path: Path) -> None:
         match=r"dataset\.attributes\.x: want a number in column x \(`missing` says what none is\), got none in line 3",
     ):
         alone(raw, tmp_path / "none", attributes={"x": {"of": "event", "number": True}}, max_bad_rows=2)
+
+
+def test_true_and_false_are_labels_and_numbers(tmp_path: Path) -> None:
+    raw = written(tmp_path, [("True", "false"), ("false", "TRUE"), ("0", "2.5")], "label,x")
+    rows = rows_of(alone(raw, tmp_path / "data", attributes={"x": NUMBER}))
+    assert [(row["label"], row["x"]) for row in rows] == [(1, 0), (0, 1), (0, 2.5)]
+    pq.write_table(pa.table({"label": [True, False, True], "x": [True, None, False]}), tmp_path / "log.parquet")
+    rows = rows_of(
+        alone(str(tmp_path / "log.parquet"), tmp_path / "parquet", attributes={"x": {**NUMBER, "missing": 7}})
+    )
+    assert [(row["label"], row["x"]) for row in rows] == [(1, 1), (0, 7), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "said"),
+    [
+        (
+            [1_700_000_000_000],
+            "seconds",
+            "the newest event is of the year 55,840, as numbers are read; dataset.time_unit=milliseconds",
+        ),
+        ([1_700_000_000_000_000_000], "milliseconds", "dataset.time_unit=nanoseconds reads them so"),
+        ([1_700_000_000], "seconds", None),
+        ([1_700_000_000_000], "milliseconds", None),
+        ([7, 9], "seconds", None),
+        (["2024-05-01", "2191-01-01"], "seconds", None),
+    ],
+)
+def test_times_of_another_unit_are_told_of(
+    times: list[Any], unit: str, said: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = written(tmp_path, [(at % 2, time) for at, time in enumerate(times)], "label,time")
+    alone(raw, tmp_path / "data", time="time", time_unit=unit)
+    told = capsys.readouterr().err
+    assert ("dataset.time: the newest event is of the year" in told) == (said is not None)
+    assert said is None or said in told
 
 
 def test_users_without_a_number_may_have_a_chosen_one(tmp_path: Path) -> None:

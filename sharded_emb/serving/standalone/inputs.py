@@ -20,6 +20,7 @@ from .vocabulary import UNKNOWN, Vocabulary, mapped, of_64_bits, of_kind
 Columns = Mapping[str, Sequence[Any]]
 ROWS_BEHIND = 2
 _BEYOND = 3.4028235e38  # the largest number of 32 bits is below it
+_BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,8 @@ class Inputs:
 
 def _number(column: str, value: Any, wanted: str) -> float:
     """Of any library. Raises ValueError for what is no number."""
+    if isinstance(value, str) and value.lower() in _BOOLEANS:
+        return _BOOLEANS[value.lower()]
     try:
         # of few bits by its shortest text, as which `prepare` has read it
         number = float(str(value) if type(value).__name__ in ("float32", "float16") else value)
