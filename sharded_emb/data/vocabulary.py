@@ -24,7 +24,7 @@ BUILT_OVER = (
     "all events after filtering, those of valid and test included (as the published protocols do); rows by count, most "
     "frequent first, ties by raw id, ascending"
 )
-EVENTS_PER_PIECE = 1_000_000
+EVENTS_PER_PIECE, VALUES_PER_PIECE = 1_000_000, 16_000_000  # whichever is less, since a piece is read into memory
 _ID, _ROW = "#id", "#row"  # names that no attribute has
 # up to 18 digits always fit into int64; a leading zero or sign would not come back from a number
 _WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
@@ -160,9 +160,9 @@ class Encoder:
         """The events with `first` and `piece`, and with rows in place of the ids of users; and how many pieces are."""
         if USER not in events.columns:
             # each by itself: what stands together is read together
-            piece = (events[POSITION] // EVENTS_PER_PIECE).cast("int32")
-            last = events[POSITION].max().execute()
-            return events.mutate(**{FIRST: events[POSITION], PIECE: piece}), int(last) // EVENTS_PER_PIECE + 1
+            size, last = _events_per_piece(events), int(events[POSITION].max().execute())
+            piece = (events[POSITION] // size).cast("int32")
+            return events.mutate(**{FIRST: events[POSITION], PIECE: piece}), last // size + 1
         firsts, pieces = make_pieces(events, self._work)
         # the row of each user is found once, and comes with the rest that there is of the user
         users = self._rows(firsts.mutate(**{_ID: firsts[USER]}), {USER: USER}, FIRST)
@@ -252,7 +252,11 @@ def make_pieces(events: Any, work: Work) -> tuple[Any, int]:
     with work.progress.step("finding each user's first event"):
         found: pa.Table = users.to_pyarrow().sort_by("first")
     before = np.cumsum(found["events"].to_numpy()) - found["events"].to_numpy()
-    piece = before // EVENTS_PER_PIECE
+    piece = before // _events_per_piece(events)
     piece = np.unique(piece, return_inverse=True)[1].astype(np.int64)
     firsts = pa.table({USER: found[USER], FIRST: found["first"], PIECE: pa.array(piece, pa.int32())})
     return work.backend.create_table("firsts", ibis.memtable(firsts)), int(piece.max(initial=0)) + 1
+
+
+def _events_per_piece(events: Any) -> int:
+    return min(EVENTS_PER_PIECE, max(1, VALUES_PER_PIECE // len(events.columns)))

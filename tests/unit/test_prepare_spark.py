@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.criteo_like import write
+from sharded_emb.cli import compose_tree
 from sharded_emb.data.atomic import AtomicFiles
 from sharded_emb.data.base import DatasetConfig
 from sharded_emb.data.dataset import Dataset
@@ -151,3 +153,16 @@ def test_spark_without_java_names_it(tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path), "JAVA_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
     assert re.match(r"prepare\.engine: want Java for spark, got none: .*; apt-get install openjdk-17", ran.stdout)
+
+
+@needs_pyspark
+@needs_java
+def test_rows_of_no_user_are_the_same_from_spark(tmp_path: Path) -> None:
+    write(tmp_path / "train.txt", 300)
+    tree = compose_tree("prepare", ["dataset=criteo", f"dataset.raw={tmp_path / 'train.txt'}"])["dataset"]
+    values = {key: each for key, each in tree.items() if key != "_target_"}
+    values["vocabularies"] = {"C3": {"min_count": 2}}
+    lists = {"of": "event", "column": "C1", "separator": "0"}  # texts cut at their zeros, some of which are empty
+    values["attributes"] |= {f"parts{at}": lists for at in range(3)}
+    (tmp_path / "both").mkdir()
+    assert same(EventLog.model_validate(values), tmp_path / "both").manifest.counts == {"events": 300}
