@@ -75,10 +75,15 @@ class _Column:
 
 
 def _gathered(file: BinaryIO, dtype: np.dtype[Any], runs: Iterable[tuple[int, int]], total: int) -> npt.NDArray[Any]:
-    found, at = np.empty(total, dtype), 0
-    for start, end in runs:
-        _fill(file, found[at : at + end - start], start)
-        at += end - start
+    found = np.empty(total, dtype)
+    if not total:
+        return found
+    room, size, at, descriptor = memoryview(found).cast("B"), found.itemsize, 0, file.fileno()
+    for start, end in runs:  # of which a pool has some hundreds for each column, so little is done for each
+        to = at + (end - start) * size
+        if os.preadv(descriptor, (room[at:to],), start * size) != to - at:
+            _fill(file, found[at // size : to // size], start)
+        at = to
     return found
 
 
