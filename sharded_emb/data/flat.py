@@ -78,7 +78,7 @@ def _gathered(file: BinaryIO, dtype: np.dtype[Any], runs: Iterable[tuple[int, in
     found = np.empty(total, dtype)
     if not total:
         return found
-    room, size, at, descriptor = memoryview(found).cast("B"), found.itemsize, 0, file.fileno()
+    room, size, at, descriptor = memoryview(found.data).cast("B"), found.itemsize, 0, file.fileno()
     for start, end in runs:  # of which a pool has some hundreds for each column, so little is done for each
         to = at + (end - start) * size
         if os.preadv(descriptor, (room[at:to],), start * size) != to - at:
