@@ -26,9 +26,11 @@ def baseline_metrics(evaluator: BinaryEvaluator | NextItemEvaluator, split: str)
     """By baseline the metrics that the evaluator gives the model. All ranks call it together."""
     if isinstance(evaluator, NextItemEvaluator):
         return {baseline.name: _counted(evaluator, baseline, split) for baseline in fitted_baselines(evaluator)}
-    scored = regressed(evaluator, split)
-    metrics = binary.metrics(scored.label_N, scored.logit_N, evaluator.scoring.users(split))
-    return {"logistic_regression": {split: metrics}}
+    users, found = evaluator.scoring.users(split), {}
+    for task, name in enumerate(evaluator.names(split)):
+        scored = regressed(evaluator, split, task)
+        found[name] = binary.metrics(scored.label_N, scored.logit_N, users)
+    return {"logistic_regression": found}
 
 
 def fitted_baselines(evaluator: NextItemEvaluator) -> list[Baseline]:
@@ -36,10 +38,12 @@ def fitted_baselines(evaluator: NextItemEvaluator) -> list[Baseline]:
     return fit_baselines(evaluator.train_sequences(), evaluator.table.rows)
 
 
-def regressed(evaluator: BinaryEvaluator, split: str) -> Scored:
-    """Labels of a split, and logits of a logistic regression on what the model reads. All ranks call it together."""
+def regressed(evaluator: BinaryEvaluator, split: str, task: int = 0) -> Scored:
+    """Labels of a task in a split, and logits of a logistic regression on what the model reads. All ranks call it
+    together.
+    """
     dataset, reading = evaluator.scoring.dataset, evaluator.scoring.reading
-    label = reading.labels[0]
+    label = reading.labels[task]
 
     def regress() -> Scored:
         ids = [each for each in reading.features if not each.raw]

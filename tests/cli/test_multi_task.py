@@ -53,3 +53,13 @@ def test_each_task_has_metrics_of_its_own_labels(start: Commands) -> None:
         label_N, score_N = (np.array(scores[f"{column}_{task}"]) for column in ("label", "score"))
         loss = -np.log(np.where(label_N > 0, score_N, 1 - score_N)).mean()
         assert loss == pytest.approx(found["metrics"][name]["log_loss"])
+    assert start("evaluate", f"run={start.folder / 'run'}", "baselines=true").code in (0, None)
+    beside = json.loads((start.folder / "run" / "evaluation_test.json").read_text())["baselines"]["logistic_regression"]
+    assert [*beside] == ["test", "test_love"]
+    for name, regressed in beside.items():
+        mine = found["metrics"][name]
+        # of the same labels, whose entropy is known
+        assert regressed["log_loss"] / regressed["normalized_entropy"] == pytest.approx(
+            mine["log_loss"] / mine["normalized_entropy"]
+        )
+        assert regressed["log_loss"] != mine["log_loss"]
