@@ -108,7 +108,7 @@ def report(arguments: argparse.Namespace, found: list[Measured]) -> str:
 def differences(first: Measured) -> list[str]:
     """Of the first run to the best baseline."""
     other = first.against["name"]
-    said = f"Seed {first.seed} less {other}, and where 95 of 100 samples of users have it (paired bootstrap):"
+    said = f"Seed {first.seed} less {other}, and where 95 of 100 samples of users, or of rows of nobody, have it:"
     return [said, ""] + [
         f"- {split} {name}: {each['difference']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]"
         for split, metrics in first.against["differences"].items()
