@@ -70,7 +70,7 @@ def normalize(config: LogConfig, raw: RawLog, work: Work) -> RawLog:
 
 def _far_future(events: Any, per_second: int) -> str | None:
     """A line about times that are of another unit, by all appearances."""
-    newest = events[TIME].max().execute()
+    newest = events[TIME].max().to_pyarrow().as_py()
     if newest is None or newest < _YEAR_2200:
         return None
     units = {name: per for name, per in PER_SECOND.items() if per > per_second}

@@ -160,7 +160,7 @@ class Encoder:
         """The events with `first` and `piece`, and with rows in place of the ids of users; and how many pieces are."""
         if USER not in events.columns:
             # each by itself: what stands together is read together
-            size, last = _events_per_piece(events), int(events[POSITION].max().execute())
+            size, last = _events_per_piece(events), events[POSITION].max().to_pyarrow().as_py() or 0
             piece = (events[POSITION] // size).cast("int32")
             return events.mutate(**{FIRST: events[POSITION], PIECE: piece}), last // size + 1
         firsts, pieces = make_pieces(events, self._work)

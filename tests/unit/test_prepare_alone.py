@@ -16,6 +16,7 @@ from sharded_emb.data.additions import add_part
 from sharded_emb.data.base import LogConfig
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.filters import Keep
 from sharded_emb.data.prepare import prepare
 from sharded_emb.data.stream import StreamConfig, read_part
 from sharded_emb.data.work import How
@@ -243,6 +244,9 @@ def test_rows_of_no_user_are_added_to_a_stream(tmp_path: Path) -> None:
     names = dataset.raw_ids("kind").to_pylist()
     assert [row["label"] for row in part] == [1, 0, 1]
     assert [row["kind"] for row in part] == [names.index("k2"), UNKNOWN_ROW, names.index("k0")]
+    nothing = config.model_copy(update={"time_from": None, "keep": {"kind": Keep(values=["nobody's"])}})
+    with pytest.raises(InputError, match=r"^dataset\.keep"):  # another rule than the dataset's
+        add_part(nothing, tmp_path / "data", StreamConfig(folder=tmp_path / "none"), How())
     before = {row["kind"]: row["x"] for row in rows_of(dataset) if row["kind"] >= FIRST_ROW}
     assert len(before) == 3
     first = next(row for row in rows_of(dataset))  # of the number 0
