@@ -47,8 +47,8 @@ class Attribute(Frozen):
     pooling may weigh by. scale: of a number: `log` of 1 + |x| with the sign of x, `standardize`: less the mean of all
     rows, over their deviation, or the one after the other. missing: which number stands for one that is not there (an
     empty text, null, or not a number), before it is scaled; null refuses an event without one as malformed, and takes
-    the mean for users and items. raw: its ids, whole numbers of 64 bits, stay as they are and
-    have no vocabulary, for tables whose `ids` take any.
+    the mean for users and items. raw: its ids, whole numbers of 64 bits, stay as they are and have no vocabulary, for
+    tables whose `ids` take any.
     """
 
     of: Literal["item", "user", "event"]
@@ -98,7 +98,7 @@ class Attribute(Frozen):
         column = f"{self.column or name} ({self.of})"
         given = {"buckets": self.buckets, "edges": self.edges, "scale": self.scale, "number": self.number or None}
         rule = next((f"{key}={value} of {column}" for key, value in given.items() if value is not None), None)
-        return rule if self.missing is None else f"{rule}, missing={self.missing:g}"
+        return rule if self.missing is None else f"{rule}, missing={self.missing}"
 
     @field_validator("edges")
     @classmethod

@@ -63,17 +63,18 @@ def normalize(config: LogConfig, raw: RawLog, work: Work) -> RawLog:
     work.drop(*raw.tables)
     with work.progress.step("filtering"):
         events = filtered(config, events, work)
-    if raw.has_time and (said := _far_future(events, raw.per_second)):
+    if raw.has_time and (said := _far_future(config, events, raw.per_second)):
         work.progress.say(said)
     return replace(raw, events=events, users=users, items=items, tables=["events"])
 
 
-def _far_future(events: Any, per_second: int) -> str | None:
+def _far_future(config: LogConfig, events: Any, per_second: int) -> str | None:
     """A line about times that are of another unit, by all appearances."""
     newest = events[TIME].max().to_pyarrow().as_py()
     if newest is None or newest < _YEAR_2200:
         return None
-    units = {name: per for name, per in PER_SECOND.items() if per > per_second}
+    chosen = "time_unit" in type(config).model_fields
+    units = {name: per for name, per in PER_SECOND.items() if chosen and per > per_second}
     likely = next((name for name, per in units.items() if newest * per_second // per < _YEAR_2200), None)
     hint = f"; dataset.time_unit={likely} reads them so" if likely else ""
     return f"dataset.time: the newest event is of the year {1970 + newest // 31_556_952:,}, as numbers are read{hint}"

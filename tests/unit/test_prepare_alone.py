@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from benchmarks.criteo_like import write
 from sharded_emb.cli import compose_tree
 from sharded_emb.data.additions import add_part
+from sharded_emb.data.atomic import AtomicFiles
 from sharded_emb.data.base import LogConfig
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.event_log import EventLog
@@ -204,6 +205,14 @@ def test_times_of_another_unit_are_told_of(
     told = capsys.readouterr().err
     assert ("dataset.time: the newest event is of the year" in told) == (said is not None)
     assert said is None or said in told
+
+
+def test_a_log_without_a_key_for_the_unit_is_told_of_the_year_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1700000000000\n")
+    prepare(AtomicFiles(raw=str(tmp_path / "log.inter")), tmp_path / "data", seed=0, overwrite=False)
+    assert "of the year 55,840, as numbers are read\n" in capsys.readouterr().err
 
 
 def test_users_without_a_number_may_have_a_chosen_one(tmp_path: Path) -> None:
