@@ -245,6 +245,8 @@ def test_rows_of_no_user_are_added_to_a_stream(tmp_path: Path) -> None:
     config = EventLog.model_validate(values)
     prepare(config, tmp_path / "data", seed=0, overwrite=False)
     written(tmp_path / "log", [(1, "k2", 4), (0, "new", ""), (1, "k0", 7)], "label,kind,x", "1.csv")
+    manifest = tmp_path / "data" / "manifest.yaml"  # of a version that did not know the key
+    manifest.write_text(manifest.read_text().replace("      missing: null\n", "", 1))
     added = add_part(config, tmp_path / "data", StreamConfig(folder=tmp_path / "stream"), How())
     assert added.part is not None
     assert (added.samples, added.new, added.known) == (3, 1, 1)
