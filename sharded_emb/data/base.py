@@ -38,6 +38,10 @@ _TAKEN = {
 }
 
 
+PER_SECOND = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
+"""By the units of times that are numbers."""
+
+
 def no_place(position: int) -> Place:
     """For rows that were not read from a file."""
     return Place("the log", position + 1, "row")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sharded_emb.data.base import (
+    PER_SECOND,
     RAW,
     LogConfig,
     RawLog,
@@ -18,7 +19,6 @@ from sharded_emb.data.base import (
     require_columns,
 )
 from sharded_emb.data.locations import is_pattern, is_remote
-from sharded_emb.data.normalize import PER_SECOND
 from sharded_emb.data.reading import Places, load
 from sharded_emb.data.side_table import Format, SideTable
 from sharded_emb.data.tabular import (

@@ -7,7 +7,7 @@ from typing import Any, cast
 import ibis
 
 from sharded_emb.data.bad_rows import BadRow, Place, shortened
-from sharded_emb.data.base import RAW, LogConfig, RawLog
+from sharded_emb.data.base import PER_SECOND, RAW, LogConfig, RawLog
 from sharded_emb.data.filters import filtered
 from sharded_emb.data.layouts.base import FRACTION, ITEM, LABEL, POSITION, TIME, USER
 from sharded_emb.data.values import attribute_values, number_of
@@ -16,7 +16,6 @@ from sharded_emb.errors import InputError
 
 _WHY, _GOT = "#why", "#got"
 _YEAR_2200 = 7_258_118_400
-PER_SECOND = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 
 
 @dataclass(frozen=True)
