@@ -84,6 +84,10 @@ def test_parts_have_to_fit_each_other(words: str, problem: str) -> None:
     assert problems(*words.split()) == [problem]
 
 
+def test_a_run_on_a_stream_ends_with_the_stream() -> None:
+    assert problems("early_stopping=null", "epochs=null", "stream.folder=parts") == []
+
+
 def test_rules_run_where_a_type_is_wrong_too() -> None:
     assert problems("tables.item.dim=6", "model.dropot=1", "model.history=histroy", "schedule.decay=cosine") == [
         "tables.item.dim: want a multiple of 4, got 6; try 8",
