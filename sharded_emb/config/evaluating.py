@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from sharded_emb.config.against_rules import BASELINES, other_run
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig
 from sharded_emb.config.same_numbers import require_same_numbers
+from sharded_emb.config.same_rows import told_of
 from sharded_emb.config.session import best_reachable, joined
 from sharded_emb.config.validate import validate
 from sharded_emb.config.where import from_home
@@ -38,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         evaluator, split = built.evaluator(), config.split
         metrics = evaluator(split, lists=True)
         baselines = baseline_metrics(evaluator, split) if config.baselines else {}
-        differences = _against(built, evaluator) if config.against is not None else {}
+        against = _against(built, evaluator) if config.against is not None else _Against()
         if config.predictions is not None:
             if isinstance(evaluator, NextItemEvaluator):
                 lists = Lists(config.top_k, config.filter_seen)
@@ -50,17 +51,26 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         if place.rank == 0:
             for line in fit.told():
                 print(line)
-            others = {"baselines": baselines, "against": differences, "differs": fit.report()}
+            others = {"baselines": baselines, "against": against, "differs": fit.report()}
             _show_evaluation(built, newest, metrics, others, evaluator.protocol(split))
     return metrics
 
 
-def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> Differences:
-    """How far the run is from another one, or from a baseline, on the same rows."""
+@dataclass(frozen=True)
+class _Against:
+    """How far a run is from another one, or from a baseline. checkpoint: of the other run."""
+
+    differences: Differences = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+
+def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> _Against:
+    """On the same rows."""
     config = built.config
     assert isinstance(config, EvaluateConfig)
     assert config.against is not None
     mine = of_model(evaluator, config.split)
+    newest = None
     if config.against in BASELINES[config.model.task]:
         other = of_baseline(evaluator, config.against, config.split)
     else:
@@ -72,7 +82,7 @@ def _against(built: Built, evaluator: BinaryEvaluator | NextItemEvaluator) -> Di
         require_same_numbers(other_built, newest)
         checkpoints.load_what_fits(other_built.sharded, None, newest, grown)
         other = of_model(other_built.evaluator(), config.split)
-    return mine.less(other, evaluator.scoring.users(config.split))
+    return _Against(mine.less(other, evaluator.scoring.users(config.split)), newest)
 
 
 def _show_differences(differences: Differences, against: str, of: str) -> None:
@@ -91,6 +101,15 @@ def _show_evaluation(
     assert config.run is not None
     best = {split: values for split, values in best_reachable(built).items() if str(config.split) == split}
     beside: dict[str, Metrics] = {**others["baselines"], "best reachable": best}
+    against: _Against = others["against"]
+    warnings = told_of(checkpoint, built.dataset)
+    if warnings:
+        protocol = {
+            name: {**said, "trained_on": "other rows than the train split of these data"}
+            for name, said in protocol.items()
+        }
+    if against.checkpoint is not None:
+        warnings += told_of(against.checkpoint, built.dataset)
     for name in metrics:
         rows = {config.model.__class__.__name__: metrics[name]}
         rows |= {other: found[name] for other, found in beside.items() if name in found}
@@ -100,14 +119,18 @@ def _show_evaluation(
     found |= {"best_reachable": best} if best else {}
     if config.against is not None:
         of = "users" if "user" in built.dataset.columns else "rows"
-        _show_differences(others["against"], config.against, of)
+        _show_differences(against.differences, config.against, of)
         values = {
             name: {metric: asdict(each) for metric, each in by_metric.items()}
-            for name, by_metric in others["against"].items()
+            for name, by_metric in against.differences.items()
         }
         found["against"] = {"name": config.against, "users": "paired bootstrap", "differences": values}
     if others["differs"]:
         found["differs"] = others["differs"]
+    if warnings:
+        found["warnings"] = warnings
+    for warning in warnings:
+        print(f"warning: {warning}")
     with replacing(config.run / f"evaluation_{config.split}.json") as aside:
         aside.write_text(json.dumps(without_nan(found), indent=2) + "\n", encoding="utf-8")
     write_page(config.run)

@@ -14,7 +14,7 @@ import torch
 from sharded_emb import versions
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import RunConfig
-from sharded_emb.config.same_numbers import NUMBERS, numbers_of, require_same_numbers
+from sharded_emb.config.same_rows import require_same_dataset, said_of_dataset
 from sharded_emb.config.same_start import require_same_start
 from sharded_emb.config.warm_starting import FROM_SEED, Begun, warm_started
 from sharded_emb.distributed.agree import all_values, from_first_rank
@@ -117,7 +117,7 @@ def train(config: RunConfig, *, is_command: bool = False) -> Outcome:
             built = Built(config, place, draw=not goes_on)
             # before there is a folder, which a checkpoint that does not fit would leave behind
             if goes_on and folder is not None:
-                require_same_numbers(built, next(iter(steps(folder.path / "checkpoints")), None))
+                require_same_dataset(built, next(iter(steps(folder.path / "checkpoints")), None))
             begun = FROM_SEED if goes_on else warm_started(built)
             with closing(folder or RunFolder.create(config.run, config.name, tree, place)) as own:
                 try:
@@ -250,7 +250,7 @@ def _facts(built: Built, folder: RunFolder) -> dict[str, Any]:
     return {
         "config": folder.config,
         "config_hash": config_hash(folder.config),
-        NUMBERS: numbers_of(built.reading, built.dataset),
+        **said_of_dataset(built),
         "plan": built.plan_report(),
         "versions": {name: version for name, version in versions.found().items() if version is not None},
     }

@@ -1,0 +1,129 @@
+"""A model meets rows of another dataset than the one it was trained on: another split of the same log, with its ids."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sharded_emb
+from sharded_emb.config import session
+from sharded_emb.data.layouts.next_item import NextItem
+from sharded_emb.data.prepare import How, prepare
+from sharded_emb.data.sequence_text import SequenceText
+
+WORDS = ("loss=softmax", "tables.item.dim=8", "epochs=null", "model=gru4rec", "model.hidden=8")
+USERS = range(1, 31)
+SPLITS = ("split by_user, not leave_one_out", "split leave_one_out, not by_user")
+
+
+def prepared(folder: Path, log: Path, **keys: Any) -> Path:
+    prepare(SequenceText(raw=str(log), layout=NextItem(**keys)), folder, seed=0, overwrite=True)
+    return folder
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    file = tmp_path / "log.txt"
+    lines = [
+        " ".join(str(each) for each in (user, *(item % 17 + 1 for item in range(user, user + 8)))) for user in USERS
+    ]
+    file.write_text("\n".join(lines))
+    return file
+
+
+def trained(folder: Path, data: Path, *words: str, steps: int = 2) -> Path:
+    return sharded_emb.train(
+        sharded_emb.compose(*WORDS, f"data={data}", f"run={folder}", f"steps={steps}", *words)
+    ).path
+
+
+def evaluated(run: Path) -> Mapping[str, Any]:
+    found: dict[str, Any] = json.loads((run / "evaluation_test.json").read_text())
+    return found
+
+
+def warned(run: Path, data: Path, difference: str) -> str:
+    best = (run / "checkpoints" / "best").resolve()
+    return f"{best} was trained on other rows than the train split of {data} ({difference}"
+
+
+def test_evaluate_says_that_a_run_was_trained_on_another_split(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = prepared(tmp_path / "one", log), prepared(tmp_path / "other", log, split="by_user")
+    moved = Path(shutil.copytree(one, tmp_path / "moved"))
+    mine, its = trained(tmp_path / "mine", one), trained(tmp_path / "its", other)
+    for data in (one, moved):
+        sharded_emb.evaluate(mine, f"data={data}", f"against={mine}")
+        assert "warnings" not in evaluated(mine)
+        assert "trained_on" not in evaluated(mine)["protocol"]["test"]
+    capsys.readouterr()
+    sharded_emb.evaluate(mine, f"against={its}")
+    (line,) = evaluated(mine)["warnings"]
+    assert line.startswith(warned(its, one, SPLITS[1]))
+    assert line.endswith("): what is scored here may be among them")
+    assert f"warning: {line}\n" in capsys.readouterr().out
+    assert "trained_on" not in evaluated(mine)["protocol"]["test"], "it is the other one's"
+    sharded_emb.evaluate(mine, f"data={other}")
+    assert evaluated(mine)["warnings"][0].startswith(warned(mine, other, SPLITS[0]))
+    for protocol in evaluated(mine)["protocol"].values():
+        assert protocol["trained_on"] == "other rows than the train split of these data"
+
+
+def test_a_run_that_began_with_one_of_other_rows_says_so_ever_after(tmp_path: Path, log: Path) -> None:
+    one, other = prepared(tmp_path / "one", log), prepared(tmp_path / "other", log, split="by_user")
+    its = trained(tmp_path / "its", other)
+    second = trained(tmp_path / "second", one, f"warm_start.run={its}")
+    assert f"which was trained on other rows ({SPLITS[1]}" in (second / "log" / "rank-0.log").read_text()
+    assert (
+        SPLITS[1].removeprefix("split ")
+        in json.loads((second / "result.json").read_text())["warm_start"]["other_rows"][0]
+    )
+    third = trained(tmp_path / "third", one, f"warm_start.run={second}")
+    for run in (second, third):
+        sharded_emb.evaluate(run)
+        assert evaluated(run)["warnings"][0].startswith(warned(run, one, SPLITS[1]))
+
+
+def test_a_run_does_not_go_on_with_rows_that_were_prepared_otherwise(tmp_path: Path, log: Path) -> None:
+    data = prepared(tmp_path / "data", log)
+    run = trained(tmp_path / "run", data)
+    before = sorted(file.name for file in run.rglob("*"))
+    prepared(data, log, split="by_user")
+    with pytest.raises(sharded_emb.InputError) as wrong:
+        trained(run, data, "resume=true", steps=4)
+    (problem,) = wrong.value.problems
+    assert problem.startswith(f"data: want the rows with which {run} was started, got others in {data} ({SPLITS[0]}")
+    assert problem.endswith(f"; prepare them as they were, or begin another run with warm_start.run={run}")
+    assert sorted(file.name for file in run.rglob("*")) == before
+    prepared(data, log)
+    assert trained(run, data, "resume=true", steps=4) == run
+    assert json.loads((run / "result.json").read_text())["steps"] == 4
+
+
+def test_a_log_that_grew_is_other_rows(tmp_path: Path, log: Path) -> None:
+    one = prepared(tmp_path / "one", log)
+    run = trained(tmp_path / "run", one)
+    log.write_text(log.read_text() + " 3\n")
+    other = tmp_path / "other"
+    prepare(SequenceText(raw=str(log)), other, seed=0, overwrite=False, how=How(extend=one))
+    sharded_emb.evaluate(run, f"data={other}")
+    assert "(other raw files; events 241, not 240" in evaluated(run)["warnings"][0]
+
+
+def test_a_checkpoint_of_an_earlier_version_knows_the_folder_that_it_read(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "said_of_dataset", lambda built: {})  # noqa: ARG005
+    one, other = prepared(tmp_path / "one", log), prepared(tmp_path / "other", log, split="by_user")
+    run = trained(tmp_path / "run", one)
+    sharded_emb.evaluate(run)
+    assert "warnings" not in evaluated(run)
+    sharded_emb.evaluate(run, f"data={other}")
+    assert evaluated(run)["warnings"][0].startswith(warned(run, other, SPLITS[0]))
+    shutil.rmtree(one)
+    sharded_emb.evaluate(run, f"data={other}")
+    assert f"(it read {one}, which is not there any more)" in evaluated(run)["warnings"][0]
