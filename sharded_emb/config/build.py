@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from sharded_emb.batch import CANDIDATES
+from sharded_emb.config.beginnings import unlike_beginnings
 from sharded_emb.config.file_rules import raw_columns
 from sharded_emb.config.reading import hard_negatives, item_attributes, item_rows, item_table, make_reading, seen_before
 from sharded_emb.config.run import OfRunConfig, RunConfig
@@ -249,8 +250,12 @@ class Built:
             },
         }
 
-    def planning_notes(self) -> Iterator[str]:
-        """What the cluster of the config says otherwise than this machine does."""
+    def notes(self, drawn: bool) -> Iterator[str]:
+        """What a person may not expect: of rows, where they are drawn, and of a cluster that is not this machine."""
+        if drawn:
+            model = self.config.model
+            history = getattr(model, "history", None)
+            yield from unlike_beginnings(self.tables, history, getattr(model, "beside", ()))
         machine, cluster = present(self.place), self.config.cluster
         if (text := unlike_the_device(cluster, machine)) is not None:
             yield text

@@ -88,7 +88,7 @@ class RunConfig(Frozen):
     have more events than that: ids of the sequence that is predicted, else of all features, as far as they are read.
     accumulation: pieces that a global batch is computed in, one after the other: less memory, the same numbers.
     clip_norm: the 2-norm that gradients of tables and dense weights are scaled down to, together; null for no limit.
-    filter_seen: whether lists of `evaluate predictions=` leave out what a user has had; metrics are of both, always.
+    filter_seen: whether lists of `evaluate predictions=` leave out what a sequence holds; metrics are of both, always.
     verify: in place of a run, train 20 steps sharded and unsharded and compare. verify_tolerance: the largest
     difference of a weight that is taken; null for what rounding in the dtypes of a table accounts for.
     cluster: what the planner takes the machine for. tracking: where numbers go besides TensorBoard. threads_per_rank:
@@ -206,7 +206,7 @@ class EvaluateConfig(OfRunConfig):
 
     split: which part of the data. baselines: counting baselines beside the model. against: a run folder or a baseline,
     to which the difference is said, with an interval by a paired bootstrap over users. predictions: a Parquet file for
-    the top_k items of every user, or for the probabilities of the labels of every row.
+    the top_k items of every row, or for the probabilities of the labels of every row.
     """
 
     split: Literal["train", "valid", "test"] = "test"

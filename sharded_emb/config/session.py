@@ -231,7 +231,7 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
     log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
     for line in (*begun.lines, *built.told()):
         log.info("%s", line)
-    for line in built.planning_notes() if place.rank == 0 else []:
+    for line in built.notes(drawn=latest is None and begun is FROM_SEED) if place.rank == 0 else []:
         log.warning("%s", line)
     if latest is not None:
         log.info("resumed after step %d", trainer.progress.step)

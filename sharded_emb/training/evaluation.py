@@ -151,8 +151,7 @@ class NextItemEvaluator:
         """Of both evaluations."""
         more = {} if self.counts is None else {"scores": f"the model's + {self.counts}"}
         more |= self.scoring.protocol
-        sessions = self.scoring.dataset.manifest.dataset.get("layout", {}).get("session_gap_seconds") is not None
-        removed = ranking.protocol(split, removed_of="session" if sessions else "user")
+        removed = ranking.protocol(split, removed_of=self.scoring.row_is)
         return {split: removed | more, f"{split}_unfiltered": ranking.protocol(split) | more}
 
     @torch.no_grad()

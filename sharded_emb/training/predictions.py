@@ -19,24 +19,23 @@ from sharded_emb.training.evaluation import BinaryEvaluator, NextItemEvaluator, 
 
 @dataclass(frozen=True)
 class Lists:
-    """The best items of every user: how many at most, and whether those that the user had are left out."""
+    """The best items of every row: how many at most, and whether those that it holds are left out."""
 
     top_k: int
     filter_seen: bool
 
 
 def write_lists(evaluator: NextItemEvaluator, split: str, file: Path, lists: Lists) -> str:
-    """Writes user, rank, item, score by raw ids, users in the order of the split; returns what was written.
-
-    Rank 1 is best. Raises InputError where there is nobody, and where the file cannot be written. All ranks call it
-    together.
+    """Writes user, rank, item, score by raw ids, and the row of the split, in whose order they stand; returns what was
+    written. Rank 1 is best; a user has a row, or one for each session. Raises InputError where there is nobody,
+    and where the file cannot be written. All ranks call it together.
     """
     place = evaluator.scoring.place
     gathered = all_values(evaluator.recommend(split, lists.top_k, lists.filter_seen), place)
     parts = [part for of_rank in gathered for part in of_rank]
     require_predicted(parts, split)
     _write(lambda: _lists(evaluator, split, parts), file, place)
-    return f"the top {lists.top_k} of {sum(len(part.rows_B) for part in parts):,} users"
+    return f"the top {lists.top_k} of {sum(len(part.rows_B) for part in parts):,} {evaluator.scoring.row_is}s"
 
 
 def write_scores(evaluator: BinaryEvaluator, split: str, file: Path) -> str:
@@ -81,9 +80,10 @@ def _lists(evaluator: NextItemEvaluator, split: str, parts: list[Recommended]) -
     dataset = evaluator.scoring.dataset
     rows_B = np.concatenate([part.rows_B for part in parts])
     order_B = np.argsort(rows_B, kind="stable")
+    rows_B = rows_B[order_B]
     items_BK = np.concatenate([part.items_BK for part in parts])[order_B]
     scores_BK = np.concatenate([part.scores_BK for part in parts])[order_B]
-    users_B = dataset.split(split)["user"].to_numpy()[rows_B[order_B]]
+    users_B = dataset.split(split)["user"].to_numpy()[rows_B]
     listed = np.isfinite(scores_BK).ravel()  # a user who had nearly everything has a shorter list
     vocabulary = dataset.vocabulary_of(evaluator.table.name, [evaluator.column])
     assert vocabulary is not None  # a table that is scored has rows of one
@@ -92,5 +92,6 @@ def _lists(evaluator: NextItemEvaluator, split: str, parts: list[Recommended]) -
         "rank": pa.array(np.tile(np.arange(1, items_BK.shape[1] + 1), len(users_B))[listed]),
         "item": dataset.raw_ids(vocabulary).take(pa.array(items_BK.ravel()[listed])),
         "score": pa.array(scores_BK.ravel()[listed]),
+        "row": pa.array(np.repeat(rows_B, items_BK.shape[1])[listed]),
     }
     return pa.table(columns)

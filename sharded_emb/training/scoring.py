@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,6 +55,12 @@ class Scoring:
     def protocol(self) -> dict[str, str]:
         """What there is to know of the numbers of any split."""
         return {"trained_on": "a stream, which may be later than these rows"} if self.streamed else {}
+
+    @property
+    def row_is(self) -> Literal["user", "session"]:
+        """What a row of a dataset of sequences is of."""
+        layout = self.dataset.manifest.dataset.get("layout", {})
+        return "user" if layout.get("session_gap_seconds") is None else "session"
 
     @property
     def place(self) -> Place:
