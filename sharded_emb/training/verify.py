@@ -61,11 +61,14 @@ def replicated(tables: Sequence[Table]) -> list[Table]:
     ]
 
 
-def without_dropout(model: nn.Module) -> None:
-    """Its draws belong to ranks and not to samples, so both sides go without."""
+def without_dropout(model: nn.Module) -> bool:
+    """Its draws belong to ranks and not to samples, so both sides go without. Returns whether there was any."""
+    found = False
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
+            found |= module.p > 0
             module.p = 0.0
+    return found
 
 
 def train(learner: Learner, source: Source, collate: Collate, steps: int) -> list[float]:

@@ -28,6 +28,9 @@ def test_a_sharded_model_is_the_unsharded_one_and_no_run_is_made(start: Commands
     assert found["item"][0] == "row_wise"
     assert 0 <= float(found["item"][1]) <= 1e-5
     assert not (start.folder / "runs").exists()
+    said = "dropout was off: ranks draw its masks, so other numbers of ranks train to other weights with it"
+    assert ended.out.splitlines()[-1] == said
+    assert said not in start("train", f"data={tiny_data}", "verify=true", "model.dropout=0").out
 
 
 def test_what_differs_fails_and_is_named(start: Commands, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
