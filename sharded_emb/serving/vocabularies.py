@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sharded_emb.data.dataset import Dataset, not_whole, other_vocabulary
 from sharded_emb.errors import InputError
 from sharded_emb.serving.standalone.vocabulary import of_kind
-from sharded_emb.vocabulary_rows import FIRST_ROW
+from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
 
 _ROWS_AT_ONCE = 1 << 18
 _MEMORY = "512MB"  # of a sort, before it spills
@@ -39,7 +39,14 @@ def write_vocabulary(folder: Path, dataset: Dataset, name: str) -> dict[str, Any
     if digest.hexdigest() != info.sha256:
         raise other_vocabulary(file)
     _write_order(file, target, texts=info.raw == "string")
-    return {"rows": info.rows, "raw": info.raw, "sha256": info.sha256}
+    return {"rows": info.rows, "raw": info.raw, "sha256": info.sha256, "unknown": _unknown(file)}
+
+
+def _unknown(file: Path) -> int:
+    """How often the dataset has what is out of vocabulary."""
+    with pq.ParquetFile(file) as opened:
+        first = next(opened.iter_batches(FIRST_ROW, columns=["row", "count"], use_threads=False))
+    return int(first["count"][UNKNOWN_ROW].as_py())
 
 
 def raw_ids(file: Path) -> Iterator[pa.Array]:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,40 @@ def test_counts_are_added_to_scores_and_an_index_finds_nearly_all(trained: Path,
     seen = {item for item, _ in plain.recommend(asked, top_k=80, leave_out_seen=False)[0]}
     assert {*asked["items"][0]} <= seen
     assert len(seen) == 74
+
+
+def test_what_is_unknown_is_told_of_once_where_nothing_unknown_was_trained(trained: Path, tmp_path: Path) -> None:
+    exported = served.load(sharded_emb.export(trained, f"out={tmp_path / 'out'}"))
+    ids = served.columns(trained, exported, rows=1)["items"][0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exported.recommend({"items": [[*ids, None]]})
+        assert exported.known("item", [*ids, 2**40, None]) == [True] * len(ids) + [False, False]
+        with pytest.raises(KeyError, match=r"is no id of its vocabulary"):
+            exported.neighbours("item", 2**40)
+    with pytest.warns(UserWarning, match=f"^vocabulary item: {2**40} is not in it, and is read as what is unknown, "):
+        exported.recommend({"items": [[*ids, 2**40]]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exported.vectors("item", [-5])
+    with pytest.raises(KeyError, match=r"want one of the tables item, got itme"):
+        exported.known("itme", [1])
+
+
+def test_what_is_unknown_and_was_trained_is_not(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text(
+        "\n".join(f"{user} {user % 5 + 1} {user % 4 + 1} 3 {user + 90}" for user in range(9))
+    )
+    words = ["dataset=beauty", f"dataset.raw={tmp_path / 'log.txt'}", f"data={tmp_path / 'data'}"]
+    words += ["+dataset.vocabularies.item.min_count=2", "dataset.layout.split=by_user", "loss=softmax", "steps=1"]
+    words += ["dataset.layout.valid_fraction=0", "dataset.layout.test_fraction=0", "early_stopping=null"]
+    config = sharded_emb.compose(*SIZES, *words, f"run={tmp_path / 'run'}")
+    sharded_emb.prepare(config)
+    exported = served.load(sharded_emb.export(sharded_emb.train(config).path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exported.recommend({"items": [[1, 90, 2**40]]})
+    assert exported.known("item", [1, 90, 2**40]) == [True, False, False]
 
 
 def test_what_a_served_model_is_asked_wrongly_it_says(trained: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@
 
 Inputs are columns of the dataset by name (`Exported.columns`): of each row a value, or a list of them, oldest first.
 Ids are raw, as the log had them; what `prepare` makes of a column, such as a bucket of numbers, is wanted made. One
-that a vocabulary does not know, and None, is read as unknown. Tables stay on the disk and are mapped into memory, so
-that one larger than the memory can be served.
+that a vocabulary does not know, and None, is read as unknown (`Exported.known` tells which). Tables stay on the disk
+and are mapped into memory, so that one larger than the memory can be served.
 """
 
 from .exported import Exported as Exported

@@ -81,6 +81,17 @@ class Exported:
             raise ValueError(f"{table}: want an id with one of the {of.size} rows, got {raw!r}, which has none")
         return of.vectors(rows_N)
 
+    def known(self, table: str, raw_ids: Sequence[Any]) -> list[bool]:
+        """Whether the vocabulary of a table has each id. One that it has not is read as what is unknown, in a history
+        as elsewhere: who would rather have it left out, leaves it out. Raises ValueError for a table without one.
+        """
+        self._table(table)
+        name = self.said["tables"][table]["vocabulary"]
+        if name is None:
+            raise ValueError(f"{table}: want a table with a vocabulary, got one without, which knows all ids")
+        found: list[bool] = (self.vocabularies[name].found(raw_ids) >= FIRST).tolist()
+        return found
+
     def neighbours(self, table: str, raw_id: Any, top_k: int = 10) -> Listed:
         """The ids whose vectors are nearest to that of one, by cosine. Raises KeyError for an id that is none, and
         ValueError for a table without a vocabulary, which knows none, and for a top_k below 1.
@@ -88,9 +99,10 @@ class Exported:
         of, name = self._table(table), self.said["tables"][table]["vocabulary"]
         if name is None:
             raise ValueError(f"{table}: want a table with a vocabulary, got one without; `vectors` has them by id")
-        id_1, unit_1D = self.vocabularies[name].rows([raw_id]), F.normalize(self.vectors(table, [raw_id]), dim=1)
+        id_1 = self.vocabularies[name].found([raw_id])
         if int(id_1) < FIRST:
             raise KeyError(f"{table}: {raw_id!r} is no id of its vocabulary")
+        unit_1D = F.normalize(self.vectors(table, [raw_id]), dim=1)
 
         def scored() -> Iterator[tuple[int, Tensor]]:
             for ids_N in torch.arange(self.vocabularies[name].size).split(IDS_AT_ONCE):

@@ -65,6 +65,7 @@ class Vocabulary:
 
     def __init__(self, folder: Path, name: str, said: Mapping[str, Any]) -> None:
         self.name, self.size, self.texts = name, said["rows"], said["raw"] == "string"
+        self._tells = said.get("unknown") == 0  # once
         file = folder / "vocabulary" / name
         if self.texts:
             # a number of these is had in a tenth of the time that one of a tensor takes
@@ -86,9 +87,25 @@ class Vocabulary:
         return bytes(self._letters[self._ends[row - 1] : self._ends[row]])
 
     def rows(self, raw_ids: Sequence[Any]) -> Tensor:
-        """The row of each raw id, that of what is unknown for others and for None: int64 (N). Raises TypeError for a
-        text in place of a number, and the other way round.
+        """The row of each raw id, that of what is unknown for others and for None: int64 (N). Warns of the first one
+        where nothing that is unknown has been trained on. Raises TypeError for a text in place of a number, and the
+        other way round.
         """
+        rows_N = self.found(raw_ids)
+        if self._tells:
+            unknown = (raw_ids[at] for at in (rows_N == UNKNOWN).nonzero()[:, 0].tolist())
+            first = next((raw for raw in unknown if raw is not None), None)
+            if first is not None:
+                self._tells = False
+                warnings.warn(
+                    f"vocabulary {self.name}: {first!r} is not in it, and is read as what is unknown, whose row was "
+                    "never trained, as the dataset had nothing unknown; `known` tells which ids are in it (said once)",
+                    stacklevel=3,
+                )
+        return rows_N
+
+    def found(self, raw_ids: Sequence[Any]) -> Tensor:
+        """As `rows`, without a word."""
         if self.texts:
             return torch.tensor([self._row_of(raw) for raw in raw_ids], dtype=torch.int64)
         ids = [None if raw is None else whole(f"vocabulary {self.name}", raw) for raw in raw_ids]
