@@ -10,7 +10,7 @@ from sharded_emb.errors import InputError
 SIDE_FILE = "bad_rows.jsonl"
 _SHOWN = 5
 _KEPT = 100_000
-_LONGEST_TEXT = 200
+LONGEST_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -103,4 +103,4 @@ class BadRows:
 def shortened(text: object) -> str:
     """The text as a Python literal, cut where it is long."""
     whole = repr(text)
-    return whole if len(whole) <= _LONGEST_TEXT else f"{whole[:_LONGEST_TEXT]}..."
+    return whole if len(whole) <= LONGEST_TEXT else f"{whole[:LONGEST_TEXT]}..."

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from sharded_emb.data.bad_rows import BadRow, Place, shortened
+from sharded_emb.data.bad_rows import LONGEST_TEXT, BadRow, Place, shortened
 from sharded_emb.data.base import RAW
 from sharded_emb.data.parquet import parquet_scans
 from sharded_emb.data.tabular import (
@@ -23,7 +23,8 @@ from sharded_emb.data.tabular import (
 )
 from sharded_emb.data.work import Work
 
-_FILE, _ODD = "#file", "#odd"
+_FILE, _ODD, _GOT = "#file", "#odd", "#got"
+_OBJECT = "json_valid(line) AND starts_with(ltrim(line), '{')"
 
 
 @dataclass(frozen=True)
@@ -123,25 +124,36 @@ def _select(columns: list[str], scan: str, many: bool) -> str:
 def _json(files: TableFiles, wanted: list[str], many: bool) -> str:
     """Each line as text, and the values out of it: a type that is guessed would rewrite ids that look like dates.
 
-    The last column, `#odd`, is the name of one that holds a list where others have one value, or an object among lists.
+    The last columns are `#odd`, the name of one that holds what it should not: no text and no whole number as an id, a
+    list where others have one value, or an object among lists; empty where the line is no object. `#got`: what it is.
     """
     lists = json_columns(files)
-    columns, odd = [], []
+    columns, sound, odd, of_ids, got = ["line"], [_OBJECT], [], [], ["WHEN '' THEN line"]
     for column in wanted:
         at = sql_text("/" + column.replace("~", "~0").replace("/", "~1"))
         value = f"json_extract_string(line, {at})"
         if column in files.ids:  # 2^64 and 1.5 come back rounded
-            value = f"CASE WHEN json_type(line, {at}) IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN nullif({value}, '') END"
+            kind = f"json_type(line, {at})"
+            value = f"CASE WHEN {kind} IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN nullif({value}, '') END"
+            sound.append(f"{sql_name(RAW + column)} IS NOT NULL")
+            of_ids.append(f"WHEN {kind} NOT IN ('VARCHAR', 'BIGINT', 'UBIGINT', 'NULL') THEN {sql_text(column)}")
         elif lists.get(column):
             kind, one = f"json_type(line, {at})", f"nullif([{value}], [NULL])"
             value = f"CASE WHEN {kind} = 'ARRAY' THEN TRY_CAST(json_extract(line, {at}) AS VARCHAR[]) ELSE {one} END"
             odd.append(f"WHEN {kind} = 'OBJECT' THEN {sql_text(column)}")
         else:  # the type is asked of few lines, as each question reads the whole line
             odd.append(f"WHEN {value} LIKE '[%' AND json_type(line, {at}) = 'ARRAY' THEN {sql_text(column)}")
+        got.append(f"WHEN {sql_text(column)} THEN CAST(json_extract(line, {at}) AS VARCHAR)")
         columns.append(f"CASE WHEN json_valid(line) THEN {value} END AS {sql_name(RAW + column)}")
     columns.append(f"CASE WHEN NOT json_valid(line) THEN NULL {' '.join(odd)} END AS {sql_name(_ODD)}")
     lines = TableFiles(files.key, files.paths, "text", NO_SEPARATOR, "", ["line"], files.encoding)
-    return _select(columns, csv_scan(lines, _REJECTS + _filename(many)), many) + " WHERE line IS NOT NULL"
+    rows = _select(columns, csv_scan(lines, _REJECTS + _filename(many)), many) + " WHERE line IS NOT NULL"
+    # what is asked of few lines alone, as each question reads the whole line
+    odd_too = f"WHEN NOT ({_OBJECT}) THEN '' {' '.join(of_ids)}"
+    named = f"CASE WHEN {' AND '.join(sound)} THEN {sql_name(_ODD)} {odd_too} ELSE {sql_name(_ODD)} END"
+    said = f"left(CASE {sql_name(_ODD)} {' '.join(got)} END, {LONGEST_TEXT})"
+    told = f"SELECT * REPLACE ({named} AS {sql_name(_ODD)}) FROM ({rows})"
+    return f"SELECT * EXCLUDE (line), {said} AS {sql_name(_GOT)} FROM ({told})"
 
 
 def _parquet(files: TableFiles, wanted: list[str], many: bool) -> str:
@@ -153,28 +165,32 @@ _SELECTS = {"parquet": _parquet, "jsonl": _json}
 
 
 def _count_odd(work: Work, table: str, files: TableFiles, places: Places) -> None:
-    """Rows whose values do not have the shape of the others', which is known from the first lines, are bad rows."""
+    """Lines that are no object, and rows whose values do not have the shape of the others', which is known from the
+    first lines, are bad rows.
+    """
     connection, odd = work.reader.con, sql_name(_ODD)
     count, names = connection.execute(
         f"SELECT count({odd}), list(DISTINCT {odd}) FILTER ({odd} IS NOT NULL) FROM {sql_name(table)}"
     ).fetchone()
     if not count:
         return
-    lists = json_columns(files)
-    wants = {
-        name: "a list, or one value," if lists.get(name) else "one value, as in the first lines," for name in names
-    }
-    raw = {name: f"{sql_name(RAW + name)}{'[1]' if lists.get(name) else ''}" for name in names}
-    got = " ".join(f"WHEN {sql_text(name)} THEN {value}" for name, value in raw.items())
+    wants = {name: _wanted(files, name) for name in names}
     found = connection.execute(
-        f"SELECT rowid, {odd}, CASE {odd} {got} END FROM {sql_name(table)} WHERE {odd} IS NOT NULL "
+        f"SELECT rowid, {odd}, {sql_name(_GOT)} FROM {sql_name(table)} WHERE {odd} IS NOT NULL "
         f"ORDER BY rowid LIMIT {work.bad.room}"
     ).fetchall()
-    rows = [
-        BadRow(files.key, f"{wants[column]} in column {column}", shortened(value), places.of(at))
-        for at, column, value in found
-    ]
+    rows = [BadRow(files.key, wants[column], shortened(value), places.of(at)) for at, column, value in found]
     work.bad.add(rows, unlisted=count - len(rows))
+
+
+def _wanted(files: TableFiles, column: str) -> str:
+    """Of a column; without a name of a line."""
+    if not column:
+        return "a JSON object"
+    if column in files.ids:
+        return f"a text or a whole number of 64 bits in column {column}"
+    listed = json_columns(files).get(column)
+    return f"{'a list, or one value,' if listed else 'one value, as in the first lines,'} in column {column}"
 
 
 def _rejected(work: Work, files: TableFiles) -> dict[str, list[int]]:

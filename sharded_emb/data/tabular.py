@@ -15,6 +15,7 @@ from typing import Literal
 import duckdb
 import pyarrow as pa
 
+from sharded_emb.data.bad_rows import shortened
 from sharded_emb.errors import InputError, nearest
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
@@ -150,7 +151,7 @@ def _names_in(files: TableFiles, path: Path) -> list[str]:
         if files.format == "parquet":
             return list(parquet_types(path))
         if files.format == "jsonl":
-            return list(json_columns(files))
+            return _keys(files, path)
         line = next(first_lines(files, path, 1), "").removeprefix("\ufeff")
         if files.quote and len(files.separator) == 1:  # all that Python's reader takes
             names = next(csv.reader(io.StringIO(line), delimiter=files.separator, quotechar=files.quote), [])
@@ -161,6 +162,15 @@ def _names_in(files: TableFiles, path: Path) -> list[str]:
     if not any(names):
         raise InputError(f"{files.key}: want a header line in {path}, got an empty one; write the names into it")
     return names
+
+
+def _keys(files: TableFiles, path: Path) -> list[str]:
+    columns = list(json_columns(files))
+    if not columns and (line := next(first_lines(files, path, 1), "").strip()):
+        got = "an array" if line.startswith("[") else f"first {shortened(line)}"
+        hint = "; `jq -c '.[]'` writes those of an array so" if line.startswith("[") else ""
+        raise InputError(f"{files.key}: want an object a line in {path} (JSON Lines), got {got}{hint}")
+    return columns
 
 
 def json_columns(files: TableFiles) -> dict[str, bool]:

@@ -245,6 +245,44 @@ def test_an_object_among_lists_is_a_malformed_row(tmp_path: Path) -> None:
     assert caught.value.problems[:1] == [f"""{want} '{{"x":1}}' in line 2 of log.jsonl"""]
 
 
+def test_lines_of_json_that_are_no_object_or_hold_no_id_are_told_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    rows = [json.dumps({"user": "u", "item": f"i{at}", "time": at, "label": 1, "g": "x"}) for at in range(9)]
+    rows[1], rows[2], rows[3], rows[4] = rows[1][:20], "[1, 2]", rows[3].replace('"i3"', '["i3"]'), rows[4] + rows[4]
+    rows[5], rows[6] = rows[5].replace('"u"', "1.5"), rows[6].replace('"i6"', "null")
+    file.write_text("\n".join(rows))
+    with pytest.raises(InputError) as caught:
+        made(with_g(file), tmp_path / "data")
+    id_of = "dataset.raw: want a text or a whole number of 64 bits in column"
+    assert caught.value.problems == [
+        """dataset.raw: want a JSON object, got '{"user": "u", "item"' in line 2 of log.jsonl""",
+        "dataset.raw: want a JSON object, got '[1, 2]' in line 3 of log.jsonl",
+        f"""{id_of} item, got '["i3"]' in line 4 of log.jsonl""",
+        f"dataset.raw: want a JSON object, got {rows[4]!r} in line 5 of log.jsonl",
+        f"{id_of} user, got '1.5' in line 6 of log.jsonl",
+        "dataset.max_bad_rows: want at most 0 malformed rows, got 6 rows; mend them, or raise it: they are left out "
+        "then and listed in bad_rows.jsonl",
+    ]
+    dataset = made(with_g(file, max_bad_rows=6), tmp_path / "data")
+    assert dataset.manifest.counts["events"] == 3
+    listed = [json.loads(line) for line in (tmp_path / "data" / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(each["line"], each["want"], each["got"]) for each in listed[5:]] == [(7, "the item of each event", "none")]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_of_json_is_no_log(tmp_path: Path, indent: int | None) -> None:
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps([{"user": "u", "item": "i", "time": 1}], indent=indent))
+    with pytest.raises(InputError) as caught:
+        made(with_g(file), tmp_path / "data")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"dataset.raw: want an object a line in {file} (JSON Lines), got an array; `jq -c '.[]'`")
+    file.write_text(json.dumps({"user": "u", "item": "i", "time": 1}, indent=1))
+    with pytest.raises(InputError) as caught:
+        made(with_g(file), tmp_path / "data")
+    assert caught.value.problems == [f"dataset.raw: want an object a line in {file} (JSON Lines), got first '{{'"]
+
+
 def with_items(folder: Path, ids: list[Any]) -> EventLog:
     """A log whose items are 1.0 and 2.0, and a table of others."""
     write(folder / "log.csv", user=["u", "u"], item=["1.0", "2.0"], time=[1, 2])
