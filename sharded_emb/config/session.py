@@ -312,9 +312,8 @@ def best_reachable(built: Built) -> Metrics:
 
 def _show(metrics: Metrics, built: Built, trainer: Trainer, seconds: float) -> None:
     if built.place.rank == 0:
-        for name, protocol in trainer.protocol().items():
-            print(protocol_line(name, protocol))
         best = {f"{split}: best reachable": values for split, values in best_reachable(built).items()}
-        shown = {**metrics, **best}
+        shown = {name: values for name, values in {**metrics, **best}.items() if values}  # some splits have no rows
+        print("\n".join(protocol_line(name, said) for name, said in trainer.protocol().items() if name in shown))
         print(results_table(shown))
         print(f"{seconds:.0f} s; the run is in {trainer.parts.folder.path}")

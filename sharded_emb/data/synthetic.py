@@ -93,7 +93,8 @@ class Synthetic(LogConfig):
         best = {}
         for split in ("valid", "test"):
             rows = RaggedColumn.from_arrow(dataset.split(split)["items"])
-            best[split] = best_metrics(world, item_of_row[rows.values - FIRST_ROW], rows.offsets, exists_I)
+            if len(rows.offsets) > 1:
+                best[split] = best_metrics(world, item_of_row[rows.values - FIRST_ROW], rows.offsets, exists_I)
         return best
 
     def _world(self, seed: int) -> tuple[World, Ints, np.random.Generator]:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 import sharded_emb
+from sharded_emb.data.layouts.next_item import NextItem
+from sharded_emb.data.prepare import prepare
+from sharded_emb.data.synthetic import Synthetic
 
 WORDS = ("loss=softmax", "tables.item.dim=8", "epochs=null", "log_every_steps=1")
 
@@ -55,6 +58,20 @@ def test_train_and_evaluate_say_the_protocol_above_their_numbers(
     assert [line.split()[0] for line in lines] == ["valid", "valid_unfiltered", "test", "test_unfiltered"]
     assert all(line.endswith("scores: the model's + 2 log(1 + 20 sequence_knn))") for line in lines)
     assert {*lines[2:]} <= {*by_evaluate}
+
+
+def test_a_split_without_rows_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    layout = NextItem(split="by_user", valid_fraction=0.5, test_fraction=0)
+    prepare(
+        Synthetic(users=30, items=40, clusters=4, mean_length=6, min_length=5, max_length=8, layout=layout),
+        data,
+        seed=0,
+        overwrite=False,
+    )
+    trained(tmp_path / "run", data, "model=gru4rec", "model.hidden=8", "steps=2", "early_stopping=null")
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith(("valid", "test"))]
+    assert names == [*["valid", "valid_unfiltered"] * 2, "valid:"]  # protocols, results, what can be reached
 
 
 def test_a_baseline_is_one_that_stands_beside_the_model(run: Path) -> None:

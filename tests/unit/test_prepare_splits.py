@@ -137,6 +137,16 @@ def test_a_log_without_times_keeps_its_order_whatever_the_rule(tmp_path: Path) -
         assert items(made(raw, tmp_path / rule, time=None, ties=rule), "test") == [list("dacb")]
 
 
+def test_a_split_by_time_wants_times(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item\nu,a\nu,b\nu,c\n")
+    log = EventLog(raw=str(tmp_path / "log.csv"), time=None, layout=NextItem(split="by_time"))
+    with pytest.raises(InputError) as caught:
+        prepare(log, tmp_path / "data", seed=0, overwrite=False)
+    assert caught.value.problems == [
+        "dataset.layout.split: want a log with times for by_time, got one without dataset.time"
+    ]
+
+
 def test_long_pauses_begin_a_new_sequence(tmp_path: Path) -> None:
     rows = [
         ("u", "a", 0),

@@ -66,7 +66,8 @@ class NextItem(Layout):
         ]
         if self.split != "leave_one_out":
             problems += check_fractions(self.valid_fraction, self.test_fraction)
-        for key, given in (("split", self.split == "by_time"), ("session_gap_seconds", self.session_gap_seconds)):
+        by_time = self.split if self.split == "by_time" else None
+        for key, given in (("split", by_time), ("session_gap_seconds", self.session_gap_seconds)):
             if given and not log.has_time:
                 problems.append(
                     f"dataset.layout.{key}: want a log with times for {given}, got one without dataset.time"
