@@ -274,8 +274,10 @@ def _tasks(sound: Tree) -> Iterator[str]:
 
 
 def _counts(sound: Tree) -> Iterator[str]:
-    """Only a next-item model has items to count."""
+    """Only a next-item model has items to count, and only one with labels metrics of a batch."""
     evaluation, model = sound.get("evaluation"), sound.get("model")
     counts = None if evaluation is None else evaluation.counts
     if counts is not None and model is not None and model.task != "next_item":
         yield f"evaluation.counts: want null with a binary model, which scores no items, got {counts}; leave it out"
+    if evaluation is not None and evaluation.progressive and model is not None and model.task != "binary":
+        yield "evaluation.progressive: want false with a next-item model, which has no labels, got true; leave it out"

@@ -57,13 +57,15 @@ class EvaluationConfig(Frozen):
     after each so many steps besides, for epochs that are long; null for none.
 
     batch_per_rank: rows that are scored at once, which bounds the memory of scores (rows x items). counts: what is
-    added to the scores of a next-item model, null for nothing.
+    added to the scores of a next-item model, null for nothing. progressive: whether metrics of labels stand beside each
+    loss that is logged, of samples as steps scored them before they trained on them.
     """
 
     every_epochs: PositiveInt = 1
     every_steps: PositiveInt | None = None
     batch_per_rank: PositiveInt = 256
     counts: CountsConfig | None = None
+    progressive: bool = False
 
 
 class WarmStartConfig(Frozen):

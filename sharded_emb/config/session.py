@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from sharded_emb import versions
 from sharded_emb.config.build import Built
+from sharded_emb.config.facts import facts_of
 from sharded_emb.config.run import RunConfig
-from sharded_emb.config.same_rows import require_same_dataset, said_of_dataset
+from sharded_emb.config.same_rows import require_same_dataset
 from sharded_emb.config.same_start import require_same_start
 from sharded_emb.config.warm_starting import FROM_SEED, Begun, warm_started
 from sharded_emb.distributed.agree import all_values, from_first_rank
@@ -31,12 +31,12 @@ from sharded_emb.training.limits import Limits
 from sharded_emb.training.loop import Trainer
 from sharded_emb.training.parts import Parts
 from sharded_emb.training.profile import Profile
+from sharded_emb.training.progressive import progressive_metrics
 from sharded_emb.training.pulse import Pulse, Watch
 from sharded_emb.training.report import protocol_line, results_table
 from sharded_emb.training.run_folder import RunFolder
 from sharded_emb.training.run_log import log_file, log_to
 from sharded_emb.training.run_page import PICTURE, write_page
-from sharded_emb.training.same_run import config_hash
 from sharded_emb.training.signals import Signals
 from sharded_emb.training.state import Progress
 from sharded_emb.training.step import Stepping
@@ -191,7 +191,7 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
     """
     config, place = built.config, built.place
     log_to(folder.path, place.rank)
-    checkpoints = Checkpoints(folder.path, place, built.vocabularies(), config.checkpoint, _facts(built, folder))
+    checkpoints = Checkpoints(folder.path, place, built.vocabularies(), config.checkpoint, facts_of(built, folder))
     signals = Signals()
     parts = Parts(
         sharded=built.sharded,
@@ -204,6 +204,7 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
         checkpoints=checkpoints,
         profile=Profile(config.profile, place, folder.path / "profile" / f"rank-{place.rank}.json"),
         stream=built.stream(),
+        progressive=progressive_metrics(built.sharded, built.reading.labels, config.evaluation.progressive),
     )
     limits = Limits(
         steps=config.steps,
@@ -243,17 +244,6 @@ def _require_more(limits: Limits, made: Progress, run: Path) -> None:
     for key, most, are in (("steps", limits.steps, made.step), ("epochs", limits.epochs, made.epoch)):
         if most is not None and most < are:
             raise InputError(f"{key}: want at least {are}, which {run} has made, got {most}; begin another run")
-
-
-def _facts(built: Built, folder: RunFolder) -> dict[str, Any]:
-    """What a checkpoint says of its run besides the numbers."""
-    return {
-        "config": folder.config,
-        "config_hash": config_hash(folder.config),
-        **said_of_dataset(built),
-        "plan": built.plan_report(),
-        "versions": {name: version for name, version in versions.found().items() if version is not None},
-    }
 
 
 def _to_the_end(trainer: Trainer, built: Built, pulse: Pulse) -> Outcome:

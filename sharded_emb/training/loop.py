@@ -203,9 +203,11 @@ class Trainer:
 
     def _log(self, loss: float) -> None:
         factor = self.parts.schedule.factor(self.progress.step)
-        rates = self.display.report(self.progress, self.course.where(self.progress), loss, factor)
-        values = {"loss": loss, "lr_factor": factor, **rates}
-        self.parts.folder.write_metrics(self.progress.step, "train", values)
+        found = self.parts.progressive()
+        values = {"loss": loss, "lr_factor": factor, **found.pop("train", {})}
+        values |= self.display.report(self.progress, self.course.where(self.progress), values)
+        for name, metrics in {"train": values, **found}.items():
+            self.parts.folder.write_metrics(self.progress.step, name, metrics)
 
     def _evaluate(self) -> None:
         started = time.monotonic()

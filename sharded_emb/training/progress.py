@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from sharded_emb.training.state import Progress as State
 
 log = logging.getLogger("sharded_emb")
 
+_SHOWN = ("loss", "auc", "normalized_entropy")
 MEASURED = ("samples_per_second", "ids_per_second", "peak_memory_bytes")  # of metrics.jsonl, others in each run
 _LONGEST = 1e9  # seconds that are worth telling
 
@@ -58,17 +60,18 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def report(self, progress: State, where: str, loss: float, lr: float) -> dict[str, float]:
+    def report(self, progress: State, where: str, values: Mapping[str, float]) -> dict[str, float]:
         """Shows a logged step; returns what was measured since the last one: samples and ids per second over all ranks,
-        and the most memory that this rank had so far. where: the step is in the data.
+        and the most memory that this rank had so far. where: the step is in the data. values: what is known of it.
         """
         now, before = _Seen(progress.step, progress.samples, self._ids), self._seen
         self._seen = now
         seconds = max(now.time - before.time, 1e-9)
         samples, ids = (now.samples - before.samples) / seconds, (now.ids - before.ids) / seconds
         memory = peak_memory_bytes(self._device)
+        known = "".join(f"  {name} {values[name]:.4f}" for name in _SHOWN if name in values)
         text = (
-            f"{where}  loss {loss:.4f}  factor {lr:.3g}  {samples:,.0f} samples/s  {ids:,.0f} ids/s"
+            f"{where}{known}  factor {values['lr_factor']:.3g}  {samples:,.0f} samples/s  {ids:,.0f} ids/s"
             f"  {shown_bytes(memory)}"
         )
         if self._bar is not None:

@@ -118,8 +118,9 @@ def _curves(file: Path) -> Iterator[str]:
     for metric in ("loss", "lr_factor", "samples_per_second", "ids_per_second"):
         yield curves(series(metric, "train"), "step", metric.replace("_", " "))
     evaluated = dict.fromkeys(line["split"] for line in lines if line["split"].startswith("valid"))
+    scored = dict.fromkeys(line["split"] for line in lines if line["split"].startswith("train") and "auc" in line)
     for metric in _SHOWN_METRICS:
-        yield curves(series(metric, *evaluated), "step", metric)
+        yield curves(series(metric, *evaluated, *scored), "step", metric)
 
 
 def _plan(run: Path, plan: Mapping[str, Any]) -> Iterator[str]:

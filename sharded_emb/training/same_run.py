@@ -15,6 +15,7 @@ FREE = frozenset(
         "steps",
         "epochs",
         "log_every_steps",
+        "evaluation.progressive",
         "checkpoint",
         "sharding",
         "cluster",

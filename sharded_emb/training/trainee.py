@@ -1,6 +1,6 @@
 """What is sharded and trained: lookups, model and loss in one module."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -33,6 +33,10 @@ class DenseConfig(Frozen):
 PLAIN = DenseConfig()
 
 
+def _nobody(output: Any, batch: Batch) -> None:
+    """Hears nothing."""
+
+
 class Trainee(nn.Module):
     """A batch to the weighted sum of its losses on this rank, a scalar.
 
@@ -50,6 +54,7 @@ class Trainee(nn.Module):
         self.model = model
         self.loss = loss
         self.dtype = dense.dtype
+        self.hears: Callable[[Any, Batch], None] = _nobody  # what the model says of each batch in training
         self._set_products(training=True)
         if dense.compile:
             model.compile(dynamic=True)  # numbers of events differ from step to step; `forward` stays as it was
@@ -79,7 +84,9 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum, not the mean: what the mean divides by is known to the loop, over all ranks."""
-        return self.loss(self._output(self.poolings(self.embeddings(batch))), batch)
+        output = self._output(self.poolings(self.embeddings(batch)))
+        self.hears(output, batch)
+        return self.loss(output, batch)
 
     def _output(self, embedded: Embedded) -> Any:
         if self.dtype != "bf16":

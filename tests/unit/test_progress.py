@@ -22,7 +22,7 @@ def shown(total_steps: int | None, caplog: pytest.LogCaptureFixture) -> tuple[st
     display.exclude(3600)
     display.exclude(-3610)  # and ten seconds went by, in which the steps were done
     with caplog.at_level(logging.INFO, logger="sharded_emb"):
-        rates = display.report(Progress(step=100, samples=800), "epoch 1.50", loss=0.25, lr=0.5)
+        rates = display.report(Progress(step=100, samples=800), "epoch 1.50", {"loss": 0.25, "lr_factor": 0.5})
     return caplog.messages[-1], rates
 
 
