@@ -176,5 +176,22 @@ def metric_problems(sound: Tree, dataset: Dataset) -> Iterator[str]:
         )
 
 
+_PREDICTED = frozenset({"rank", "score", "row", "label"})
+
+
+def carried_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
+    """What stands beside predictions has one value a row."""
+    for name in sound.get("columns", []):
+        column = dataset.columns.get(name)
+        if column is None:
+            yield f"columns: want columns of {dataset.folder}, got {name!r}{_hint(name, dataset)}"
+        elif column.type.startswith("list"):
+            yield f"columns: want columns with one value a row, got {name!r}, which holds {column.type}; leave it out"
+        elif name in _PREDICTED or name.startswith(("label_", "score_")):
+            yield f"columns: want other names than those of predictions, got {name!r}; name the attribute otherwise"
+    if sound.get("columns") and sound.get("predictions", "") is None:
+        yield "columns: want predictions=FILE, in which they stand, got none; give it, or leave columns out"
+
+
 def _hint(column: str, dataset: Dataset) -> str:
     return nearest(column, dataset.columns)

@@ -42,10 +42,10 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         against = _against(built, evaluator) if config.against is not None else _Against()
         if config.predictions is not None:
             if isinstance(evaluator, NextItemEvaluator):
-                lists = Lists(config.top_k, config.filter_seen)
+                lists = Lists(config.top_k, config.filter_seen, config.columns)
                 written = write_lists(evaluator, split, config.predictions, lists)
             else:
-                written = write_scores(evaluator, split, config.predictions)
+                written = write_scores(evaluator, split, config.predictions, config.columns)
             if place.rank == 0:
                 print(f"{config.predictions}: {written}")
         if place.rank == 0:

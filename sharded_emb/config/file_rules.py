@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sharded_emb.config.against_rules import against_problems
-from sharded_emb.config.column_rules import column_problems, metric_problems
+from sharded_emb.config.column_rules import carried_columns, column_problems, metric_problems
 from sharded_emb.config.plan_rules import (
     device_for_plan,
     known_features,
@@ -74,6 +74,8 @@ def file_rules(kind: type[Any], tree: Tree, sound: Tree) -> list[str]:
     found += column_problems(tree, sound, dataset)
     if not issubclass(kind, OfRunConfig | PlanConfig):
         found += [*hard_problems(sound, dataset), *metric_problems(sound, dataset)]
+    if issubclass(kind, EvaluateConfig):
+        found += carried_columns(sound, dataset)
     if issubclass(kind, ExploreConfig):
         found += explored_attributes(sound, dataset)
     if issubclass(kind, RowsOfRunConfig):  # tables are read where they lie, whatever ranks there are

@@ -208,11 +208,13 @@ class EvaluateConfig(OfRunConfig):
 
     split: which part of the data. baselines: counting baselines beside the model. against: a run folder or a baseline,
     to which the difference is said, with an interval by a paired bootstrap over users. predictions: a Parquet file for
-    the top_k items of every row, or for the probabilities of the labels of every row.
+    the top_k items of every row, or for the probabilities of the labels of every row. columns: of the dataset, whose
+    values stand there, too.
     """
 
     split: Literal["train", "valid", "test"] = "test"
     baselines: bool = False
     against: str | None = None
     predictions: UserPath | None = None
+    columns: list[str] = Field(default_factory=list)
     top_k: PositiveInt = 20
