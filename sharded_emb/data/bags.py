@@ -50,6 +50,11 @@ class ManyBags:
     bags: Bags
     clean: bool
 
+    @property
+    def one_id_a_row(self) -> bool:
+        """And nothing more is to be known of it."""
+        return self.clean and self.bags.single and self.bags.numbers is None
+
     @cached_property
     def _offsets(self) -> Int64s:
         return np.concatenate([[0], np.cumsum(self.bags.lengths)])

@@ -1,87 +1,27 @@
 """Rows of a split to a `Batch`: truncates, drops padding from bags, and checks every id while it is still global."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from sharded_emb.batch import CANDIDATES, Batch, UnknownCount
 from sharded_emb.data.bags import Bags, ManyBags, check_ids
-from sharded_emb.data.columns import Int64s, RaggedColumn, joined
+from sharded_emb.data.columns import Int64s, joined
 from sharded_emb.data.extents import Extents
-from sharded_emb.data.per_row import Float32s, PerRow, require_finite
+from sharded_emb.data.per_row import PerRow, require_finite
+from sharded_emb.data.read import Part, Read, Rows, batch_of_single
 from sharded_emb.data.task import Events, Reading
 from sharded_emb.data.unknown_ids import add_counts, as_rows, out_of_range
 from sharded_emb.data.window import InMemory, Split, Window, predicted_items
 from sharded_emb.errors import InputError
 from sharded_emb.tables import Feature, part_name
 from sharded_emb.vocabulary_rows import FIRST_ROW, UNKNOWN_ROW
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows that are read. of_split: their numbers in the split, places: in the columns."""
-
-    of_split: Int64s
-    places: Int64s
-    columns: Mapping[str, RaggedColumn]
-
-
-@dataclass(frozen=True)
-class Read:
-    """What batches need of some rows of a split, in memory: a batch is some of them that lie one after the other.
-
-    rows: their numbers in the split. bags: by feature. window: with columns of all rows of the global batches, where
-    candidates come from them.
-    """
-
-    rows: Int64s
-    bags: dict[str, ManyBags]
-    per_row: PerRow
-    window: Window | None
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The rows of a batch, among those that were read, and how many empty ones come behind them."""
-
-    read: Read
-    rows: slice
-    filling: int
-
-    @property
-    def samples(self) -> int:
-        return int(self.rows.stop - self.rows.start)
-
-    @property
-    def size(self) -> int:
-        return self.samples + self.filling
-
-    @property
-    def of_split(self) -> Int64s:
-        return self.read.rows[self.rows]
-
-    @cached_property
-    def weight(self) -> Float32s:
-        weight = self.read.per_row.weight
-        return np.ones(self.samples, dtype=np.float32) if weight is None else weight[self.rows]
-
-    def part_of(self, values: Float32s | None) -> Tensor | None:
-        """Those of its rows, of values by row."""
-        return None if values is None else self.filled(values[self.rows])
-
-    def filled(self, values: Float32s) -> Tensor:
-        """With zeros for the empty rows."""
-        if self.filling:
-            values = np.concatenate([values, np.zeros((self.filling, *values.shape[1:]), np.float32)])
-        return torch.from_numpy(values)
 
 
 class Collate:
@@ -98,6 +38,8 @@ class Collate:
         self.rank, self.name = rank, name
         self.table_of = {f.name: table for table in reading.tables for f in table.features}
         self.composed = {name for name, table in self.table_of.items() if table.parts}
+        asked = (reading.candidates, reading.predicted, reading.sequence)
+        self._ids_alone = not self.composed and not reading.item_features and asked == (None, None, None)
         self.columns = sorted(reading.columns())
         self.unknown = {f.name: UnknownCount() for f in reading.features if f.unknown != "error"}
 
@@ -116,13 +58,16 @@ class Collate:
             window = self.window(rows, rows if everyone is None else everyone)
         places = window.extents.places(rows)
         assert places is not None
-        these = _Rows(rows, places, window.columns)
+        these = Rows(rows, places, window.columns)
         self.reading.require_aligned(window.columns, places, rows)
+        bags = {feature.name: self._taken(feature, these) for feature in self.reading.features}
+        single = self._ids_alone and bool(bags) and all(many.one_id_a_row for many in bags.values())
         return Read(
             rows,
-            bags={feature.name: self._taken(feature, these) for feature in self.reading.features},
+            bags=bags,
             per_row=PerRow.read(self.reading, window.columns, places, rows),
             window=None if self.reading.candidates_of is None else window,
+            single_FN=np.stack([many.bags.ids for many in bags.values()]) if single else None,
         )
 
     def __call__(
@@ -137,7 +82,9 @@ class Collate:
         everyone: the rows of the global batch, for candidates that come from it. What is unknown in the batch is not
         counted yet.
         """
-        of_batch = _Part(read, rows, size - (rows.stop - rows.start))
+        of_batch = Part(read, rows, size - (rows.stop - rows.start))
+        if read.single_FN is not None:
+            return batch_of_single(of_batch, read.single_FN)
         if self.reading.candidates is None:
             return self._batch(of_batch, step, None)
         if self.reading.candidates_of is None or everyone is None:
@@ -157,7 +104,7 @@ class Collate:
         """Adds what is unknown in a batch to `unknown`."""
         add_counts(self.unknown, batch)
 
-    def _batch(self, part: _Part, step: int, candidates: Int64s | None) -> Batch:
+    def _batch(self, part: Part, step: int, candidates: Int64s | None) -> Batch:
         counts: dict[str, UnknownCount] = {}
         read = {feature.name: self._known(feature, part, step, counts) for feature in self.reading.features}
         if self.reading.predicted is not None:
@@ -199,7 +146,7 @@ class Collate:
             unknown=counts,
         )
 
-    def _taken(self, feature: Feature, rows: _Rows) -> ManyBags:
+    def _taken(self, feature: Feature, rows: Rows) -> ManyBags:
         """The ids of a feature as rows of its table, as far as they are."""
         limit, table = self.reading.limit(feature), self.table_of[feature.name]
         column = rows.columns[feature.column]
@@ -215,7 +162,7 @@ class Collate:
         """The row that is no part of a bag, nor of its mean, as nn.EmbeddingBag has it."""
         return self.table_of[feature.name].padding_row if feature.pooled and not feature.raw else None
 
-    def _known(self, feature: Feature, part: _Part, step: int, counts: dict[str, UnknownCount]) -> Bags:
+    def _known(self, feature: Feature, part: Part, step: int, counts: dict[str, UnknownCount]) -> Bags:
         """The bags of a batch with rows of the table alone."""
         many = part.read.bags[feature.name]
         bags = many.part(part.rows)
@@ -236,7 +183,7 @@ class Collate:
         split = table.ids.split(bags.ids, table.rows)
         return {part_name(feature, part): replace(bags, ids=rows) for part, rows in split.items()}
 
-    def _check(self, feature: Feature, bags: Bags, part: _Part, step: int) -> None:
+    def _check(self, feature: Feature, bags: Bags, part: Part, step: int) -> None:
         """Raises OutOfRangeIdError for what is no row of the table."""
 
         def where(row: int) -> str:
@@ -259,7 +206,7 @@ class Collate:
             return bags.without(~known if wrong is None else wrong | ~known), count
         return replace(bags, ids=as_rows(bags.ids, wrong, rows, feature)), count
 
-    def _numbers(self, feature: Feature, rows: _Rows, limit: int | None) -> npt.NDArray[np.float32] | None:
+    def _numbers(self, feature: Feature, rows: Rows, limit: int | None) -> npt.NDArray[np.float32] | None:
         """What the pooling of the feature asks for, of the same events as the ids."""
         named = feature.pooling.columns()
         if not named:
@@ -293,7 +240,7 @@ class Collate:
         predicted_T[(np.cumsum(bags.lengths) - bags.lengths)[bags.lengths > 0]] = False  # the first of a row
         return predicted_T
 
-    def _loss_weight(self, part: _Part, read: Mapping[str, Bags]) -> float:
+    def _loss_weight(self, part: Part, read: Mapping[str, Bags]) -> float:
         """The sum of the weights of this part's labels, or of its events that are predicted and are items."""
         if self.reading.sequence is None:
             return float(part.weight.sum(dtype=np.float64))

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 
 from sharded_emb.batch import Batch
-from sharded_emb.data.collate import Collate, Read
+from sharded_emb.data.collate import Collate
 from sharded_emb.data.prefetch import PrefetchConfig, ahead
+from sharded_emb.data.read import Read
 from sharded_emb.data.source import Part, Pool, Share, Source
 from sharded_emb.errors import InputError
 
