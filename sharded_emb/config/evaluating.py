@@ -104,8 +104,9 @@ def _show_evaluation(
     against: _Against = others["against"]
     warnings = told_of(checkpoint, built.dataset)
     if warnings:
+        other = "other rows than the train split of these data"
         protocol = {
-            name: {**said, "trained_on": "other rows than the train split of these data"}
+            name: {**said, "trained_on": "; ".join(filter(None, (said.get("trained_on"), other)))}
             for name, said in protocol.items()
         }
     if against.checkpoint is not None:

@@ -42,11 +42,12 @@ def write_vocabulary(folder: Path, dataset: Dataset, name: str) -> dict[str, Any
     return {"rows": info.rows, "raw": info.raw, "sha256": info.sha256, "unknown": _unknown(file)}
 
 
-def _unknown(file: Path) -> int:
-    """How often the dataset has what is out of vocabulary."""
+def _unknown(file: Path) -> int | None:
+    """How often the dataset has what is out of vocabulary; None where somebody wrote the vocabulary without."""
     with pq.ParquetFile(file) as opened:
-        first = next(opened.iter_batches(FIRST_ROW, columns=["row", "count"], use_threads=False))
-    return int(first["count"][UNKNOWN_ROW].as_py())
+        first = next(opened.iter_batches(FIRST_ROW, columns=["row", "count"], use_threads=False)).to_pydict()
+    found: int | None = first.get("count", [None] * FIRST_ROW)[UNKNOWN_ROW]
+    return found
 
 
 def raw_ids(file: Path) -> Iterator[pa.Array]:

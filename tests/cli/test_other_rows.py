@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sharded_emb
-from sharded_emb.config import session
+from sharded_emb.config import facts
 from sharded_emb.data.layouts.next_item import NextItem
 from sharded_emb.data.prepare import How, prepare
 from sharded_emb.data.sequence_text import SequenceText
@@ -117,7 +117,7 @@ def test_a_log_that_grew_is_other_rows(tmp_path: Path, log: Path) -> None:
 def test_a_checkpoint_of_an_earlier_version_knows_the_folder_that_it_read(
     tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "said_of_dataset", lambda built: {})  # noqa: ARG005
+    monkeypatch.setattr(facts, "said_of_dataset", lambda built: {})  # noqa: ARG005
     one, other = prepared(tmp_path / "one", log), prepared(tmp_path / "other", log, split="by_user")
     run = trained(tmp_path / "run", one)
     sharded_emb.evaluate(run)
