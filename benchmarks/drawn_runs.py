@@ -68,6 +68,8 @@ def drawn(number: int) -> Drawn:
     dropout = draw.often(0.25)
     if any("model.dropout" in word for word in draw.words) and not dropout:
         draw.words = [word if "model.dropout" not in word else "model.dropout=0" for word in draw.words]
+    if not next_item:
+        draw.say("evaluation.progressive", ("true",), 0.5)
     return Drawn(number, "events" if next_item else "clicks", tuple(draw.words), draw.exact, not dropout)
 
 

@@ -64,24 +64,37 @@ def features(dataset: Dataset, read: Columns, split: str) -> "sparse.csr_array":
     from scipy import sparse
 
     table = dataset.split(split)
-    blocks = []
-    for feature in read.features:
-        column = dataset.columns.get(feature.column)
-        if column is None or column.vocabulary is None:
-            raise InputError(f"baselines: want columns of ids, got {feature.column!r}; leave baselines out")
-        ragged, rows = RaggedColumn.from_arrow(table[feature.column]), dataset.rows(column.vocabulary)
-        lengths = ragged.lengths()
-        weights = np.repeat(1.0 / np.sqrt(np.maximum(lengths, 1)), lengths)
-        starts = ragged.offsets - ragged.offsets[0]
-        bags = Bags(ragged.values[ragged.offsets[0] : ragged.offsets[-1]], lengths)
-        ids = _known(feature, bags, rows, split)
-        blocks.append(sparse.csr_array((weights, ids, starts), shape=(len(lengths), rows)))
+    sizes = [_rows(dataset, feature) for feature in read.features]
+    columns = [RaggedColumn.from_arrow(table[feature.column]) for feature in read.features]
+    many_N = sum((column.lengths() for column in columns), np.full(len(table), len(read.numbers), np.int64))
+    starts_N = np.concatenate([[0], np.cumsum(many_N)])
+    width, total = sum(sizes) + len(read.numbers), int(starts_N[-1])
+    indices = np.empty(total, np.int32 if max(width, total) < 2**31 else np.int64)
+    weights, at_N, block = np.empty(total), starts_N[:-1].copy(), 0
+    for feature, column, rows in zip(read.features, columns, sizes, strict=True):  # one at a time, for their memory
+        lengths_N, first = column.lengths(), int(column.offsets[0])
+        ids_T = _known(feature, Bags(column.values[first : column.offsets[-1]], lengths_N), rows, split)
+        where_T = np.arange(len(ids_T)) + np.repeat(at_N - (column.offsets[:-1] - first), lengths_N)
+        indices[where_T] = ids_T + block
+        weights[where_T] = np.repeat(1.0 / np.sqrt(np.maximum(lengths_N, 1)), lengths_N)
+        at_N += lengths_N
+        block += rows
     for name in read.numbers:
         train_N = dataset.split("train")[name].to_numpy()
         deviation = train_N.std(dtype=np.float64) or 1.0  # one of a single value says nothing
-        number_N = (table[name].to_numpy() - train_N.mean(dtype=np.float64)) / deviation
-        blocks.append(sparse.csr_array(number_N[:, None]))
-    return sparse.csr_array(sparse.hstack(blocks, format="csr"))
+        indices[at_N] = block
+        weights[at_N] = (table[name].to_numpy() - train_N.mean(dtype=np.float64)) / deviation
+        at_N += 1
+        block += 1
+    return sparse.csr_array((weights, indices, starts_N.astype(indices.dtype)), shape=(len(table), width))
+
+
+def _rows(dataset: Dataset, feature: Feature) -> int:
+    """Of the vocabulary of its ids."""
+    column = dataset.columns.get(feature.column)
+    if column is None or column.vocabulary is None:
+        raise InputError(f"baselines: want columns of ids, got {feature.column!r}; leave baselines out")
+    return dataset.rows(column.vocabulary)
 
 
 def _known(feature: Feature, bags: Bags, rows: int, split: str) -> Int64s:
