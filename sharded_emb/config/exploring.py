@@ -8,6 +8,7 @@ from typing import Any
 from sharded_emb.config.reading import item_attributes, make_reading
 from sharded_emb.config.run import ExploreConfig
 from sharded_emb.config.run_rules import EXPLORE, there
+from sharded_emb.config.same_rows import other_rows_of, shown
 from sharded_emb.config.saved import SavedRun, saved_run
 from sharded_emb.config.session import joined
 from sharded_emb.config.vocabularies import vocabulary_by_table
@@ -88,12 +89,16 @@ def _looks(config: ExploreConfig, run: SavedRun) -> list[Look]:
     reading = replace(reading, of_items=item_attributes(run.tables, run.dataset))
     train = FlatCopy(run.dataset, config.flat_copy).split("train")
     reads = count_reads(train, reading, owners, {table.name for table in tables})
-    streamed = config.stream.folder is not None
+    streamed, others = config.stream.folder is not None, other_rows_of(run.checkpoint, run.dataset, alone=True)
     looks = []
     for table in tables:
         beginning, notes = _beginning(run, table)
         if streamed:
             notes += (f"reads are of the train split; the run trained on the stream {config.stream.folder}",)
+        elif others:
+            notes += (
+                f"reads are of the train split of {config.data}; the run trained on other rows ({shown(others)})",
+            )
         vocabulary, captioned = vocabularies.get(table.name), table.name in of_items
         names = Names.of(table, run.dataset, vocabulary, owners.get(table.name))
         looks.append(
@@ -102,7 +107,7 @@ def _looks(config: ExploreConfig, run: SavedRun) -> list[Look]:
                 names=replace(names, captions=_attribute(run, config.caption if captioned else None)),
                 vocabulary=vocabulary,
                 reads_R=reads[table.name],
-                trained_on=_epochs(run) > 0 and not streamed,
+                trained_on=_epochs(run) > 0 and not streamed and not others,
                 notes=notes,
                 colours=_attribute(run, config.colour if captioned else None),
             )

@@ -46,16 +46,17 @@ def other_rows(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def other_rows_of(checkpoint: Path, dataset: Dataset) -> list[str]:
+def other_rows_of(checkpoint: Path, dataset: Dataset, *, alone: bool = False) -> list[str]:
     """What a dataset has not in common with that of a checkpoint, or with the one that its run began with; empty where
-    the rows are the same, as far as the checkpoint knows.
+    the rows are the same, as far as the checkpoint knows. alone: whatever its run began with.
     """
     try:
         said = files.state_of(checkpoint, "data")
     except (InputError, ValueError, OSError):  # is for who loads it to name
         return []
     found = other_rows(said[ROWS], rows_of(dataset.manifest)) if ROWS in said else _by_folder(said, dataset)
-    return found or said.get("run", {}).get("warm_start", {}).get(BEFORE, [])
+    before: list[str] = [] if alone else said.get("run", {}).get("warm_start", {}).get(BEFORE, [])
+    return found or before
 
 
 def told_of(checkpoint: Path, dataset: Dataset) -> list[str]:

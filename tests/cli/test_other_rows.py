@@ -104,6 +104,16 @@ def test_a_run_does_not_go_on_with_rows_that_were_prepared_otherwise(tmp_path: P
     assert json.loads((run / "result.json").read_text())["steps"] == 4
 
 
+def test_explore_counts_reads_of_other_rows_and_says_so(tmp_path: Path, log: Path) -> None:
+    one, other = prepared(tmp_path / "one", log), prepared(tmp_path / "other", log, split="by_user")
+    run = trained(tmp_path / "run", one, "early_stopping=null")
+    note = sharded_emb.explore(run, f"data={other}")["tables"]["item"]["notes"][0]
+    said = f"reads are of the train split of {other}; the run trained on other rows ({SPLITS[0]}"
+    assert note.startswith(said)
+    notes = sharded_emb.explore(run, "overwrite=true")["tables"]["item"]["notes"]
+    assert not any("other rows" in note for note in notes)
+
+
 def test_a_log_that_grew_is_other_rows(tmp_path: Path, log: Path) -> None:
     one = prepared(tmp_path / "one", log)
     run = trained(tmp_path / "run", one)
