@@ -110,7 +110,7 @@ def test_explore_counts_reads_of_other_rows_and_says_so(tmp_path: Path, log: Pat
     note = sharded_emb.explore(run, f"data={other}")["tables"]["item"]["notes"][0]
     said = f"reads are of the train split of {other}; the run trained on other rows ({SPLITS[0]}"
     assert note.startswith(said)
-    notes = sharded_emb.explore(run, "overwrite=true")["tables"]["item"]["notes"]
+    notes = sharded_emb.explore(run)["tables"]["item"]["notes"]
     assert not any("other rows" in note for note in notes)
 
 
