@@ -1,5 +1,6 @@
 """What is said and kept of a run that fails: by the rank that failed, by those that failed of that, by all together."""
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from sharded_emb.distributed.agree import all_values, from_first_rank
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError, RunFailedError
 from sharded_emb.training.pulse import FAILED, Pulse, told
+
+log = logging.getLogger("sharded_emb")
 
 # what communication libraries say where there is nobody at the other end
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|timed out", re.IGNORECASE)
@@ -80,3 +83,8 @@ def _plain(batch: Batch) -> dict[str, Any]:
         **{name: None if each is None else each.cpu() for name, each in of_rows.items()},
         "samples": batch.samples,
     }
+
+
+def say_not_saved(step: int, error: Exception) -> None:
+    """In the log."""
+    log.error("not saved after step %d: %s", step, error)

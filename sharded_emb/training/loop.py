@@ -21,7 +21,7 @@ from sharded_emb.training.checkpoint_files import step_of
 from sharded_emb.training.course import Course, Epochs, Fetching
 from sharded_emb.training.early_stopping import EarlyStopping
 from sharded_emb.training.evaluation import Metrics
-from sharded_emb.training.failures import write_batch
+from sharded_emb.training.failures import say_not_saved, write_batch
 from sharded_emb.training.feed import Fed
 from sharded_emb.training.following import with_following
 from sharded_emb.training.limits import Limits
@@ -34,10 +34,6 @@ from sharded_emb.training.step import ONE_PIECE, Learner, NotFiniteLossError, St
 from sharded_emb.training.unknown import unknown_of_all
 
 log = logging.getLogger("sharded_emb")
-
-
-def _say_not_saved(step: int, error: Exception) -> None:
-    log.error("not saved after step %d: %s", step, error)
 
 
 @dataclass
@@ -57,6 +53,7 @@ class Trainer:
     signals: Signals = field(default_factory=Signals)
     tell: Callable[[int, str], None] = lambda *_: None
     last_save: LastSave = field(init=False, default=LastSave())
+    loss: float = field(init=False, default=float("nan"))  # of the last step
     stop_signal: int | None = field(init=False, default=None)  # what all ranks agreed to stop for
     unknown_ids: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)  # by split and feature, at the end
     managed_tables: dict[str, dict[str, int]] = field(init=False, default_factory=dict)  # whose rows ids have, likewise
@@ -90,6 +87,8 @@ class Trainer:
                 if self._evaluation_due():
                     self._evaluate()
                 elif self._finished():
+                    if found := self.parts.progressive():  # of steps since the last one that was logged
+                        self._log(found)
                     break
                 else:
                     self._epoch()
@@ -115,7 +114,7 @@ class Trainer:
             for (fed, all_ranks), after in with_following(batches, self._next_is_wanted):
                 started = time.monotonic()
                 with named(STEP):
-                    loss = self._step(fed.pieces, all_ranks.loss_weight, after and after[0].pieces[0])
+                    self._step(fed.pieces, all_ranks.loss_weight, after and after[0].pieces[0])
                 for batch in fed.pieces:
                     add_counts(self.course.unknown, batch)
                 self.progress.step += 1
@@ -126,7 +125,7 @@ class Trainer:
                 self.display.step(self.progress.step, all_ranks.ids)
                 self.parts.profile.step_ended()
                 if self.progress.step % self.limits.log_every_steps == 0:
-                    self._log(loss)
+                    self._log(self.parts.progressive())
                 minutes_over = all_ranks.minutes_over and self.last_save.step <= all_ranks.asked_at
                 save_due = minutes_over or self.limits.save_after(self.progress.step)
                 if save_due and not self._evaluation_due():
@@ -141,9 +140,9 @@ class Trainer:
     def _pauses_after(self, step: int) -> bool:
         return self.limits.is_last(step) or self.limits.evaluate_after(step)
 
-    def _step(self, pieces: list[Batch], global_weight: float, following: Batch | None) -> float:
+    def _step(self, pieces: list[Batch], global_weight: float, following: Batch | None) -> None:
         try:
-            return self.learner.step(pieces, global_weight, self.progress.step + 1, following)
+            self.loss = self.learner.step(pieces, global_weight, self.progress.step + 1, following)
         except NotFiniteLossError as error:
             path = write_batch(self.parts.folder.path, error.pieces, self.progress.step + 1, self.place)
             raise (error if path is None else error.with_batch(path)) from None
@@ -201,10 +200,9 @@ class Trainer:
             self._save_if_possible()
         return bool(signals)
 
-    def _log(self, loss: float) -> None:
+    def _log(self, found: Metrics) -> None:
         factor = self.parts.schedule.factor(self.progress.step)
-        found = self.parts.progressive()
-        values = {"loss": loss, "lr_factor": factor, **found.pop("train", {})}
+        values = {"loss": self.loss, "lr_factor": factor, **found.pop("train", {})}
         values |= self.display.report(self.progress, self.course.where(self.progress), values)
         for name, metrics in {"train": values, **found}.items():
             self.parts.folder.write_metrics(self.progress.step, name, metrics)
@@ -244,7 +242,7 @@ class Trainer:
         try:
             self._save()
         except NotSavedError as error:
-            _say_not_saved(self.progress.step, error)
+            say_not_saved(self.progress.step, error)
             self.saved = time.monotonic()
 
     def _settle(self, failed: bool = False) -> None:
@@ -254,7 +252,7 @@ class Trainer:
         except (NotSavedError, RuntimeError) as error:  # the latter of an exchange with a rank that is gone
             if not failed and (self.last_save.needed or isinstance(error, RuntimeError)):
                 raise
-            _say_not_saved(self.last_save.step, error)
+            say_not_saved(self.last_save.step, error)
 
     def _state(self) -> RunState:
         return RunState(

@@ -58,6 +58,11 @@ def test_what_a_step_scores_is_what_its_loss_is_of(one: Path, tmp_path: Path, cl
     means = np.array([each["log_loss"] for each in likes]).reshape(2, 3).mean(1)
     assert [each["log_loss"] for each in windows(thrice)] == pytest.approx(list(means), abs=1e-6)
     assert [each["scored_samples"] for each in windows(thrice)] == [96, 96]
+    shorter = ("log_every_steps=4", "steps=6", f"data={clicks}")  # what is left at the end is said, too
+    rest = sharded_emb.train(sharded_emb.compose(*words, *shorter, f"run={tmp_path / 'rest'}")).path
+    assert [each["scored_samples"] for each in windows(rest)] == [128, 64]
+    assert [line["step"] for line in metrics_lines(rest) if line["split"] == "train"] == [4, 6]
+    assert losses(rest) == [losses(one)[3], losses(one)[5]]
     words = [each for each in WORDS if not each.startswith("evaluation.progressive")]
     without = [*words, "steps=6", f"data={clicks}", f"run={tmp_path / 'without'}"]
     plain = sharded_emb.train(sharded_emb.compose(*without)).path
