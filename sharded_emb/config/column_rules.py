@@ -176,9 +176,6 @@ def metric_problems(sound: Tree, dataset: Dataset) -> Iterator[str]:
         )
 
 
-_PREDICTED = frozenset({"rank", "score", "row", "label"})
-
-
 def carried_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
     """What stands beside predictions has one value a row."""
     for name in sound.get("columns", []):
@@ -187,10 +184,19 @@ def carried_columns(sound: Tree, dataset: Dataset) -> Iterator[str]:
             yield f"columns: want columns of {dataset.folder}, got {name!r}{_hint(name, dataset)}"
         elif column.type.startswith("list"):
             yield f"columns: want columns with one value a row, got {name!r}, which holds {column.type}; leave it out"
-        elif name in _PREDICTED or name.startswith(("label_", "score_")):
+        elif name in _predicted(sound):
             yield f"columns: want other names than those of predictions, got {name!r}; name the attribute otherwise"
     if sound.get("columns") and sound.get("predictions", "") is None:
         yield "columns: want predictions=FILE, in which they stand, got none; give it, or leave columns out"
+
+
+def _predicted(sound: Tree) -> set[str]:
+    """What predictions say of a model's rows."""
+    loss = sound.get("loss")
+    if not isinstance(loss, LabelledLossConfig):
+        return {"rank", "score", "row"}
+    several = len(loss.labels) > 1
+    return {f"{each}_{label.name}" if several else each for label in loss.labels for each in ("label", "score")}
 
 
 def _hint(column: str, dataset: Dataset) -> str:

@@ -102,15 +102,14 @@ def _show_evaluation(
     best = {split: values for split, values in best_reachable(built).items() if str(config.split) == split}
     beside: dict[str, Metrics] = {**others["baselines"], "best reachable": best}
     against: _Against = others["against"]
-    warnings = told_of(checkpoint, built.dataset)
-    if warnings:
-        other = "other rows than the train split of these data"
+    other, warnings = told_of(checkpoint, built.dataset)
+    if other is not None:
         protocol = {
             name: {**said, "trained_on": "; ".join(filter(None, (said.get("trained_on"), other)))}
             for name, said in protocol.items()
         }
     if against.checkpoint is not None:
-        warnings += told_of(against.checkpoint, built.dataset)
+        warnings += told_of(against.checkpoint, built.dataset)[1]
     for name in metrics:
         rows = {config.model.__class__.__name__: metrics[name]}
         rows |= {other: found[name] for other, found in beside.items() if name in found}

@@ -89,7 +89,7 @@ def _looks(config: ExploreConfig, run: SavedRun) -> list[Look]:
     reading = replace(reading, of_items=item_attributes(run.tables, run.dataset))
     train = FlatCopy(run.dataset, config.flat_copy).split("train")
     reads = count_reads(train, reading, owners, {table.name for table in tables})
-    streamed, others = config.stream.folder is not None, other_rows_of(run.checkpoint, run.dataset, alone=True)
+    streamed, others = config.stream.folder is not None, other_rows_of(run.checkpoint, run.dataset)
     looks = []
     for table in tables:
         beginning, notes = _beginning(run, table)

@@ -80,6 +80,7 @@ def _opened(config: ExportConfig) -> Exporting:
         index=config.index,
         counts=config.evaluation.counts,
         facts=_facts(config, saved.state),
+        split_alone=config.stream.folder is None and not saved.state["run"]["warm_start"],
     )
 
 

@@ -3,75 +3,130 @@
 Two datasets of one log may have the same ids, and another split: what one of them tests, the other trains.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sharded_emb.component import leaves
 from sharded_emb.config.build import Built
 from sharded_emb.config.same_numbers import NUMBERS, numbers_of, require_same_numbers
-from sharded_emb.data.dataset import Dataset, Manifest
+from sharded_emb.data.dataset import MANIFEST, Dataset, Manifest
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.errors import InputError
 from sharded_emb.training import checkpoint_files as files
 
 ROWS = "rows_of_dataset"  # in what a checkpoint says of its run
 BEFORE = "other_rows"  # in what a checkpoint says of the run that it began with
+_ALL = ("train", "valid", "test")
 _SHOWN = 3
 # where raw data are, not what they are
-_PLACES = frozenset({"_target_", "raw", "downloads", "sha256", "max_bad_rows", "item_attributes"})
+_PLACES = frozenset({"_target_", "raw", "downloads", "sha256", "max_bad_rows", "users", "items", "item_attributes"})
 
 
-def rows_of(manifest: Manifest) -> dict[str, Any]:
-    """What the rows of a dataset's splits follow from."""
-    dataset = {key: value for key, value in leaves(manifest.dataset) if key.rpartition(".")[2] not in _PLACES}
-    rows = {name: split.rows for name, split in manifest.splits.items()}
-    raw = sorted(file.sha256 for file in manifest.source)
-    split = manifest.split.partition(":")[0]  # the rest is words on the keys of `dataset`
-    found = {"raw files": raw, "split": split, "seed": manifest.seed}
-    return {**found, "rows": rows, "counts": manifest.counts, "dataset": dataset}
+def rows_of(manifest: Manifest, columns: Iterable[str]) -> dict[str, Any]:
+    """What the rows of a dataset's splits are, in these columns, and what they follow from."""
+    dataset = {key: value for key, value in leaves(manifest.dataset) if key.partition(".")[0] not in _PLACES}
+    wanted, splits = set(columns), manifest.splits
+    return {
+        "split": manifest.split.partition(":")[0],  # the rest is words on the keys of `dataset`
+        "rows": {name: split.rows for name, split in splits.items()},
+        "counts": manifest.counts,
+        "seed": manifest.seed,
+        "dataset": dataset,
+        "digests": {
+            name: {column: digest for column, digest in split.digests.items() if column in wanted}
+            for name, split in splits.items()
+        },
+    }
 
 
-def other_rows(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """What two datasets have not in common, each `what mine, not theirs`. A key that one version alone has does not
-    tell.
+def other_rows(theirs: Mapping[str, Any], manifest: Manifest, splits: Iterable[str]) -> list[str]:
+    """How the rows of these splits differ, each `what mine, not theirs`: first what may tell a person why. A dataset of
+    an earlier version is known by how many rows it has alone.
     """
-    found = []
-    for key in ("raw files", "split", "seed"):
-        if theirs[key] != mine[key]:
-            found.append("other raw files" if key == "raw files" else f"{key} {mine[key]}, not {theirs[key]}")
+    read = {column for of_split in theirs["digests"].values() for column in of_split}
+    mine = rows_of(manifest, read)
+    known = {
+        split: [column for column in theirs["digests"][split] if column in mine["digests"][split]]
+        for split in splits
+        if split in theirs["digests"] and split in mine["digests"]
+    }
+    if read and any(known.values()):
+        differ = [
+            f"column {column} of {split}"
+            for split, columns in known.items()
+            for column in columns
+            if theirs["digests"][split][column] != mine["digests"][split][column]
+        ]
+    else:
+        differ = [key for key in ("split", "rows", "counts") if theirs[key] != mine[key]]
+    return [*_why(theirs, mine), *differ] if differ else []
+
+
+def _why(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """A key that one version alone has does not tell."""
+    found = [f"{key} {mine[key]}, not {theirs[key]}" for key in ("split", "seed") if theirs[key] != mine[key]]
     for key in ("rows", "counts", "dataset"):
         differ = [each for each in mine[key] if each in theirs[key] and mine[key][each] != theirs[key][each]]
         found += [f"{_named(key, each)} {_said(mine[key][each])}, not {_said(theirs[key][each])}" for each in differ]
     return found
 
 
-def other_rows_of(checkpoint: Path, dataset: Dataset, *, alone: bool = False) -> list[str]:
-    """What a dataset has not in common with that of a checkpoint, or with the one that its run began with; empty where
-    the rows are the same, as far as the checkpoint knows. alone: whatever its run began with.
+def other_rows_of(checkpoint: Path, dataset: Dataset) -> list[str]:
+    """How the train split of a dataset differs from that of a checkpoint; empty where it does not, as far as the
+    checkpoint knows.
     """
-    try:
-        said = files.state_of(checkpoint, "data")
-    except (InputError, ValueError, OSError):  # is for who loads it to name
+    said = _state(checkpoint)
+    if said is None:
         return []
-    found = other_rows(said[ROWS], rows_of(dataset.manifest)) if ROWS in said else _by_folder(said, dataset)
-    before: list[str] = [] if alone else said.get("run", {}).get("warm_start", {}).get(BEFORE, [])
-    return found or before
+    if (theirs := said.get(ROWS)) is None:  # of an earlier version: by the folder that its run read
+        try:
+            theirs = rows_of(Dataset.open(Path(said["config"]["data"])).manifest, dataset.columns)
+        except InputError:
+            return []
+    return other_rows(theirs, dataset.manifest, ["train"])
 
 
-def told_of(checkpoint: Path, dataset: Dataset) -> list[str]:
-    """A line for people where a checkpoint was trained on other rows than those of a dataset."""
-    if not (found := other_rows_of(checkpoint, dataset)):
-        return []
-    return [
-        f"{checkpoint} was trained on other rows than the train split of {dataset.folder} ({shown(found)}): "
-        "what is scored here may be among them"
-    ]
+def begun_with_other_rows(checkpoint: Path, dataset: Dataset) -> list[str]:
+    """The same of what the run of a checkpoint began with, and of what that began with."""
+    said = _state(checkpoint) or {}
+    before: list[str] = said.get("run", {}).get("warm_start", {}).get(BEFORE, [])
+    return other_rows_of(checkpoint, dataset) or before
+
+
+def told_of(checkpoint: Path, dataset: Dataset) -> tuple[str | None, list[str]]:
+    """Where a checkpoint was trained on other rows than those of a dataset, or began so, what to say of that in a
+    protocol, and a line for people.
+    """
+    folder, scored = dataset.folder, "what is scored here may be among them"
+    if found := other_rows_of(checkpoint, dataset):
+        line = f"{checkpoint} was trained on other rows than the train split of {folder} ({shown(found)}): {scored}"
+        return "other rows than the train split of these data", [line]
+    if found := begun_with_other_rows(checkpoint, dataset):
+        began = f"began with one trained on other rows than those of {folder} ({shown(found)})"
+        return "these data, after other rows by what it began with", [
+            f"{checkpoint} is of a run that {began}: {scored}"
+        ]
+    if unknown := _nobody_knows(checkpoint, dataset):
+        line = f"whether {checkpoint} was trained on rows of {folder} is not known: it read {unknown}, which is none"
+        return "rows that are not known to be these data's", [line]
+    return None, []
+
+
+def _nobody_knows(checkpoint: Path, dataset: Dataset) -> Path | None:
+    """The folder that a run of an earlier version read, where that is no dataset any more."""
+    said = _state(checkpoint)
+    if said is None or ROWS in said:
+        return None
+    folder = Path(said["config"]["data"])
+    there = folder.resolve() == dataset.folder.resolve() or (folder / MANIFEST).is_file()
+    return None if there else folder
 
 
 def said_of_dataset(built: Built) -> dict[str, Any]:
     """What a checkpoint says of the dataset of its run, besides vocabularies."""
-    return {NUMBERS: numbers_of(built.reading, built.dataset), ROWS: rows_of(built.dataset.manifest)}
+    rows = rows_of(built.dataset.manifest, built.reading.columns())
+    return {NUMBERS: numbers_of(built.reading, built.dataset), ROWS: rows}
 
 
 def require_same_dataset(built: Built, checkpoint: Path | None) -> None:
@@ -82,36 +137,29 @@ def require_same_dataset(built: Built, checkpoint: Path | None) -> None:
     def check() -> None:
         if checkpoint is None or built.config.stream.folder is not None:
             return
-        try:
-            theirs = files.state_of(checkpoint, "data").get(ROWS)
-        except (InputError, ValueError, OSError):
-            return
-        if theirs and (found := other_rows(theirs, rows_of(built.dataset.manifest))):
+        theirs = (_state(checkpoint) or {}).get(ROWS)
+        if theirs and (found := other_rows(theirs, built.dataset.manifest, _ALL)):
             run = checkpoint.parent.parent
             raise InputError(
                 f"data: want the rows with which {run} was started, got others in {built.config.data} "
-                f"({shown(found)}); prepare them as they were, or begin another run with "
-                f"warm_start.run={run}"
+                f"({shown(found)}); prepare them as they were, or begin another run with warm_start.run={run}"
             )
 
     from_first_rank(check, built.place)
     require_same_numbers(built, checkpoint)
 
 
-def _by_folder(said: Mapping[str, Any], dataset: Dataset) -> list[str]:
-    """Of a checkpoint of an earlier version: by the folder that its run read."""
-    folder = Path(said["config"]["data"])
-    if folder.resolve() == dataset.folder.resolve():
-        return []
-    try:
-        return other_rows(rows_of(Dataset.open(folder).manifest), rows_of(dataset.manifest))
-    except InputError:
-        return [f"it read {folder}, which is not there any more"]
-
-
 def shown(found: list[str]) -> str:
     """The first of them."""
     return "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+
+
+def _state(checkpoint: Path) -> dict[str, Any] | None:
+    """None for one that cannot be read, which is for who loads it to name."""
+    try:
+        return files.state_of(checkpoint, "data")
+    except (InputError, ValueError, OSError):
+        return None
 
 
 def _named(key: str, each: str) -> str:

@@ -137,8 +137,10 @@ class EventLog(LogConfig):
         if kind is None:
             raise unknown_format(key, paths[0])
         separator = self.separator or SEPARATORS[kind]
-        ids = frozenset(filter(None, (self.user, self.item)))
-        return TableFiles(key, paths, kind, separator, quote_of(separator), self.header, self.encoding, ids)
+        ids, single = (
+            frozenset(filter(None, each)) for each in ((self.user, self.item), (self.time, self.layout.label_column()))
+        )
+        return TableFiles(key, paths, kind, separator, quote_of(separator), self.header, self.encoding, ids, single)
 
     def _side_table(self, work: Work, of: str, beside: Path) -> "_Side | None":
         wanted = attribute_columns(self, of)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,7 @@ class SplitWriter:
         self._values = 0
         self._file: pq.ParquetWriter | None = None
         self._rows_of_part = self._rows = self._parts = 0
+        self._digests = {name: blake2b(digest_size=8) for name in self._schema.names}
 
     def __enter__(self) -> "SplitWriter":
         return self
@@ -171,7 +173,8 @@ class SplitWriter:
     @property
     def info(self) -> SplitInfo:
         """How much was written."""
-        return SplitInfo(rows=self._rows, parts=self._parts)
+        digests = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        return SplitInfo(rows=self._rows, parts=self._parts, digests=digests)
 
     def add(self, batch: Any) -> None:
         """The next rows: a record batch or a table."""
@@ -198,12 +201,21 @@ class SplitWriter:
         if self._file is None:
             self._open()
         assert self._file is not None
-        self._aside.start(self._file.write_table, group, row_group_size=len(group))
+        self._aside.start(self._write_group, self._file, group)
         self._rows += len(group)
         self._rows_of_part += len(group)
         self._waiting, self._values = [], 0
         if self._rows_of_part >= ROWS_PER_PART:
             self._close()
+
+    def _write_group(self, file: pq.ParquetWriter, group: pa.Table) -> None:
+        file.write_table(group, row_group_size=len(group))
+        for name, digest in self._digests.items():  # groups depend on the rows alone
+            values = group[name].combine_chunks()
+            if pa.types.is_list(values.type):
+                digest.update(pc.list_value_length(values).to_numpy().astype("<i4").tobytes())
+                values = values.flatten()
+            digest.update(values.to_numpy())
 
     def _open(self) -> None:
         self._file = pq.ParquetWriter(self._folder / part_name(self._parts), self._schema)

@@ -24,7 +24,7 @@ from sharded_emb.data.tabular import (
 from sharded_emb.data.work import Work
 
 _FILE, _ODD, _GOT = "#file", "#odd", "#got"
-_OBJECT = "json_valid(line) AND starts_with(ltrim(line), '{')"
+_OBJECT = "json_valid(line) AND starts_with(ltrim(line, ' \t\r'), '{')"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _json(files: TableFiles, wanted: list[str], many: bool) -> str:
             value = f"CASE WHEN {kind} IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN nullif({value}, '') END"
             sound.append(f"{sql_name(RAW + column)} IS NOT NULL")
             of_ids.append(f"WHEN {kind} NOT IN ('VARCHAR', 'BIGINT', 'UBIGINT', 'NULL') THEN {sql_text(column)}")
-        elif lists.get(column):
+        elif lists.get(column) and column not in files.single:
             kind, one = f"json_type(line, {at})", f"nullif([{value}], [NULL])"
             value = f"CASE WHEN {kind} = 'ARRAY' THEN TRY_CAST(json_extract(line, {at}) AS VARCHAR[]) ELSE {one} END"
             odd.append(f"WHEN {kind} = 'OBJECT' THEN {sql_text(column)}")
@@ -189,7 +189,7 @@ def _wanted(files: TableFiles, column: str) -> str:
         return "a JSON object"
     if column in files.ids:
         return f"a text or a whole number of 64 bits in column {column}"
-    listed = json_columns(files).get(column)
+    listed = json_columns(files).get(column) and column not in files.single
     return f"{'a list, or one value,' if listed else 'one value, as in the first lines,'} in column {column}"
 
 

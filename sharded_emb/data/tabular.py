@@ -35,7 +35,8 @@ class TableFiles:
     """Files of one shape, read one after the other. `key` is the config key to blame.
 
     separator, quote: of delimited text; an empty quote means that quotes are ordinary letters. header: the names of
-    the columns where the files do not begin with them. ids: columns that hold ids, which no number may round.
+    the columns where the files do not begin with them. ids: columns that hold ids, which no number may round. single:
+    columns that are to hold one value, whatever the first lines have.
     """
 
     key: str
@@ -46,6 +47,7 @@ class TableFiles:
     header: list[str] | None = None
     encoding: Encoding = "utf-8"
     ids: frozenset[str] = field(default_factory=frozenset)
+    single: frozenset[str] = field(default_factory=frozenset)
 
 
 def find_files(key: str, path: Path, kind: str | None, wanted: str | None = None) -> list[Path]:
@@ -165,8 +167,8 @@ def _names_in(files: TableFiles, path: Path) -> list[str]:
 
 
 def _keys(files: TableFiles, path: Path) -> list[str]:
-    columns = list(json_columns(files))
-    if not columns and (line := next(first_lines(files, path, 1), "").strip()):
+    columns, line = list(json_columns(files)), next(first_lines(files, path, 1), "").strip()
+    if line.startswith("[") or (line and not columns):
         got = "an array" if line.startswith("[") else f"first {shortened(line)}"
         hint = "; `jq -c '.[]'` writes those of an array so" if line.startswith("[") else ""
         raise InputError(f"{files.key}: want an object a line in {path} (JSON Lines), got {got}{hint}")

@@ -45,7 +45,7 @@ from sharded_emb.tables import Table
 class Exporting:
     """A run that is to be exported. model, poolings: with the dense weights of the checkpoint. vocabularies: by table,
     where its ids are rows of one. index: of items, as faiss describes it. counts: what is added to scores. facts: of
-    the run, as export.json says them.
+    the run, as export.json says them. split_alone: whether the train split is all that it was ever trained on.
     """
 
     checkpoint: Path
@@ -58,6 +58,7 @@ class Exporting:
     index: str | None
     counts: CountsConfig | None
     facts: Mapping[str, Any]
+    split_alone: bool
 
 
 def write_export(folder: Path, run: Exporting) -> dict[str, Any]:
@@ -76,6 +77,8 @@ def write_export(folder: Path, run: Exporting) -> dict[str, Any]:
     # before tables, which leave a heap of the size of some of their rows to the process
     names = {vocabulary_of(read, dataset) for read in reads} | {*run.vocabularies.values()}
     vocabularies = {name: write_vocabulary(folder, dataset, name) for name in sorted(filter(None, names))}
+    if not run.split_alone:  # who knows what else it has read
+        vocabularies = {name: {**each, "unknown": None} for name, each in vocabularies.items()}
     tables = {table.name: _write_table(folder, table, run) for table in reading.tables}
     served = {name: Served(folder / "tables" / name, each) for name, each in tables.items()}
     described = described_by(reading, served)

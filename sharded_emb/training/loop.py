@@ -87,8 +87,6 @@ class Trainer:
                 if self._evaluation_due():
                     self._evaluate()
                 elif self._finished():
-                    if found := self.parts.progressive():  # of steps since the last one that was logged
-                        self._log(found)
                     break
                 else:
                     self._epoch()
@@ -229,6 +227,8 @@ class Trainer:
         started = time.monotonic()
         self._tell("saving")
         self.buffers.check()
+        if found := self.parts.progressive():  # of steps since the line before, which a run that goes on has not seen
+            self._log(found)
         self._settle()
         self.last_save = LastSave(self.progress.step, best)
         step, state = self.progress.step, self._state()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -256,8 +257,20 @@ def test_what_is_unknown_is_told_of_once_where_nothing_unknown_was_trained(train
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         exported.vectors("item", [-5])
+    other = served.load(tmp_path / "out")
+    with pytest.warns(UserWarning, match=r"^vocabulary item: -7 is not in it"):
+        found = other.vectors("item", pd.Series([ids[0], -7], index=[1, 0]))
+    assert torch.equal(found, exported.vectors("item", [ids[0], -7]))
     with pytest.raises(KeyError, match=r"want one of the tables item, got itme"):
         exported.known("itme", [1])
+
+
+def test_nobody_knows_what_a_run_has_read_that_began_so(tmp_path: Path, trained: Path, tiny_data: Path) -> None:
+    words = (*SIZES, "loss=softmax", "steps=1", f"data={tiny_data}", f"warm_start.run={trained}")
+    run = sharded_emb.train(sharded_emb.compose(*words, f"run={tmp_path / 'run'}")).path
+    outs = [sharded_emb.export(each, f"out={tmp_path / f'out{at}'}") for at, each in enumerate((trained, run))]
+    said = [served.manifest(out) for out in outs]
+    assert [each["vocabularies"]["item"]["unknown"] for each in said] == [0, None]
 
 
 def test_what_is_unknown_and_was_trained_is_not(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A model meets rows of another dataset than the one it was trained on: another split of the same log, with its ids."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ import pytest
 
 import sharded_emb
 from sharded_emb.config import facts
+from sharded_emb.data.event_log import EventLog
+from sharded_emb.data.layouts.labelled_events import LabelledEvents
 from sharded_emb.data.layouts.next_item import NextItem
 from sharded_emb.data.prepare import How, prepare
 from sharded_emb.data.sequence_text import SequenceText
@@ -85,7 +88,10 @@ def test_a_run_that_began_with_one_of_other_rows_says_so_ever_after(tmp_path: Pa
     third = trained(tmp_path / "third", one, f"warm_start.run={second}")
     for run in (second, third):
         sharded_emb.evaluate(run)
-        assert evaluated(run)["warnings"][0].startswith(warned(run, one, SPLITS[1]))
+        best = (run / "checkpoints" / "best").resolve()
+        said = f"{best} is of a run that began with one trained on other rows than those of {one} ({SPLITS[1]}"
+        assert evaluated(run)["warnings"][0].startswith(said)
+        assert evaluated(run)["protocol"]["test"]["trained_on"] == "these data, after other rows by what it began with"
 
 
 def test_a_run_does_not_go_on_with_rows_that_were_prepared_otherwise(tmp_path: Path, log: Path) -> None:
@@ -121,7 +127,54 @@ def test_a_log_that_grew_is_other_rows(tmp_path: Path, log: Path) -> None:
     other = tmp_path / "other"
     prepare(SequenceText(raw=str(log)), other, seed=0, overwrite=False, how=How(extend=one))
     sharded_emb.evaluate(run, f"data={other}")
-    assert "(other raw files; events 241, not 240" in evaluated(run)["warnings"][0]
+    assert "(events 241, not 240; column items of train)" in evaluated(run)["warnings"][0]
+
+
+def clicks(folder: Path, log: Path, **keys: Any) -> Path:
+    raw = {"raw": str(log), "items": str(log.with_name("items.csv")), "max_bad_rows": 0}
+    attributes = {"brand": {"of": "item"}, "request": {"of": "event", **keys}}
+    config = EventLog.model_validate({**raw, "layout": LabelledEvents(label="clicked"), "attributes": attributes})
+    prepare(config, folder, seed=0, overwrite=True)
+    return folder
+
+
+def test_rows_are_known_by_what_they_hold_and_not_by_where_they_came_from(tmp_path: Path, log: Path) -> None:
+    one, again = prepared(tmp_path / "one", log), tmp_path / "again"
+    packed = tmp_path / "other name.txt.gz"
+    packed.write_bytes(gzip.compress(log.read_bytes()))
+    prepare(SequenceText(raw=str(packed)), again, seed=3, overwrite=False)  # of which nothing is drawn
+    run = trained(tmp_path / "run", one)
+    sharded_emb.evaluate(run, f"data={again}")
+    assert "warnings" not in evaluated(run)
+    shutil.rmtree(one)
+    again.rename(one)
+    assert trained(run, one, "resume=true", steps=4) == run
+
+
+def test_ids_of_another_meaning_are_other_rows_though_nothing_else_is(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    lines = [f"{at % 9},{at % 7},{at},{at % 3 % 2},{at * 7 % 40}" for at in range(200)]
+    log.write_text("\n".join(["user,item,time,clicked,request", *lines]))
+    (tmp_path / "items.csv").write_text("\n".join(["item,brand", *(f"{at},b{at % 3}" for at in range(7))]))
+    data = clicks(tmp_path / "data", log, raw=True)
+    words = ("model=dlrm", "loss=binary_cross_entropy", "tables.item.dim=8", "early_stopping=null", "epochs=null")
+    words += ("features.history.pooling=mean", "+tables.request={rows: 50, dim: 8, ids: hash}")
+    words += ("+features.request={table: request, column: request, pooling: sum}",)
+
+    def train(steps: int, *more: str) -> Path:
+        config = sharded_emb.compose(*words, f"data={data}", f"run={tmp_path / 'run'}", f"steps={steps}", *more)
+        return sharded_emb.train(config).path
+
+    run = train(2)
+    elsewhere = tmp_path / "elsewhere"  # the same log and its table of items
+    elsewhere.mkdir()
+    for name in ("log.csv", "items.csv"):
+        shutil.copy(tmp_path / name, elsewhere / name)
+    clicks(data, elsewhere / "log.csv", raw=True)
+    assert train(3, "resume=true") == run
+    clicks(data, log)
+    with pytest.raises(sharded_emb.InputError, match="column request of train"):
+        train(4, "resume=true")
 
 
 def test_a_checkpoint_of_an_earlier_version_knows_the_folder_that_it_read(
@@ -136,4 +189,5 @@ def test_a_checkpoint_of_an_earlier_version_knows_the_folder_that_it_read(
     assert evaluated(run)["warnings"][0].startswith(warned(run, other, SPLITS[0]))
     shutil.rmtree(one)
     sharded_emb.evaluate(run, f"data={other}")
-    assert f"(it read {one}, which is not there any more)" in evaluated(run)["warnings"][0]
+    (line,) = evaluated(run)["warnings"]
+    assert line.endswith(f"was trained on rows of {other} is not known: it read {one}, which is none")

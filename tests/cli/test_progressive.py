@@ -83,6 +83,15 @@ def test_two_ranks_say_the_same_and_a_run_that_goes_on_does(one: Path, tmp_path:
     trained(tmp_path / "cut", clicks, steps=4)
     trained(tmp_path / "cut", clicks, "resume=true")
     assert windows(tmp_path / "cut") == windows(one)
+    # a window does not go over a save, or a run that goes on would have half of it
+    words = [each for each in WORDS if not each.startswith("log_every")]
+    words += [f"data={clicks}", "log_every_steps=4", "checkpoint.every_steps=3"]
+    for name, steps in (("whole", 7), ("parts", 3), ("parts", 7)):
+        sharded_emb.train(sharded_emb.compose(*words, f"run={tmp_path / name}", f"steps={steps}", "resume=true"))
+    lines = [line["step"] for line in metrics_lines(tmp_path / "whole") if line["split"] == "train"]
+    assert lines == [3, 4, 6, 7]
+    assert windows(tmp_path / "parts") == windows(tmp_path / "whole")
+    assert [each["scored_samples"] for each in windows(tmp_path / "parts")] == [96, 32, 64, 32]
 
 
 def test_a_window_of_one_class_has_no_auc(tmp_path: Path, clicks: Path) -> None:

@@ -133,9 +133,10 @@ def test_predictions_want_a_place_before_anything_is_evaluated(run_folder: Path,
     (tmp_path / "file").touch()
     assert said(f"{tmp_path}/new/lists.parquet") == []
     assert said(f"{tmp_path}/file") == []  # replaced
-    assert said(f"{tmp_path}/top.CSV") == [
-        f"predictions: want a Parquet file, got {tmp_path}/top.CSV; name it {tmp_path}/top.parquet"
-    ]
+    for name in ("top.CSV", "top.csv.gz", "top.json"):
+        assert said(f"{tmp_path}/{name}") == [
+            f"predictions: want a Parquet file, got {tmp_path}/{name}; name it {tmp_path}/top.parquet"
+        ]
     assert said(tmp_path) == [f"{want} {tmp_path}, which is a folder; name a file in it"]
     assert said(f"{tmp_path}/file/lists.parquet") == [
         f"{want} {tmp_path}/file/lists.parquet, but {tmp_path}/file is no folder; choose another place"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sharded_emb.data.dataset import Column, Dataset, Manifest, SplitInfo, write_manifest
+from sharded_emb.data.dataset import Column, Dataset, Manifest, write_manifest
 from sharded_emb.data.extents import GAP_ROWS, Extents
 from sharded_emb.data.flat import FlatCopy, FlatSplit
 from sharded_emb.data.folder import write_split
@@ -231,4 +231,5 @@ def test_the_first_rows_are_read_without_the_others(dataset: Dataset) -> None:
         part.unlink()
     for rows in (1, 70, 299, 300):
         assert dataset.first_rows("train", "items", rows).to_pylist() == table()["items"].to_pylist()[:rows]
-    assert SplitInfo(rows=ROWS, parts=4) == dataset.manifest.splits["train"]
+    split = dataset.manifest.splits["train"]
+    assert (split.rows, split.parts) == (ROWS, 4)

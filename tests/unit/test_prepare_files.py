@@ -269,10 +269,34 @@ def test_lines_of_json_that_are_no_object_or_hold_no_id_are_told_as_they_are(tmp
     assert [(each["line"], each["want"], each["got"]) for each in listed[5:]] == [(7, "the item of each event", "none")]
 
 
+def test_lines_of_json_may_begin_with_any_space(tmp_path: Path) -> None:
+    raw = Path(write(tmp_path / "log.jsonl", **lines("x", "y", "z")))
+    spaces = zip(("\t", " ", " \t "), raw.read_text().splitlines(), strict=True)
+    raw.write_text("\r\n".join(f"{space}{line}" for space, line in spaces))
+    assert train(made(with_g(raw), tmp_path / "data"), "g") == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("key", ["time", "label"])
+def test_a_list_where_one_value_is_wanted_is_a_malformed_row_in_the_first_lines_too(tmp_path: Path, key: str) -> None:
+    raw = tmp_path / "log.jsonl"
+    rows = [{"user": "u", "item": "a", "time": at, "label": 1, "g": "x"} for at in range(4)]
+    rows[2][key] = [rows[2][key]]
+    raw.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError) as caught:
+        made(with_g(raw), tmp_path / "data")
+    want = f"dataset.raw: want one value, as in the first lines, in column {key}, got '[{rows[2][key][0]}]' in line 3"
+    assert caught.value.problems[0].startswith(want)
+    assert made(with_g(raw, max_bad_rows=1), tmp_path / "data").manifest.counts["events"] == 3
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 def test_an_array_of_json_is_no_log(tmp_path: Path, indent: int | None) -> None:
     file = tmp_path / "log.json"
     file.write_text(json.dumps([{"user": "u", "item": "i", "time": 1}], indent=indent))
+    with pytest.raises(InputError) as caught:
+        made(with_g(file), tmp_path / "data")
+    assert "an array" in caught.value.problems[0]
+    file.write_text('[\n{"user": "u", "item": "i", "time": 1},\n{"user": "u", "item": "j", "time": 2}\n]')
     with pytest.raises(InputError) as caught:
         made(with_g(file), tmp_path / "data")
     (problem,) = caught.value.problems

@@ -91,6 +91,7 @@ class Vocabulary:
         where nothing that is unknown has been trained on. Raises TypeError for a text in place of a number, and the
         other way round.
         """
+        raw_ids = [*raw_ids]  # of any library
         rows_N = self.found(raw_ids)
         if self._tells:
             unknown = (raw_ids[at] for at in (rows_N == UNKNOWN).nonzero()[:, 0].tolist())
