@@ -117,6 +117,11 @@ else:
             return Annotated[SerializeAsAny[base], BeforeValidator(lambda value: _resolve(base, value))]
 
 
+def asks_for_nothing(value: Any) -> bool:
+    """Whether a key that did not exist before may have this value without a change: 0 is not False here."""
+    return value is None or value is False or value in ([], {}, ())
+
+
 def leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key and value of everything in nested mappings that is no mapping with keys itself."""
     if isinstance(tree, Mapping) and tree:

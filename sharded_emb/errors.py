@@ -15,6 +15,10 @@ class InputError(Exception):
         self.problems = list(problems)
 
 
+class OneLabelError(InputError):
+    """Labels are all 0 or all 1 where both are needed. Raised on every rank."""
+
+
 class OutOfRangeIdError(InputError):
     """An id that is no row of its table. Raised on every rank with the same text, before any table changes."""
 

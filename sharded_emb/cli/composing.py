@@ -32,6 +32,7 @@ def compose_words(name: str, words: Words, groups: Groups) -> tuple[dict[str, An
         config = _hydra(name, words.chosen, words, groups)
         if defaults is not None and 0 < len(words.overlays()) < len(words.chosen):
             _take_own_options(config, name, words, groups)
+        _empty(config, words)
         plain = _plain(config, "", problems)
     except InputError as error:
         raise InputError(*words.problems, *error.problems) from error
@@ -69,6 +70,18 @@ def _take_own_options(config: DictConfig, name: str, words: Words, groups: Group
         node, before, own = parts
         if before["_target_"] != node["_target_"]:  # unresolved: references are to the tree with the experiment
             OmegaConf.update(config, group, own, merge=False, force_add=True)
+
+
+def _empty(config: DictConfig, words: Words) -> None:
+    """`KEY={}` leaves nothing of a mapping, into which Hydra would merge nothing; other words on keys in it stay."""
+    for key in [key for key, value in words.values.items() if value == {} and isinstance(value, dict)]:
+        node = OmegaConf.select(config, key)
+        if not isinstance(node, DictConfig) or "_target_" in node:
+            continue
+        inside = {other: OmegaConf.select(config, other) for other in words.values if other.startswith(f"{key}.")}
+        OmegaConf.update(config, key, {}, merge=False, force_add=True)
+        for other, value in inside.items():
+            OmegaConf.update(config, other, value, merge=False, force_add=True)
 
 
 def _whole(file: Path, words: Words, groups: Groups) -> DictConfig:

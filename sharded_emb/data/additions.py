@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharded_emb.component import leaves
+from sharded_emb.component import asks_for_nothing, leaves
 from sharded_emb.data import vocabulary
 from sharded_emb.data.bad_rows import BadRows
 from sharded_emb.data.base import DatasetConfig, LogConfig, RawLog
@@ -94,7 +94,7 @@ def _differences(config: LogConfig, dataset: Dataset, data: Path) -> Iterator[st
     before, now = dict(leaves(dataset.manifest.dataset)), dict(leaves(config.model_dump(mode="json")))
     for key in dict.fromkeys((*before, *now)):
         was, is_now = before.get(key, "nothing"), now.get(key, "nothing")
-        if key not in before and is_now in (None, False, [], {}):  # it came after the dataset, and asks for nothing
+        if key not in before and asks_for_nothing(is_now):  # it came after the dataset, and asks for nothing
             continue
         if was != is_now and key.partition(".")[0] not in _MAY_DIFFER:
             yield f"dataset.{key}: want {was}, with which {data} was prepared, got {is_now}; give it as it was"

@@ -27,6 +27,9 @@ class Fit(Frozen):
     missing: float | None = None
 
 
+_LARGEST = 3.4028235e38  # of 32 bits
+
+
 def bucket_names(edges: list[float]) -> list[str]:
     """Of what is below the first edge, from each up to the next, and from the last one on."""
     names = [f"{edge:g}" for edge in edges]
@@ -99,6 +102,13 @@ class Attribute(Frozen):
         given = {"buckets": self.buckets, "edges": self.edges, "scale": self.scale, "number": self.number or None}
         rule = next((f"{key}={value} of {column}" for key, value in given.items() if value is not None), None)
         return rule if self.missing is None else f"{rule}, missing={self.missing}"
+
+    @field_validator("missing")
+    @classmethod
+    def _of_32_bits(cls, missing: float | None) -> float | None:
+        if missing is not None and abs(missing) >= _LARGEST:
+            raise ValueError(f"want a number of 32 bits, got {missing:g}")
+        return missing
 
     @field_validator("edges")
     @classmethod

@@ -35,6 +35,7 @@ _TAKEN = {
     "piece",
     "tie",
     "fraction",
+    "count",
 }
 
 
@@ -181,8 +182,11 @@ class LogConfig(DatasetConfig):
     @field_validator("attributes")
     @classmethod
     def _free_names(cls, attributes: dict[str, Attribute]) -> dict[str, Attribute]:
+        by_letters: dict[str, str] = {}
         for name, attribute in attributes.items():
-            if name in _TAKEN:
+            if (other := by_letters.setdefault(name.lower(), name)) != name:
+                raise ValueError(f"{name}: want names that differ by more than case, got {other} as well; rename one")
+            if name.lower() in _TAKEN:
                 raise ValueError(f"{name} is a column of its own; name the attribute otherwise")
             if attribute.table in {"user", "item"}:
                 raise ValueError(f"{name}: the vocabulary {attribute.table} holds ids alone; name another table")

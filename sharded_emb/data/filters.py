@@ -27,7 +27,9 @@ class Keep(Frozen):
         if self.values is not None:
             kept &= text.isin([str(value) for value in self.values])
         if self.least is not None or self.most is not None:
-            number = text.try_cast("float64")
+            from sharded_emb.data.values import number_of  # which imports Ibis, for which training has no use
+
+            number = number_of(text)
             kept &= number.notnull()
             if self.least is not None:
                 kept &= number >= self.least

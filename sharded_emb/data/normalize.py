@@ -15,7 +15,7 @@ from sharded_emb.data.work import Work
 from sharded_emb.errors import InputError
 
 _WHY, _GOT = "#why", "#got"
-_YEAR_2200 = 7_258_118_400
+_YEAR_2200, _YEAR_9999 = 7_258_118_400, 253_402_300_800
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,13 @@ def _far_future(config: LogConfig, events: Any, per_second: int) -> str | None:
     newest = events[TIME].max().to_pyarrow().as_py()
     if newest is None or newest < _YEAR_2200:
         return None
-    chosen = "time_unit" in type(config).model_fields
+    numbers = newest > _YEAR_9999  # beyond which no date is
+    chosen = "time_unit" in type(config).model_fields and numbers
     units = {name: per for name, per in PER_SECOND.items() if chosen and per > per_second}
     likely = next((name for name, per in units.items() if newest * per_second // per < _YEAR_2200), None)
     hint = f"; dataset.time_unit={likely} reads them so" if likely else ""
-    return f"dataset.time: the newest event is of the year {1970 + newest // 31_556_952:,}, as numbers are read{hint}"
+    how = ", as numbers are read" if numbers else ""
+    return f"dataset.time: the newest event is of the year {1970 + newest // 31_556_952:,}{how}{hint}"
 
 
 def _time(text: Any, per_second: int) -> tuple[Any, Any]:

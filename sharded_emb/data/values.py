@@ -1,6 +1,7 @@
 """Attributes: texts to numbers, buckets, lists and ids."""
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -87,7 +88,7 @@ def _value(table: Any, raw: Any, attribute: Attribute, fit: Callable[[Callable[[
         # a cast alone would round 1.5
         return ibis.ifelse(raw.re_search("^-?[0-9]+$"), raw.try_cast("int64"), ibis.null("int64"))
     if attribute.separator is not None and not raw.type().is_array():
-        return raw.split(attribute.separator)
+        return raw.split(_as_it_is(attribute.separator, raw))
     if attribute.edges is not None:
         edges = attribute.edges
         fit(lambda: {"edges": edges})
@@ -99,6 +100,11 @@ def _value(table: Any, raw: Any, attribute: Attribute, fit: Callable[[Callable[[
         assert found.edges is not None
         return _bucket(number, found.edges)
     return raw
+
+
+def _as_it_is(text: str, column: Any) -> str:
+    """For a split, whose separator is a regular expression on Spark."""
+    return re.escape(text) if column.get_backend().name == "pyspark" else text
 
 
 def number_of(text: Any) -> Any:

@@ -12,7 +12,7 @@ from sharded_emb.data.columns import Int64s, RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.task import Label
 from sharded_emb.data.unknown_ids import out_of_range
-from sharded_emb.errors import InputError
+from sharded_emb.errors import InputError, OneLabelError
 from sharded_emb.tables import Feature
 from sharded_emb.vocabulary_rows import UNKNOWN_ROW
 
@@ -48,7 +48,9 @@ def logistic_scores(dataset: Dataset, read: Columns, split: str, label: Label) -
     for name, values in labels.items():
         if len(np.unique(values)) < 2:
             got = f"{'one' if len(values) else 'none'} in {name}"
-            raise InputError(f"baselines: want both labels 0 and 1 in train and valid, got {got}; leave baselines out")
+            raise OneLabelError(
+                f"baselines: want both labels 0 and 1 in train and valid, got {got}; leave baselines out"
+            )
     fitted: list[tuple[float, Any]] = []
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=300).fit(train, labels["train"])

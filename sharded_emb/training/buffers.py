@@ -5,7 +5,7 @@ A checkpoint keeps one of each, and every rank goes on from it: they have to be 
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,22 @@ class Buffers:
 
     def __init__(self, sharded: Sharded) -> None:
         self._modules, self._place = nn.ModuleDict(sharded.dense()), sharded.place
+        self._told = set[str]()
+        self._before = {name: _hash(each) for name, each in self._unsaved().items()}
+
+    def _unsaved(self) -> dict[str, Tensor]:
         kept = self._modules.state_dict().keys()
-        self._unsaved = {name: _hash(each) for name, each in self._modules.named_buffers() if name not in kept}
+        return {name: each for name, each in self._modules.named_buffers() if name not in kept}
 
     def check(self) -> None:
         """Raises InputError on every rank for a buffer that is another one there. One that no checkpoint keeps and that
         has changed is warned of, once.
         """
-        now = dict(self._modules.named_buffers())
-        _require_same(now, self._place)
-        for name in [name for name, before in self._unsaved.items() if name in now and _hash(now[name]) != before]:
-            del self._unsaved[name]
+        _require_same(dict(self._modules.named_buffers()), self._place)
+        for name, each in self._unsaved().items():
+            if name in self._told or _hash(each) == self._before.get(name):  # or it was None before
+                continue
+            self._told.add(name)
             if self._place.rank == 0:
                 log.warning(
                     "model: buffer %s has changed and is in no checkpoint (persistent=False): a run that goes on, "
@@ -56,6 +61,19 @@ def _require_same(buffers: Mapping[str, Tensor], place: Place) -> None:
 
 
 def _hash(buffer: Tensor) -> str:
-    values = buffer.detach().cpu().contiguous()
-    said = f"{values.dtype} {tuple(values.shape)}".encode()
-    return hashlib.sha256(said + values.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{buffer.dtype} {tuple(buffer.shape)} {buffer.layout}".encode())
+    for part in _dense_parts(buffer.detach()):
+        values = part.resolve_conj().resolve_neg().cpu().contiguous().flatten()
+        digest.update(values.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _dense_parts(values: Tensor) -> Sequence[Tensor]:
+    if values.layout == torch.sparse_coo:
+        values = values.coalesce()
+        return values.indices(), values.values()
+    if values.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return values.crow_indices(), values.col_indices(), values.values()
+    if values.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return values.ccol_indices(), values.row_indices(), values.values()
+    return (values.int_repr() if values.is_quantized else values,)

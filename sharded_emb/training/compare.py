@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharded_emb.data.columns import Int64s
 from sharded_emb.distributed.agree import all_sums, from_first_rank
-from sharded_emb.errors import InputError
+from sharded_emb.errors import InputError, OneLabelError
 from sharded_emb.metrics import binary, ranking
 from sharded_emb.metrics.baselines import Baseline, fit_baselines
 from sharded_emb.metrics.baselines_logistic import Columns, logistic_scores
@@ -28,7 +28,14 @@ def baseline_metrics(evaluator: BinaryEvaluator | NextItemEvaluator, split: str)
         return {baseline.name: _counted(evaluator, baseline, split) for baseline in fitted_baselines(evaluator)}
     users, found = evaluator.scoring.users(split), {}
     for task, name in enumerate(evaluator.names(split)):
-        scored = regressed(evaluator, split, task)
+        try:
+            scored = regressed(evaluator, split, task)
+        except OneLabelError as error:  # of one task among others, which have baselines all the same
+            if len(evaluator.names(split)) == 1:
+                raise
+            if evaluator.scoring.place.rank == 0:
+                log.warning("%s has no logistic_regression: %s", name, error.problems[0].partition("; ")[0])
+            continue
         found[name] = binary.metrics(scored.label_N, scored.logit_N, users)
     return {"logistic_regression": found}
 

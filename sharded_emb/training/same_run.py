@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sharded_emb.component import leaves
+from sharded_emb.component import asks_for_nothing, leaves
 
 # what changes where and how long a run runs, or what it writes, but not what it computes; each with all keys below it
 FREE = frozenset(
@@ -49,7 +49,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) ->
     found = []
     for key in dict.fromkeys((*old, *new)):
         was, is_now = old.get(key, _MISSING), new.get(key, _MISSING)
-        if was is _MISSING and is_now in (None, False, [], ()):  # the key came after the run, and asks for nothing
+        if was is _MISSING and asks_for_nothing(is_now):  # the key came after the run, and asks for nothing
             continue
         if was != is_now and not _free(key) and not (_is_path(key) and _same_path(was, is_now)):
             remedy = f", or begin another run with warm_start.run={run}" if key == "data" else ""

@@ -17,7 +17,7 @@ class Stateful(FieldsConfig):
 
     same_dims: ClassVar[bool] = True
 
-    keeps: Literal["pretrained", "running", "unsaved", "counter", "instance", "double", "frozen"]
+    keeps: Literal["pretrained", "running", "unsaved", "counter", "instance", "double", "frozen", "sparse", "late"]
 
     def build(self, tables: Sequence[Table]) -> nn.Module:
         """The module."""
@@ -37,6 +37,10 @@ class StatefulModel(nn.Module):
             self.register_buffer("mean", torch.zeros(width), persistent=keeps == "running")
         if keeps == "counter":
             self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        if keeps == "sparse":
+            self.register_buffer("links", torch.eye(width).to_sparse(), persistent=False)
+        if keeps == "late":
+            self.register_buffer("mean", None, persistent=False)
         if keeps == "instance":
             self.part = nn.InstanceNorm1d(width, track_running_stats=True)
         if keeps in ("double", "frozen"):
@@ -48,6 +52,10 @@ class StatefulModel(nn.Module):
         if self.training and self.keeps in ("running", "unsaved"):
             self.mean.copy_(0.9 * self.mean + 0.1 * fields_BD.detach().mean(0))
             fields_BD = fields_BD - self.mean
+        if self.training and self.keeps == "late" and self.mean is None:
+            self.mean = torch.ones(fields_BD.shape[1])
+        if self.keeps == "sparse":
+            fields_BD = (self.links @ fields_BD.T).T
         if self.training and self.keeps == "counter":
             self.seen += 1
         logit_B = self.last(self.part(fields_BD))[:, 0]

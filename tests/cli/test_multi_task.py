@@ -2,11 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import sharded_emb
 from tests.cli.in_process import Commands
 
 RATINGS = """
@@ -63,3 +65,12 @@ def test_each_task_has_metrics_of_its_own_labels(start: Commands) -> None:
             mine["log_loss"] / mine["normalized_entropy"]
         )
         assert regressed["log_loss"] != mine["log_loss"]
+
+
+def test_a_task_of_one_label_leaves_the_baselines_of_others(clicks: Path, tmp_path: Path) -> None:
+    words = ["model=ple", "model.tasks=[like, never]", "loss=multi_task", "tables.item.dim=8", "early_stopping=null"]
+    words += ["loss.tasks={like: {column: label}, never: {column: rating, at_least: 6}}", "steps=2", "epochs=null"]
+    run = sharded_emb.train(sharded_emb.compose(*words, f"data={clicks}", f"run={tmp_path / 'run'}")).path
+    sharded_emb.evaluate(run, "baselines=true")
+    beside = json.loads((run / "evaluation_test.json").read_text())["baselines"]["logistic_regression"]
+    assert [*beside] == ["test"]

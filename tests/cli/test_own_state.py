@@ -51,6 +51,15 @@ def test_a_buffer_that_no_checkpoint_keeps_is_warned_of_once(start: Commands, wo
     assert (ended.out + ended.err).count("model: buffer model.mean has changed and is in no checkpoint") == 1
 
 
+def test_buffers_of_any_layout_are_taken_and_those_that_come_late_told_of(start: Commands, words: list[str]) -> None:
+    ended = start("train", *words, "model.keeps=sparse", "steps=3")
+    assert ended.code in (0, None), ended.err
+    assert "has changed" not in ended.out + ended.err
+    ended = start("train", *words, "model.keeps=late", "steps=3")
+    assert ended.code in (0, None), ended.err
+    assert (ended.out + ended.err).count("model: buffer model.mean has changed and is in no checkpoint") == 1
+
+
 @pytest.mark.parametrize(
     ("keeps", "want"),
     [

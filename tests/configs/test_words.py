@@ -1,6 +1,7 @@
 """What is wrong with the words of a command line, or with the files that they name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -190,3 +191,17 @@ def test_a_path_is_one_word_whatever_it_is_called(path: str) -> None:
     assert found is not None
     assert not found.is_sweep_override()
     assert found.value() == path
+
+
+def test_an_empty_mapping_leaves_nothing_of_one_but_what_other_words_say() -> None:
+    def tree(*words: str) -> dict[str, Any]:
+        return compose_tree("prepare", ["dataset=criteo", "dataset.raw=x", *words])["dataset"]
+
+    assert len(tree()["vocabularies"]) == 26
+    assert tree("dataset.vocabularies={}")["vocabularies"] == {}
+    for words in (("dataset.vocabularies={}", "dataset.vocabularies.C3.min_count=4"),):
+        for each in (words, words[::-1]):
+            assert tree(*each)["vocabularies"] == {"C3": {"min_count": 4}}
+    clicks = ["dataset=labelled_events", "dataset.raw=x", "dataset.layout.histories={}"]
+    assert compose_tree("prepare", clicks)["dataset"]["layout"]["histories"] == {}
+    assert compose_tree("train", ["tables.item.init={}"]) == compose_tree("train", [])  # a class stays what it is

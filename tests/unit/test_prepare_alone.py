@@ -1,5 +1,6 @@
 """Labelled rows that belong to no user, or are of no item: Criteo's log, and those with a part of it."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,28 @@ def test_rows_of_no_user_are_added_to_a_stream(tmp_path: Path) -> None:
     assert len(before) == 3
     first = next(row for row in rows_of(dataset))  # of the number 0
     assert part[1]["x"] == first["x"]
+
+
+def test_booleans_are_numbers_to_keep_as_they_are_to_labels(tmp_path: Path) -> None:
+    rows = [{"label": at % 2, "kind": "k", "x": at % 3 == 0} for at in range(30)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = {"raw": str(tmp_path / "log.jsonl"), "user": None, "item": None, "time": None, "layout": LAYOUT}
+    values |= {"attributes": {"kind": {"of": "event"}}, "keep": {"x": {"least": 1}}}
+    prepare(EventLog.model_validate(values), tmp_path / "data", seed=0, overwrite=False)
+    assert Dataset.open(tmp_path / "data").manifest.counts["events"] == 10
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"count": {}}, "count is a column of its own; name the attribute otherwise"),
+        ({"Label": {}}, "Label is a column of its own; name the attribute otherwise"),
+        ({"a": {}, "A": {}}, "A: want names that differ by more than case, got a as well; rename one"),
+        ({"x": {"number": True, "missing": 1e300}}, "want a number of 32 bits, got 1e+300"),
+    ],
+)
+def test_names_and_numbers_that_no_dataset_can_have(attributes: dict[str, Any], message: str) -> None:
+    values = {"raw": "log.csv", "attributes": {name: {"of": "event", **each} for name, each in attributes.items()}}
+    with pytest.raises(ValidationError) as wrong:
+        EventLog.model_validate(values)
+    assert message in str(wrong.value)

@@ -157,6 +157,21 @@ def test_spark_without_java_names_it(tmp_path: Path) -> None:
 
 @needs_pyspark
 @needs_java
+def test_a_separator_is_no_pattern_on_spark(tmp_path: Path) -> None:
+    texts = ["Drama|War", "War|Comedy", "a.b|c", "x::y.z", "|", "plain"]
+    lines = [f"{at % 3},{at % 5},{at},{texts[at % 6]},{at % 2}" for at in range(60)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,genres,label", *lines]))
+    kinds = {
+        name: {"of": "event", "column": "genres", "separator": by} for name, by in (("a", "|"), ("b", "."), ("c", "::"))
+    }
+    values = {"raw": str(tmp_path / "log.csv"), "attributes": kinds, "layout": LabelledEvents(label="label")}
+    (tmp_path / "both").mkdir()
+    made = same(EventLog.model_validate(values), tmp_path / "both")
+    assert made.raw_ids("a").to_pylist()[2:] == ["War", "Comedy", "Drama", "a.b", "c", "plain", "x::y.z"]
+
+
+@needs_pyspark
+@needs_java
 def test_rows_of_no_user_are_the_same_from_spark(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", 300)
     tree = compose_tree("prepare", ["dataset=criteo", f"dataset.raw={tmp_path / 'train.txt'}"])["dataset"]

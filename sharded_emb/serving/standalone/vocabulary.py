@@ -36,6 +36,17 @@ def bytes_of(file: Path, size: int | None = None) -> memoryview:
         return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if found else b"")
 
 
+def absent(raw: Any) -> bool:
+    """Whether it says that there is nothing, in the words of some library: None, not a number, NA."""
+    raw = raw.as_py() if hasattr(raw, "as_py") else raw
+    if raw is None or isinstance(raw, str | int):
+        return raw is None
+    try:
+        return bool(raw != raw)
+    except (TypeError, ValueError):  # pandas does not say whether what is not there is another
+        return type(raw).__name__ == "NAType"
+
+
 def whole(where: str, raw: Any) -> int:
     """A whole number of any library as one of Python. Raises TypeError for what is none."""
     if not hasattr(raw, "__index__") or isinstance(raw, bool):
@@ -95,7 +106,7 @@ class Vocabulary:
         rows_N = self.found(raw_ids)
         if self._tells:
             unknown = (raw_ids[at] for at in (rows_N == UNKNOWN).nonzero()[:, 0].tolist())
-            first = next((raw for raw in unknown if raw is not None), None)
+            first = next((raw for raw in unknown if not absent(raw)), None)
             if first is not None:
                 self._tells = False
                 warnings.warn(
@@ -109,7 +120,8 @@ class Vocabulary:
         """As `rows`, without a word."""
         if self.texts:
             return torch.tensor([self._row_of(raw) for raw in raw_ids], dtype=torch.int64)
-        ids = [None if raw is None else whole(f"vocabulary {self.name}", raw) for raw in raw_ids]
+        where = f"vocabulary {self.name}"
+        ids = [raw if type(raw) is int else None if absent(raw) else whole(where, raw) for raw in raw_ids]
         if not ids or not len(self._sorted):
             return torch.full((len(ids),), UNKNOWN)
         known = [raw is not None and fits(raw) for raw in ids]
@@ -118,9 +130,9 @@ class Vocabulary:
         return torch.where(torch.tensor(known) & (self._sorted[at_N] == ids_N), self._order[at_N], UNKNOWN)
 
     def _row_of(self, raw: Any) -> int:
-        if raw is None:
-            return UNKNOWN
         if not isinstance(raw, str):
+            if absent(raw):
+                return UNKNOWN
             raise TypeError(f"vocabulary {self.name}: want str as raw id, got {raw!r}")
         text = raw.encode(errors="surrogatepass")  # which is no UTF-8, and so nobody's
         at = bisect_left(self._places, text, key=self._text)
