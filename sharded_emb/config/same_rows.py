@@ -17,7 +17,7 @@ from sharded_emb.training import checkpoint_files as files
 
 ROWS = "rows_of_dataset"  # in what a checkpoint says of its run
 BEFORE = "other_rows"  # in what a checkpoint says of the run that it began with
-_ALL = ("train", "valid", "test")
+_ALL = ("train", "valid", "test", "items")
 _SHOWN = 3
 # where raw data are, not what they are
 _PLACES = frozenset({"_target_", "raw", "downloads", "sha256", "max_bad_rows", "users", "items", "item_attributes"})
@@ -27,6 +27,7 @@ def rows_of(manifest: Manifest, columns: Iterable[str]) -> dict[str, Any]:
     """What the rows of a dataset's splits are, in these columns, and what they follow from."""
     dataset = {key: value for key, value in leaves(manifest.dataset) if key.partition(".")[0] not in _PLACES}
     wanted, splits = set(columns), manifest.splits
+    digests = {**{name: split.digests for name, split in splits.items()}, "items": manifest.item_digests}
     return {
         "split": manifest.split.partition(":")[0],  # the rest is words on the keys of `dataset`
         "rows": {name: split.rows for name, split in splits.items()},
@@ -34,8 +35,8 @@ def rows_of(manifest: Manifest, columns: Iterable[str]) -> dict[str, Any]:
         "seed": manifest.seed,
         "dataset": dataset,
         "digests": {
-            name: {column: digest for column, digest in split.digests.items() if column in wanted}
-            for name, split in splits.items()
+            name: {column: digest for column, digest in by_column.items() if column in wanted}
+            for name, by_column in digests.items()
         },
     }
 
@@ -125,7 +126,8 @@ def _nobody_knows(checkpoint: Path, dataset: Dataset) -> Path | None:
 
 def said_of_dataset(built: Built) -> dict[str, Any]:
     """What a checkpoint says of the dataset of its run, besides vocabularies."""
-    rows = rows_of(built.dataset.manifest, built.reading.columns())
+    of_items = {feature.column for feature in built.reading.item_features}
+    rows = rows_of(built.dataset.manifest, built.reading.columns() | of_items)
     return {NUMBERS: numbers_of(built.reading, built.dataset), ROWS: rows}
 
 

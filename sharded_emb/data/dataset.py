@@ -76,10 +76,11 @@ class Manifest(Frozen):
 
     counts: users, items and events after filtering. built_over: which events the vocabularies count. source: the
     fingerprint of the raw files. dataset: the resolved dataset config, seed: the one it was prepared with.
-    best_reachable: metrics by split of a ranker that knows how the data were made; only generated logs have one.
-    facts: what else was counted, ties in time first of all. bad_rows: by config key, the malformed rows that were left
-    out. extends: the hashes of the vocabularies of the dataset whose rows kept their numbers. fitted: by attribute what
-    all rows were asked for, None in folders of an earlier version.
+    item_digests: of their attributes, as those of splits. best_reachable: metrics by split of a ranker that knows
+    how the data were made; only generated logs have one. facts: what else was counted, ties in time first of all.
+    bad_rows: by config key, the malformed rows that were left out. extends: the hashes of the vocabularies of the
+    dataset whose rows kept their numbers. fitted: by attribute what all rows were asked for, None in folders of an
+    earlier version.
     """
 
     schema_version: Literal[1]
@@ -87,6 +88,7 @@ class Manifest(Frozen):
     split: str
     columns: dict[str, Column]
     item_attributes: dict[str, Column] = Field(default_factory=dict)
+    item_digests: dict[str, str] = Field(default_factory=dict)
     splits: dict[str, SplitInfo]
     counts: dict[str, int]
     vocabularies: dict[str, VocabularyInfo]

@@ -137,6 +137,26 @@ class Aside:
         return self._running is None
 
 
+class Digest:
+    """A hash of the values of a column, some rows at a time."""
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=8)
+
+    def add(self, column: pa.ChunkedArray) -> "Digest":
+        """The next rows, none of which is null. Returns itself."""
+        values = column.combine_chunks()
+        if pa.types.is_list(values.type):
+            self._hash.update(pc.list_value_length(values).to_numpy().astype("<i4").tobytes())
+            values = values.flatten()
+        self._hash.update(values.to_numpy())
+        return self
+
+    def hexdigest(self) -> str:
+        """Of all rows so far."""
+        return self._hash.hexdigest()
+
+
 class SplitWriter:
     """Writes record batches, in order, as the parts of a split, row group by row group, in the thread of `aside`.
 
@@ -155,7 +175,7 @@ class SplitWriter:
         self._values = 0
         self._file: pq.ParquetWriter | None = None
         self._rows_of_part = self._rows = self._parts = 0
-        self._digests = {name: blake2b(digest_size=8) for name in self._schema.names}
+        self._digests = {name: Digest() for name in self._schema.names}
 
     def __enter__(self) -> "SplitWriter":
         return self
@@ -211,11 +231,7 @@ class SplitWriter:
     def _write_group(self, file: pq.ParquetWriter, group: pa.Table) -> None:
         file.write_table(group, row_group_size=len(group))
         for name, digest in self._digests.items():  # groups depend on the rows alone
-            values = group[name].combine_chunks()
-            if pa.types.is_list(values.type):
-                digest.update(pc.list_value_length(values).to_numpy().astype("<i4").tobytes())
-                values = values.flatten()
-            digest.update(values.to_numpy())
+            digest.add(group[name])
 
     def _open(self) -> None:
         self._file = pq.ParquetWriter(self._folder / part_name(self._parts), self._schema)

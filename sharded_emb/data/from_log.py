@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sharded_emb.data import vocabulary
 from sharded_emb.data.base import RAW, LogConfig, RawLog
 from sharded_emb.data.dataset import SCHEMA_VERSION, Manifest, SourceFile, SplitInfo
-from sharded_emb.data.folder import Aside, SplitWriter
+from sharded_emb.data.folder import Aside, Digest, SplitWriter
 from sharded_emb.data.layouts.base import Arranged, Log
 from sharded_emb.data.normalize import normalize
 from sharded_emb.data.work import Work
@@ -44,13 +44,17 @@ def make(config: LogConfig, work: Work) -> Manifest:
     log = vocabulary.Encoder(work, vocabularies).encode(raw, config)
     arranged = config.layout.arrange(log, work)
     with work.progress.step("writing the splits"):
-        splits = _write(work.folder, arranged, log, len(vocabularies.get("item", ())))
+        splits = _write(work.folder, arranged)
+        item_digests = (
+            _write_items(work.folder, log, len(vocabularies["item"])) if arranged.writes_item_attributes else {}
+        )
     return Manifest(
         schema_version=SCHEMA_VERSION,
         layout=type(config.layout).__name__,
         split=arranged.split_rule,
         columns=arranged.columns,
         item_attributes=log.item_columns if arranged.writes_item_attributes else {},
+        item_digests=item_digests,
         splits=splits,
         counts={**{f"{of}s": len(counts[of]) for of in log.ids}, "events": events},
         vocabularies=vocabulary.write(work.folder, vocabularies),
@@ -143,7 +147,7 @@ def _vocabularies(config: LogConfig, counts: dict[str, pa.Table], work: Work) ->
     return built
 
 
-def _write(part: Path, arranged: Arranged, log: Log, items: int) -> dict[str, SplitInfo]:
+def _write(part: Path, arranged: Arranged) -> dict[str, SplitInfo]:
     with ExitStack() as stack:
         aside = stack.enter_context(Aside())
         writers = {
@@ -154,12 +158,16 @@ def _write(part: Path, arranged: Arranged, log: Log, items: int) -> dict[str, Sp
             for split, rows in piece.items():
                 for some in rows:
                     writers[split].add(some)
-    if arranged.writes_item_attributes:
-        table = vocabulary.attribute_table(log.items, log.item_columns, items)
-        schema = pa.schema([pa.field(name, column.arrow, nullable=False) for name, column in log.item_columns.items()])
-        (part / "attributes").mkdir()
-        pq.write_table(table.cast(schema), part / "attributes" / "item.parquet")
     return {split: writer.info for split, writer in writers.items()}
+
+
+def _write_items(part: Path, log: Log, items: int) -> dict[str, str]:
+    """Attributes of items; returns their digests."""
+    schema = pa.schema([pa.field(name, column.arrow, nullable=False) for name, column in log.item_columns.items()])
+    table = vocabulary.attribute_table(log.items, log.item_columns, items).cast(schema)
+    (part / "attributes").mkdir()
+    pq.write_table(table, part / "attributes" / "item.parquet")
+    return {name: Digest().add(table[name]).hexdigest() for name in table.column_names}
 
 
 def fingerprint(paths: Iterable[Path]) -> list[SourceFile]:

@@ -19,10 +19,13 @@ log = logging.getLogger("sharded_emb")
 
 
 class Buffers:
-    """Those of all that is trained and no table, as they are before the first step."""
+    """Those of all that is trained and no table, as they are before the first step. Raises InputError for one that no
+    checkpoint can hold.
+    """
 
     def __init__(self, sharded: Sharded) -> None:
         self._modules, self._place = nn.ModuleDict(sharded.dense()), sharded.place
+        _require_dense(self._modules.state_dict())
         self._told = set[str]()
         self._before = {name: _hash(each) for name, each in self._unsaved().items()}
 
@@ -45,6 +48,15 @@ class Buffers:
                     "`evaluate` and `export` begin with what the model is built with",
                     name,
                 )
+
+
+def _require_dense(kept: Mapping[str, Tensor]) -> None:
+    for name, each in kept.items():
+        if isinstance(each, Tensor) and each.layout != torch.strided:
+            raise InputError(
+                f"model: want dense numbers where a checkpoint keeps them, got {name} of {each.layout}; register it with "
+                "persistent=False, and build it with the model"
+            )
 
 
 def _require_same(buffers: Mapping[str, Tensor], place: Place) -> None:

@@ -17,7 +17,9 @@ class Stateful(FieldsConfig):
 
     same_dims: ClassVar[bool] = True
 
-    keeps: Literal["pretrained", "running", "unsaved", "counter", "instance", "double", "frozen", "sparse", "late"]
+    keeps: Literal[
+        "pretrained", "running", "unsaved", "counter", "instance", "double", "frozen", "sparse", "kept", "late"
+    ]
 
     def build(self, tables: Sequence[Table]) -> nn.Module:
         """The module."""
@@ -37,8 +39,8 @@ class StatefulModel(nn.Module):
             self.register_buffer("mean", torch.zeros(width), persistent=keeps == "running")
         if keeps == "counter":
             self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        if keeps == "sparse":
-            self.register_buffer("links", torch.eye(width).to_sparse(), persistent=False)
+        if keeps in ("sparse", "kept"):
+            self.register_buffer("links", torch.eye(width).to_sparse(), persistent=keeps == "kept")
         if keeps == "late":
             self.register_buffer("mean", None, persistent=False)
         if keeps == "instance":

@@ -177,6 +177,30 @@ def test_ids_of_another_meaning_are_other_rows_though_nothing_else_is(tmp_path: 
         train(4, "resume=true")
 
 
+def test_other_attributes_of_items_are_others_where_they_are_read(tmp_path: Path) -> None:
+    lines = [f"{user},{(user + step) % 9},{step}" for user in range(20) for step in range(6)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *lines]))
+
+    def made(shift: int) -> None:
+        brands = [f"{item},b{(item + shift) % 3}" for item in range(9)]
+        (tmp_path / "items.csv").write_text("\n".join(["item,brand", *brands]))
+        raw = {"raw": str(tmp_path / "log.csv"), "items": str(tmp_path / "items.csv")}
+        config = EventLog.model_validate({**raw, "attributes": {"brand": {"of": "item"}}})
+        prepare(config, tmp_path / "data", seed=0, overwrite=True)
+
+    made(0)
+    blind = trained(tmp_path / "blind", tmp_path / "data")
+    words = (
+        "+tables.brand={rows: auto, dim: 8}",
+        "+features.brand={table: brand, column: brand, pooling: mean, of: history}",
+    )
+    run = trained(tmp_path / "run", tmp_path / "data", *words)
+    made(1)
+    assert trained(blind, tmp_path / "data", "resume=true", steps=3) == blind
+    with pytest.raises(sharded_emb.InputError, match=r"got others in .*data \(column brand of items\); prepare"):
+        trained(run, tmp_path / "data", "resume=true", *words, steps=3)
+
+
 def test_a_checkpoint_of_an_earlier_version_knows_the_folder_that_it_read(
     tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,10 @@ def test_buffers_of_any_layout_are_taken_and_those_that_come_late_told_of(start:
     ("keeps", "want"),
     [
         ("instance", "model: want each row computed from itself alone, got InstanceNorm1d in part, whose statistics"),
+        (
+            "kept",
+            "model: want dense numbers where a checkpoint keeps them, got model.links of torch.sparse_coo; register",
+        ),
         ("double", "model: want weights of float32 where they are trained, got scale of float64"),
     ],
 )
