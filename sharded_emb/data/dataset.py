@@ -76,7 +76,7 @@ class Manifest(Frozen):
 
     counts: users, items and events after filtering. built_over: which events the vocabularies count. source: the
     fingerprint of the raw files. dataset: the resolved dataset config, seed: the one it was prepared with.
-    item_digests: of their attributes, as those of splits. best_reachable: metrics by split of a ranker that knows
+    item_digests: of attributes of items, as those of splits. best_reachable: metrics by split of a ranker that knows
     how the data were made; only generated logs have one. facts: what else was counted, ties in time first of all.
     bad_rows: by config key, the malformed rows that were left out. extends: the hashes of the vocabularies of the
     dataset whose rows kept their numbers. fitted: by attribute what all rows were asked for, None in folders of an

@@ -54,8 +54,8 @@ def _require_dense(kept: Mapping[str, Tensor]) -> None:
     for name, each in kept.items():
         if isinstance(each, Tensor) and each.layout != torch.strided:
             raise InputError(
-                f"model: want dense numbers where a checkpoint keeps them, got {name} of {each.layout}; register it with "
-                "persistent=False, and build it with the model"
+                f"model: want dense numbers where a checkpoint keeps them, got {name} of {each.layout}; register it "
+                "with persistent=False, and build it with the model"
             )
 
 
