@@ -10,7 +10,7 @@ from sharded_emb.config.against_rules import BASELINES, other_run
 from sharded_emb.config.build import Built
 from sharded_emb.config.run import EvaluateConfig
 from sharded_emb.config.same_numbers import require_same_numbers
-from sharded_emb.config.same_rows import told_of
+from sharded_emb.config.same_rows import Trained
 from sharded_emb.config.session import best_reachable, joined
 from sharded_emb.config.validate import validate
 from sharded_emb.config.where import from_home
@@ -102,14 +102,15 @@ def _show_evaluation(
     best = {split: values for split, values in best_reachable(built).items() if str(config.split) == split}
     beside: dict[str, Metrics] = {**others["baselines"], "best reachable": best}
     against: _Against = others["against"]
-    other, warnings = told_of(checkpoint, built.dataset)
-    if other is not None:
+    trained = Trained.on(checkpoint, built.dataset)
+    warnings = trained.warnings
+    if trained.protocol is not None:
         protocol = {
-            name: {**said, "trained_on": "; ".join(filter(None, (said.get("trained_on"), other)))}
+            name: {**said, "trained_on": "; ".join(filter(None, (said.get("trained_on"), trained.protocol)))}
             for name, said in protocol.items()
         }
     if against.checkpoint is not None:
-        warnings += told_of(against.checkpoint, built.dataset)[1]
+        warnings += Trained.on(against.checkpoint, built.dataset).warnings
     for name in metrics:
         rows = {config.model.__class__.__name__: metrics[name]}
         rows |= {other: found[name] for other, found in beside.items() if name in found}

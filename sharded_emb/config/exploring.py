@@ -8,7 +8,7 @@ from typing import Any
 from sharded_emb.config.reading import item_attributes, make_reading
 from sharded_emb.config.run import ExploreConfig
 from sharded_emb.config.run_rules import EXPLORE, there
-from sharded_emb.config.same_rows import other_rows_of, shown
+from sharded_emb.config.same_rows import Trained, shown
 from sharded_emb.config.saved import SavedRun, saved_run
 from sharded_emb.config.session import joined
 from sharded_emb.config.vocabularies import vocabulary_by_table
@@ -89,7 +89,7 @@ def _looks(config: ExploreConfig, run: SavedRun) -> list[Look]:
     reading = replace(reading, of_items=item_attributes(run.tables, run.dataset))
     train = FlatCopy(run.dataset, config.flat_copy).split("train")
     reads = count_reads(train, reading, owners, {table.name for table in tables})
-    streamed, others = config.stream.folder is not None, other_rows_of(run.checkpoint, run.dataset)
+    streamed, others = config.stream.folder is not None, Trained.on(run.checkpoint, run.dataset).other
     looks = []
     for table in tables:
         beginning, notes = _beginning(run, table)

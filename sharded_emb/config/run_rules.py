@@ -55,8 +55,8 @@ def place_for_predictions(sound: Tree) -> Iterator[str]:
         yield f"{want}, but {above} is no folder; choose another place"
     elif not os.access(above, os.W_OK | os.X_OK):
         yield f"{want}, but {above} may not be written; choose another place"
-    if other := {each.lower() for each in file.suffixes} & _NOT_PARQUET:
-        named = file.with_name(file.name[: file.name.lower().index(min(other))] + ".parquet")
+    if not _NOT_PARQUET.isdisjoint(each.lower() for each in file.suffixes):
+        named = file.with_name(file.name.partition(".")[0] + ".parquet")
         yield f"predictions: want a Parquet file, got {file}; name it {named}"
 
 

@@ -4,13 +4,14 @@ Two datasets of one log may have the same ids, and another split: what one of th
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sharded_emb.component import leaves
 from sharded_emb.config.build import Built
 from sharded_emb.config.same_numbers import NUMBERS, numbers_of, require_same_numbers
-from sharded_emb.data.dataset import MANIFEST, Dataset, Manifest
+from sharded_emb.data.dataset import Dataset, Manifest
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.errors import InputError
 from sharded_emb.training import checkpoint_files as files
@@ -73,55 +74,59 @@ def _why(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def other_rows_of(checkpoint: Path, dataset: Dataset) -> list[str]:
-    """How the train split of a dataset differs from that of a checkpoint; empty where it does not, as far as the
-    checkpoint knows.
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint was trained on, beside the train split of the dataset in `folder`, as far as it knows. other:
+    how the rows differ. before: how those differed that its run began with, or what that began with. unknown: the
+    folder that a run of an earlier version read, where that is no dataset any more.
     """
-    said = _state(checkpoint)
-    if said is None:
-        return []
-    if (theirs := said.get(ROWS)) is None:  # of an earlier version: by the folder that its run read
-        try:
-            theirs = rows_of(Dataset.open(Path(said["config"]["data"])).manifest, dataset.columns)
-        except InputError:
+
+    checkpoint: Path
+    folder: Path
+    other: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    unknown: Path | None = None
+
+    @classmethod
+    def on(cls, checkpoint: Path, dataset: Dataset) -> "Trained":
+        """By what the checkpoint says."""
+        said = _state(checkpoint)
+        if said is None:
+            return cls(checkpoint, dataset.folder)
+        before: list[str] = said.get("run", {}).get("warm_start", {}).get(BEFORE, [])
+        if (theirs := said.get(ROWS)) is None:  # of an earlier version: by the folder that its run read
+            folder = Path(said["config"]["data"])
+            if folder.resolve() == dataset.folder.resolve():
+                return cls(checkpoint, dataset.folder, before=before)
+            try:
+                theirs = rows_of(Dataset.open(folder).manifest, dataset.columns)
+            except InputError:
+                return cls(checkpoint, dataset.folder, before=before, unknown=folder)
+        return cls(checkpoint, dataset.folder, other_rows(theirs, dataset.manifest, ["train"]), before)
+
+    @property
+    def protocol(self) -> str | None:
+        """What there is to know of metrics; None where it is nothing."""
+        if self.other:
+            return "other rows than the train split of these data"
+        if self.before:
+            return "these data, after other rows by what it began with"
+        return None if self.unknown is None else "rows that are not known to be these data's"
+
+    @property
+    def warnings(self) -> list[str]:
+        """The same for people."""
+        folder, scored = self.folder, "what is scored here may be among them"
+        if self.other:
+            what = f"was trained on other rows than the train split of {folder} ({shown(self.other)}): {scored}"
+        elif self.before:
+            began = f"began with one trained on other rows than those of {folder} ({shown(self.before)})"
+            what = f"is of a run that {began}: {scored}"
+        elif self.unknown is not None:
+            what = f"read {self.unknown}, which is none any more: whether {folder} has its rows is not known"
+        else:
             return []
-    return other_rows(theirs, dataset.manifest, ["train"])
-
-
-def begun_with_other_rows(checkpoint: Path, dataset: Dataset) -> list[str]:
-    """The same of what the run of a checkpoint began with, and of what that began with."""
-    said = _state(checkpoint) or {}
-    before: list[str] = said.get("run", {}).get("warm_start", {}).get(BEFORE, [])
-    return other_rows_of(checkpoint, dataset) or before
-
-
-def told_of(checkpoint: Path, dataset: Dataset) -> tuple[str | None, list[str]]:
-    """Where a checkpoint was trained on other rows than those of a dataset, or began so, what to say of that in a
-    protocol, and a line for people.
-    """
-    folder, scored = dataset.folder, "what is scored here may be among them"
-    if found := other_rows_of(checkpoint, dataset):
-        line = f"{checkpoint} was trained on other rows than the train split of {folder} ({shown(found)}): {scored}"
-        return "other rows than the train split of these data", [line]
-    if found := begun_with_other_rows(checkpoint, dataset):
-        began = f"began with one trained on other rows than those of {folder} ({shown(found)})"
-        return "these data, after other rows by what it began with", [
-            f"{checkpoint} is of a run that {began}: {scored}"
-        ]
-    if unknown := _nobody_knows(checkpoint, dataset):
-        line = f"whether {checkpoint} was trained on rows of {folder} is not known: it read {unknown}, which is none"
-        return "rows that are not known to be these data's", [line]
-    return None, []
-
-
-def _nobody_knows(checkpoint: Path, dataset: Dataset) -> Path | None:
-    """The folder that a run of an earlier version read, where that is no dataset any more."""
-    said = _state(checkpoint)
-    if said is None or ROWS in said:
-        return None
-    folder = Path(said["config"]["data"])
-    there = folder.resolve() == dataset.folder.resolve() or (folder / MANIFEST).is_file()
-    return None if there else folder
+        return [f"{self.checkpoint} {what}"]
 
 
 def said_of_dataset(built: Built) -> dict[str, Any]:

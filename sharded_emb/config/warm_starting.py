@@ -6,7 +6,7 @@ from typing import Any
 
 from sharded_emb.config.build import Built
 from sharded_emb.config.same_numbers import require_same_numbers
-from sharded_emb.config.same_rows import BEFORE, begun_with_other_rows, shown
+from sharded_emb.config.same_rows import BEFORE, Trained, shown
 from sharded_emb.distributed.agree import from_first_rank
 from sharded_emb.training.checkpoint import Checkpoints
 from sharded_emb.training.checkpoint_allowed import Allowed
@@ -40,7 +40,8 @@ def warm_started(built: Built) -> Begun:
     _, fit = checkpoints.load_what_fits(built.sharded, dense, checkpoint, Allowed.by(config.checkpoint))
     said = f"begun with the weights of {checkpoint}, {'with' if wanted.states else 'without'} the states of optimizers"
     report = {"checkpoint": str(checkpoint), "states": wanted.states, **fit.report()}
-    if other := from_first_rank(lambda: begun_with_other_rows(checkpoint, built.dataset), built.place):
+    trained = from_first_rank(lambda: Trained.on(checkpoint, built.dataset), built.place)
+    if other := trained.other or trained.before:
         report[BEFORE] = other
-        said += f", which was trained on other rows ({shown(other)})"
+        said += f", which {'was trained on' if trained.other else 'began with'} other rows ({shown(other)})"
     return Begun(report, [said, *fit.told()])

@@ -1,7 +1,7 @@
 """The ids of a feature in a batch, one row after the other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -54,6 +54,10 @@ class ManyBags:
     def one_id_a_row(self) -> bool:
         """And nothing more is to be known of it."""
         return self.clean and self.bags.single and self.bags.numbers is None
+
+    def reading(self, ids: Int64s) -> "ManyBags":
+        """The same with the same ids, which lie elsewhere."""
+        return replace(self, bags=replace(self.bags, ids=ids))
 
     @cached_property
     def _offsets(self) -> Int64s:

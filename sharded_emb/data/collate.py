@@ -61,13 +61,16 @@ class Collate:
         these = Rows(rows, places, window.columns)
         self.reading.require_aligned(window.columns, places, rows)
         bags = {feature.name: self._taken(feature, these) for feature in self.reading.features}
-        single = self._ids_alone and bool(bags) and all(many.one_id_a_row for many in bags.values())
+        single_FN = None
+        if self._ids_alone and bags and all(many.one_id_a_row for many in bags.values()):
+            single_FN = np.stack([many.bags.ids for many in bags.values()])
+            bags = {name: many.reading(ids) for (name, many), ids in zip(bags.items(), single_FN, strict=True)}
         return Read(
             rows,
             bags=bags,
             per_row=PerRow.read(self.reading, window.columns, places, rows),
             window=None if self.reading.candidates_of is None else window,
-            single_FN=np.stack([many.bags.ids for many in bags.values()]) if single else None,
+            single_FN=single_FN,
         )
 
     def __call__(

@@ -1,6 +1,7 @@
 """Reads tables in files into DuckDB, every value as a string, the order of the lines kept, malformed lines left out."""
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def _json(files: TableFiles, wanted: list[str], many: bool) -> str:
             value = f"CASE WHEN {kind} IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN nullif({value}, '') END"
             sound.append(f"{sql_name(RAW + column)} IS NOT NULL")
             of_ids.append(f"WHEN {kind} NOT IN ('VARCHAR', 'BIGINT', 'UBIGINT', 'NULL') THEN {sql_text(column)}")
-        elif lists.get(column) and column not in files.single:
+        elif lists.get(column):
             kind, one = f"json_type(line, {at})", f"nullif([{value}], [NULL])"
             value = f"CASE WHEN {kind} = 'ARRAY' THEN TRY_CAST(json_extract(line, {at}) AS VARCHAR[]) ELSE {one} END"
             odd.append(f"WHEN {kind} = 'OBJECT' THEN {sql_text(column)}")
@@ -174,7 +175,8 @@ def _count_odd(work: Work, table: str, files: TableFiles, places: Places) -> Non
     ).fetchone()
     if not count:
         return
-    wants = {name: _wanted(files, name) for name in names}
+    lists = json_columns(files)
+    wants = {name: _wanted(files.ids, lists, name) for name in names}
     found = connection.execute(
         f"SELECT rowid, {odd}, {sql_name(_GOT)} FROM {sql_name(table)} WHERE {odd} IS NOT NULL "
         f"ORDER BY rowid LIMIT {work.bad.room}"
@@ -183,14 +185,13 @@ def _count_odd(work: Work, table: str, files: TableFiles, places: Places) -> Non
     work.bad.add(rows, unlisted=count - len(rows))
 
 
-def _wanted(files: TableFiles, column: str) -> str:
+def _wanted(ids: frozenset[str], lists: Mapping[str, bool], column: str) -> str:
     """Of a column; without a name of a line."""
     if not column:
         return "a JSON object"
-    if column in files.ids:
+    if column in ids:
         return f"a text or a whole number of 64 bits in column {column}"
-    listed = json_columns(files).get(column) and column not in files.single
-    return f"{'a list, or one value,' if listed else 'one value, as in the first lines,'} in column {column}"
+    return f"{'a list, or one value,' if lists.get(column) else 'one value, as in the first lines,'} in column {column}"
 
 
 def _rejected(work: Work, files: TableFiles) -> dict[str, list[int]]:

@@ -168,10 +168,11 @@ def _names_in(files: TableFiles, path: Path) -> list[str]:
 
 def _keys(files: TableFiles, path: Path) -> list[str]:
     columns, line = list(json_columns(files)), next(first_lines(files, path, 1), "").strip()
-    if line.startswith("[") or (line and not columns):
-        got = "an array" if line.startswith("[") else f"first {shortened(line)}"
-        hint = "; `jq -c '.[]'` writes those of an array so" if line.startswith("[") else ""
-        raise InputError(f"{files.key}: want an object a line in {path} (JSON Lines), got {got}{hint}")
+    want = f"{files.key}: want an object a line in {path} (JSON Lines), got"
+    if line.startswith("[") and (line == "[" or not columns):
+        raise InputError(f"{want} an array; `jq -c '.[]'` writes those of an array so")
+    if line and not columns:
+        raise InputError(f"{want} first {shortened(line)}")
     return columns
 
 
@@ -186,7 +187,8 @@ def json_columns(files: TableFiles) -> dict[str, bool]:
                 continue  # counted when the file is read
             if isinstance(values, dict):
                 for key, value in values.items():
-                    columns[key] = columns.get(key, False) or isinstance(value, list)
+                    listed = isinstance(value, list) and key not in files.single
+                    columns[key] = columns.get(key, False) or listed
     return columns
 
 

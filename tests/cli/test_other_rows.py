@@ -86,6 +86,7 @@ def test_a_run_that_began_with_one_of_other_rows_says_so_ever_after(tmp_path: Pa
         in json.loads((second / "result.json").read_text())["warm_start"]["other_rows"][0]
     )
     third = trained(tmp_path / "third", one, f"warm_start.run={second}")
+    assert f"which began with other rows ({SPLITS[1]}" in (third / "log" / "rank-0.log").read_text()
     for run in (second, third):
         sharded_emb.evaluate(run)
         best = (run / "checkpoints" / "best").resolve()
@@ -204,7 +205,7 @@ def test_other_attributes_of_items_are_others_where_they_are_read(tmp_path: Path
 def test_a_checkpoint_of_an_earlier_version_knows_the_folder_that_it_read(
     tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts, "said_of_dataset", lambda built: {})  # noqa: ARG005
+    monkeypatch.setattr(facts, "said_of_dataset", lambda _: {})  # as a version says nothing that did not know of it
     one, other = prepared(tmp_path / "one", log), prepared(tmp_path / "other", log, split="by_user")
     run = trained(tmp_path / "run", one)
     sharded_emb.evaluate(run)
@@ -214,4 +215,4 @@ def test_a_checkpoint_of_an_earlier_version_knows_the_folder_that_it_read(
     shutil.rmtree(one)
     sharded_emb.evaluate(run, f"data={other}")
     (line,) = evaluated(run)["warnings"]
-    assert line.endswith(f"was trained on rows of {other} is not known: it read {one}, which is none")
+    assert line.endswith(f" read {one}, which is none any more: whether {other} has its rows is not known")

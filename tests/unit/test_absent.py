@@ -18,7 +18,7 @@ NOTHING = [None, NAN, np.float32(NAN), torch.tensor(NAN), pa.scalar(None, pa.flo
 NOTHING += [pd.NA, pd.NaT]
 
 
-@pytest.mark.parametrize("value", [*NOTHING, "", " ", "nan", "NaN", "-nan"], ids=repr)
+@pytest.mark.parametrize("value", [*NOTHING, "", " ", "nan", "NaN", "-nan", pa.scalar("")], ids=repr)
 def test_no_number(value: Any) -> None:
     assert _is_none(value)
 

@@ -289,6 +289,12 @@ def test_a_list_where_one_value_is_wanted_is_a_malformed_row_in_the_first_lines_
     assert made(with_g(raw, max_bad_rows=1), tmp_path / "data").manifest.counts["events"] == 3
 
 
+def test_an_array_as_first_line_of_a_log_is_a_malformed_row_like_another(tmp_path: Path) -> None:
+    raw = Path(write(tmp_path / "log.jsonl", **lines("x", "y")))
+    raw.write_text("[1, 2]\n" + raw.read_text())
+    assert train(made(with_g(raw, max_bad_rows=1), tmp_path / "data"), "g") == ["x", "y"]
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 def test_an_array_of_json_is_no_log(tmp_path: Path, indent: int | None) -> None:
     file = tmp_path / "log.json"

@@ -56,6 +56,7 @@ def test_they_are_the_same(size: int) -> None:
     at_once = collate()
     read = at_once.read(DRAW.permutation(ROWS))
     assert read.single_FN is not None
+    assert all(np.shares_memory(many.bags.ids, read.single_FN) for many in read.bags.values())  # kept once
     for start in (0, 8, 32):
         rows = slice(start, start + 8)
         same(at_once.batch(read, rows, size, 1), at_once.batch(replace(read, single_FN=None), rows, size, 1))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .table import Table, hashed
-from .vocabulary import UNKNOWN, Vocabulary, absent, mapped, of_64_bits, of_kind
+from .vocabulary import UNKNOWN, Vocabulary, absent, mapped, of_64_bits, of_kind, plain
 
 Columns = Mapping[str, Sequence[Any]]
 ROWS_BEHIND = 2
@@ -235,7 +235,7 @@ class Inputs:
 
 def _number(column: str, value: Any, wanted: str) -> float:
     """Of any library. Raises ValueError for what is no number."""
-    value = value.as_py() if hasattr(value, "as_py") else value
+    value = plain(value)
     if isinstance(value, str) and value.lower() in _BOOLEANS:
         return _BOOLEANS[value.lower()]
     try:
@@ -250,6 +250,7 @@ def _number(column: str, value: Any, wanted: str) -> float:
 
 def _is_none(value: Any) -> bool:
     """Whether it says that there is no number, in the words of some library."""
+    value = plain(value)
     if not isinstance(value, str):
         return absent(value)
     try:

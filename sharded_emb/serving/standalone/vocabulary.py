@@ -36,9 +36,14 @@ def bytes_of(file: Path, size: int | None = None) -> memoryview:
         return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if found else b"")
 
 
+def plain(value: Any) -> Any:
+    """A scalar of Arrow as Python's."""
+    return value.as_py() if hasattr(value, "as_py") else value
+
+
 def absent(raw: Any) -> bool:
     """Whether it says that there is nothing, in the words of some library: None, not a number, NA."""
-    raw = raw.as_py() if hasattr(raw, "as_py") else raw
+    raw = plain(raw)
     if raw is None or isinstance(raw, str | int):
         return raw is None
     try:
