@@ -3,7 +3,7 @@
 A *table* is a matrix of weights, a *feature* a column of the data that reads it. Sharing a table is naming it twice.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -179,6 +179,15 @@ class Table:
     def pooled(self) -> bool:
         """Whether the kernel sums: only if that does for every feature, since a table lives in one collection."""
         return self.ids.linear and all(f.pooling.from_sum and f.of is None for f in self.features)
+
+    @property
+    def likeness(self) -> Hashable:
+        """Equal for tables whose rows are read and updated alike, each by itself."""
+        return (
+            (self.optimizer.told(), self.update, self.freeze),
+            (self.dtype, self.state_dtype, self.output_dtype),
+            (self.max_norm, self.norm_type, self.scale_grad_by_freq),
+        )
 
     @property
     def parts(self) -> dict[str, "Table"]:

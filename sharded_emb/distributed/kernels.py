@@ -2,11 +2,11 @@
 The kernels that stay are told how many steps there were; ranks are made to send vectors of one dtype.
 
 TorchRec routes ids to the ranks that own their rows, asks FBGEMM's table-batched kernel there, and routes vectors back.
-For a table whose update is not "fused" the kernel's memory stays what it is (for checkpoints), and `LocalRows` stands
+For tables whose update is not "fused" the kernel's memory stays what it is (for checkpoints), and `LocalRows` stands
 where its forward pass was.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from itertools import accumulate
@@ -20,19 +20,22 @@ from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding,
 from sharded_emb.distributed.bare_kernel import BareKernel
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.direct import Direct, parts_of
-from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
+from sharded_emb.embeddings.local_rows import DTYPES, Cut, LocalRows
 from sharded_emb.embeddings.lookup import Embeddings
+from sharded_emb.tables import Table
 
 _SMALLEST_RATE = 2.0**-100
 
 
-def unfused_rate(number: int) -> float:
-    """The learning rate by which TorchRec is told of the number-th table that no kernel updates.
+def unfused_rates(tables: Iterable[Table], widths: Mapping[str, int]) -> dict[str, float]:
+    """By name the learning rates by which TorchRec is told of tables that no kernel updates. widths: of their shards.
 
-    TorchRec puts tables of equal optimizer arguments into one kernel; a rate of its own gives each a kernel of its
-    own. No kernel ever runs with it.
+    TorchRec puts tables of equal optimizer arguments into one kernel: those that are alike have one rate. No kernel
+    ever runs with it.
     """
-    return _SMALLEST_RATE * (number + 1)
+    kinds = {table.name: (widths[table.name], table.likeness) for table in tables if table.update != "fused"}
+    number = {kind: place for place, kind in enumerate(dict.fromkeys(kinds.values()), 1)}
+    return {name: _SMALLEST_RATE * number[kind] for name, kind in kinds.items()}
 
 
 @contextmanager
@@ -53,22 +56,32 @@ def _as_they_are(_: nn.Module) -> None:
 
 
 def take_over(embeddings: Embeddings) -> list[LocalRows]:
-    """Replaces the forward pass of each kernel with a table that is not fused. Returns this rank's parts of those."""
+    """Replaces the forward pass of each kernel with tables that are not fused. Returns what this rank has of those."""
     found = []
     for kernel in _kernels(embeddings):
         parts = kernel.config.embedding_tables
-        table = embeddings.tables[parts[0].name]
-        if table.update == "fused":
-            assert all(embeddings.tables[part.name].update == "fused" for part in parts)
+        tables = [embeddings.tables[part.name] for part in parts]
+        if tables[0].update == "fused":
+            assert all(table.update == "fused" for table in tables)
             continue
-        (part,) = parts
-        row, column = part.local_metadata.shard_offsets
-        (weight_RD,) = kernel.emb_module.split_embedding_weights()
-        local = LocalRows(table, weight_RD, row, column)
-        bags = isinstance(kernel, BatchedFusedEmbeddingBag)
-        kernel.emb_module.forward = Lookup(local, len(part.feature_names) if bags else None)
+        cuts = []
+        for table, part in zip(tables, parts, strict=True):
+            row, column = part.local_metadata.shard_offsets
+            cuts.append(Cut(table, range(row, row + part.local_rows), column))
+        local = LocalRows(cuts, _one_under_the_other(kernel.emb_module.split_embedding_weights()))
+        features = [len(part.feature_names) for part in parts]
+        kernel.emb_module.forward = Lookup(local, features, isinstance(kernel, BatchedFusedEmbeddingBag))
         found.append(local)
     return found
+
+
+def _one_under_the_other(weights: Sequence[Tensor]) -> Tensor:
+    """The memory of tables that a kernel has side by side, as rows of one."""
+    rows, columns = sum(map(len, weights)), weights[0].shape[1]
+    ends = [weight.data_ptr() + weight.numel() * weight.element_size() for weight in weights]
+    assert all(weight.shape[1] == columns and weight.is_contiguous() for weight in weights)
+    assert all(weight.data_ptr() == end for weight, end in zip(weights[1:], ends, strict=False))
+    return weights[0].as_strided((rows, columns), (columns, 1))
 
 
 def ask_bare_kernels(embeddings: Embeddings) -> None:
@@ -175,16 +188,28 @@ def _each(sums: BareKernel, ids_N: Tensor) -> Tensor:
 
 
 class Lookup:
-    """In place of a kernel's forward pass. features: of the kernel's one table; None where it does not pool."""
+    """In place of a kernel's forward pass. features: how many each of the kernel's tables has. pools: whether vectors
+    are summed by bag.
+    """
 
-    def __init__(self, local: LocalRows, features: int | None) -> None:
-        self.local = local
-        self.features = features
+    def __init__(self, local: LocalRows, features: Sequence[int], pools: bool) -> None:
+        self.local, self.pools = local, pools
+        each = [first for first, number in zip(local.firsts, features, strict=True) for _ in range(number)]
+        self._first_F = torch.tensor(each, device=local.weight_RD.device)
 
     def __call__(self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None) -> Tensor:
         """Vectors (N, D) of all ids, or sums (B, features * D), as the kernel gives them."""
         assert per_sample_weights is None  # the kernel is only ever asked for plain sums
-        if self.features is None:
-            return self.local.vectors(indices)
-        summed = self.local.sums(indices, offsets)
-        return summed.view(self.features, -1, summed.shape[1]).transpose(0, 1).flatten(1)
+        ids_N = self._rows(indices, offsets)
+        if not self.pools:
+            return self.local.vectors(ids_N)
+        summed = self.local.sums(ids_N, offsets)
+        return summed.view(len(self._first_F), -1, summed.shape[1]).transpose(0, 1).flatten(1)
+
+    def _rows(self, ids_N: Tensor, offsets: Tensor) -> Tensor:
+        """Those of all tables together that ids, of one table after the other, are."""
+        if len(self.local.parts) == 1 or not ids_N.numel():
+            return ids_N
+        bags = (len(offsets) - 1) // len(self._first_F)
+        counts_F = offsets[::bags].diff()
+        return ids_N + torch.repeat_interleave(self._first_F, counts_F, output_size=len(ids_N))

@@ -33,7 +33,7 @@ from sharded_emb.distributed.kernels import (
     ask_directly,
     take_over,
     tell_steps,
-    unfused_rate,
+    unfused_rates,
     without_draws,
 )
 from sharded_emb.distributed.local_shards import LocalShard, fused_parts, fused_states, sharded_weights
@@ -44,7 +44,7 @@ from sharded_emb.distributed.sharders import sharders
 from sharded_emb.distributed.sums import send_parts
 from sharded_emb.distributed.updates import TableUpdates
 from sharded_emb.embeddings.local_rows import DTYPES
-from sharded_emb.embeddings.lookup import Embeddings, ReplicatedTable
+from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.initializers import hashed_uniform, stream_key
 from sharded_emb.pretrained import Vectors
 from sharded_emb.tables import Table
@@ -110,9 +110,8 @@ class Sharded:
             for shard in weight.local_shards():
                 row, column = shard.metadata.shard_offsets
                 yield LocalShard(self.embeddings.tables[name], shard.tensor, row, column)
-        for module in self.embeddings.replicated.values():
-            local = cast(ReplicatedTable, module).local
-            yield LocalShard(local.table, local.weight_RD, 0, 0)
+        for part in self.updates.replicated_parts():
+            yield LocalShard(part.table, part.weight_RD, 0, 0)
 
     def weights(self) -> dict[str, ShardedTensor]:
         """The sharded tables by name."""
@@ -136,9 +135,11 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     """
     with together(place):
         require_same_hosts(plan, place)
-    for number, (name, parameter) in enumerate(_weights(embeddings)):
+    widths = {name: plan.placements[name].shards[0].columns for name in plan.sharded}
+    rates = unfused_rates((embeddings.tables[name] for name in plan.sharded), widths)
+    for name, parameter in _weights(embeddings):
         table = embeddings.tables[name]
-        unfused: tuple[type[Optimizer], dict[str, Any]] = (torch.optim.SGD, {"lr": unfused_rate(number)})
+        unfused: tuple[type[Optimizer], dict[str, Any]] = (torch.optim.SGD, {"lr": rates.get(name)})
         kernel, arguments = table.optimizer.kernel() if table.update == "fused" else unfused
         _update_by(parameter, kernel, arguments)
     replicas = make_replicas(place, plan.replicas)
@@ -157,8 +158,6 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
             data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
         )
     bound_hosts(place)
-    replicated = [cast(ReplicatedTable, module) for module in embeddings.replicated.values()]
-    assert all(module.local.weight_RD is module.weight for module in replicated)
     taken = take_over(embeddings)
     if place.device.type == "cpu":
         ask_bare_kernels(embeddings)
@@ -172,11 +171,11 @@ def shard(model: nn.Module, embeddings: Embeddings, plan: Plan, place: Place) ->
     held = Counter(name for name, weight in sharded_weights(embeddings) for _ in weight.local_shards())
     waiting = {name: parts for name, parts in held.items() if embeddings.tables[name].update != "fused"}
     # whatever slipped through here would never be updated
-    assert Counter(part.table.name for part in taken) == waiting
+    assert Counter(part.table.name for rows in taken for part in rows.parts) == waiting
     sharded = Sharded(
         parallel=parallel,
         fused=parallel.fused_optimizer,
-        updates=TableUpdates(taken, [module.local for module in replicated], place, plan.communication, replicas),
+        updates=TableUpdates(taken, embeddings.replicated, place, plan.communication, replicas),
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
@@ -201,11 +200,10 @@ def unsharded(model: nn.Module, embeddings: Embeddings, place: Place) -> Sharded
     """
     assert place.world_size == 1
     assert not embeddings.collections()
-    replicated = [cast(ReplicatedTable, module).local for module in embeddings.replicated.values()]
     return Sharded(
         parallel=cast(DistributedModelParallel, model),
         fused=cast(KeyedOptimizer, CombinedOptimizer([])),
-        updates=TableUpdates([], replicated, place, EXACT, make_replicas(place, 1)),
+        updates=TableUpdates([], embeddings.replicated, place, EXACT, make_replicas(place, 1)),
         collisions=Collisions(embeddings.tables.values(), place),
         place=place,
     )
@@ -271,10 +269,10 @@ def renew(sharded: Sharded, table: str, rows_R: Tensor) -> None:
                 part.values_RC
             )
     optimizer = sharded.embeddings.tables[table].optimizer
-    for local in [*sharded.updates.sharded, *sharded.updates.replicated]:
-        if local.table.name == table:
-            mine_R = (_inside(rows_R, local.row, len(local.weight_RD)) - local.row).to(local.weight_RD.device)
-            for kind, state in local.state.items():
+    for held in sharded.updates.parts():
+        if held.table.name == table:
+            mine_R = (_inside(rows_R, held.row, len(held.weight_RD)) - held.row).to(held.weight_RD.device)
+            for kind, state in held.state.items():
                 state[mine_R] = optimizer.initial_state(kind)
     for name, state, row in fused_parts(sharded.fused):
         of_table, kind = name.split(".")[-2:]

@@ -14,15 +14,15 @@ from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.phases import EXCHANGE, UPDATE, named
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.replicas import Group, Replicas, everyone
-from sharded_emb.embeddings.local_rows import LocalRows, RowGradients, merged
+from sharded_emb.embeddings.local_rows import LocalRows, RowGradients, TablePart, merged
 
 
 class TableUpdates:
     """Drives the optimizers of this rank's parts of tables that are not fused.
 
-    sharded: parts of tables of which each row and column is on one rank. replicated: tables that are whole on every
-    rank. Gradients of these, and of parts that are in several replicas, are exchanged as `communication` says. factor:
-    of all learning rates, what the schedule says of this step.
+    sharded: rows of tables of which each row and column is on one rank. replicated: those of tables that are whole on
+    every rank. Gradients of these, and of rows that are in several replicas, are exchanged as `communication` says.
+    factor: of all learning rates, what the schedule says of this step.
     """
 
     def __init__(
@@ -38,9 +38,17 @@ class TableUpdates:
         self.steps = 0
         self.factor = 1.0
 
-    def learning_rate(self, part: LocalRows) -> float:
+    def parts(self) -> list[TablePart]:
+        """Of all tables, sharded ones first."""
+        return [part for rows in (*self.sharded, *self.replicated) for part in rows.parts]
+
+    def replicated_parts(self) -> list[TablePart]:
+        """Of those that are whole on every rank."""
+        return [part for rows in self.replicated for part in rows.parts]
+
+    def learning_rate(self, rows: LocalRows) -> float:
         """That of the present step."""
-        return part.table.optimizer.lr * self.factor
+        return rows.table.optimizer.lr * self.factor
 
     def step(self, dense: Sequence[Tensor], clip_norm: float | None) -> None:
         """Moves the tables by all gradients since the last step.
@@ -57,26 +65,25 @@ class TableUpdates:
             for gradient in dense:
                 gradient.mul_(scale)
         with named(UPDATE):
-            for part, found in zip([*self.sharded, *self.replicated], gradients, strict=True):
-                if part.table.freeze:
+            for rows, found in zip([*self.sharded, *self.replicated], gradients, strict=True):
+                if rows.table.freeze:
                     continue
                 scaled = found if scale is None else replace(found, gradient_RD=found.gradient_RD * scale)
-                part.update(scaled, self.learning_rate(part), self.steps)
+                rows.update(scaled, self.learning_rate(rows), self.steps)
 
     def _gradients(self) -> list[RowGradients]:
-        """Of each part, sharded ones first: of the whole step, divided by frequency where the table says so."""
+        """Of all rows, sharded ones first: of the whole step, divided by frequency where their tables say so."""
         with named(UPDATE):
-            mine = [part.take_gradients() for part in self.replicated]
-            owned = [part.take_gradients() for part in self.sharded]
+            mine = [rows.take_gradients() for rows in self.replicated]
+            owned = [rows.take_gradients() for rows in self.sharded]
         with named(EXCHANGE):
             owned = _exchanged(owned, self.replicas.across, self.communication)
             everywhere = [*owned, *_exchanged(mine, everyone(self.place), self.communication)]
-        parts = [*self.sharded, *self.replicated]
         return [
             replace(found, gradient_RD=found.gradient_RD / found.counts_R[:, None])
-            if part.table.scale_grad_by_freq
+            if rows.table.scale_grad_by_freq
             else found
-            for part, found in zip(parts, everywhere, strict=True)
+            for rows, found in zip([*self.sharded, *self.replicated], everywhere, strict=True)
         ]
 
     def _clip_scale(self, gradients: Sequence[RowGradients], dense: Sequence[Tensor], clip_norm: float) -> Tensor:
@@ -92,7 +99,7 @@ class TableUpdates:
 
 
 def _exchanged(mine: Sequence[RowGradients], group: Group, communication: Communication) -> list[RowGradients]:
-    """The mean over ranks of the gradients of each of their common parts: in the order of ranks, so the same on all."""
+    """The mean over ranks of the gradients of rows that all have: in the order of ranks, so the same on all."""
     if not mine or group.ranks == 1:
         return list(mine)
     sizes = torch.tensor([len(each.rows_R) for each in mine])
@@ -102,11 +109,11 @@ def _exchanged(mine: Sequence[RowGradients], group: Group, communication: Commun
     counts = _gathered([each.counts_R for each in mine], sizes_WT, group)
     gradients = _gathered([communication.sent(each.gradient_RD) for each in mine], sizes_WT, group)
     found = []
-    for table, each in enumerate(mine):
+    for number, each in enumerate(mine):
         columns, parts = each.gradient_RD.shape[1], []
-        for of_rank, sent, number in zip(rows, gradients, counts, strict=True):
-            gradient_RD = communication.received(sent[table], columns) / group.ranks
-            parts.append(RowGradients(of_rank[table], gradient_RD, number[table]))
+        for of_rank, sent, times in zip(rows, gradients, counts, strict=True):
+            gradient_RD = communication.received(sent[number], columns) / group.ranks
+            parts.append(RowGradients(of_rank[number], gradient_RD, times[number]))
         found.append(merged(parts))
     return found
 

@@ -16,12 +16,12 @@ True
 
 The same through the rows that this package trains:
 
->>> from sharded_emb.embeddings.local_rows import LocalRows
+>>> from sharded_emb.embeddings.local_rows import Cut, LocalRows
 >>> from sharded_emb.optim.sgd import SGD
 >>> from sharded_emb.tables import Defaults, FeatureConfig, TableConfig, resolve
 >>> feature = FeatureConfig(table="word", column="words", pooling="mean")
 >>> (word,) = resolve({"word": TableConfig(rows=4, dim=4)}, {"words": feature}, {}, Defaults(SGD(lr=1.0)))
->>> rows = LocalRows(word, table_ND.clone())
+>>> rows = LocalRows([Cut(word, range(4))], table_ND.clone())
 >>> torch.equal(one_hot @ table_ND, rows.vectors(ids))
 True
 

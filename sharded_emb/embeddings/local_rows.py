@@ -1,13 +1,15 @@
-"""Rows of a table on this rank whose update waits for the end of the step: reads, and gradients by touched row.
+"""Rows of tables on this rank whose update waits for the end of the step: reads, and gradients by touched row.
 
 What FBGEMM's fused kernel does inside the backward pass is taken apart here: the forward pass reads, the backward pass
-only collects, and whoever drives the step sees all gradients of it before a row moves.
+only collects, and whoever drives the step sees all gradients of it before a row moves. As there, tables that are
+updated alike are one: a model of many small ones would wait for each of them.
 
-N  ids    B  bags    R  touched rows    D  columns of this part of the table    G  vectors that gradients are given for
+N  ids    B  bags    R  touched rows    D  columns    G  vectors that gradients are given for
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from sharded_emb.optim.base import TouchedRows
 from sharded_emb.tables import Table
 
 _ROWS_AT_ONCE = 2048  # on a CPU: what a formula reads again and again stays in the cache
-_NUMBERS_AT_ONCE = 1 << 24  # on a GPU, of a table whose every row moves: 64 MB of each of what a formula reads
+_NUMBERS_AT_ONCE = 1 << 24  # on a GPU, of tables whose every row moves: 64 MB of each of what a formula reads
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -65,26 +67,65 @@ def renormalized(table: Table, weight_RD: Tensor) -> Tensor:
     return weight_RD * scale_R[:, None]
 
 
-class LocalRows:
-    """Part of a table: weight_RD holds the rows from `row` and the columns from `column` on.
+@dataclass(frozen=True)
+class Cut:
+    """Which rows of a table, in the columns from `column` on."""
 
-    Reads give float32 vectors in the values of the table's output dtype. state: of the table's optimizer, by name,
-    filled with what it starts from. pending: gradients of the backward passes since the last update.
+    table: Table
+    rows: range
+    column: int = 0
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """Of a table the rows from `row` and the columns from `column` on, and the state of its optimizer by name."""
+
+    table: Table
+    weight_RD: Tensor
+    state: dict[str, Tensor]
+    row: int
+    column: int
+
+
+class LocalRows:
+    """Parts of tables that are alike, one under the other.
+
+    weight_RD: rows of all parts; an id is a row of it, which of a part begin at its place in `firsts`. Reads give
+    float32 vectors in the values of the tables' output dtype. table: of the first part, which speaks for all in what
+    `Table.likeness` compares. state: of their optimizer, by name, filled with what it starts from. pending: gradients
+    of the backward passes since the last update.
     """
 
-    def __init__(self, table: Table, weight_RD: Tensor, row: int = 0, column: int = 0) -> None:
-        self.table = table
-        self.weight_RD = weight_RD
-        self.row, self.column = row, column
+    def __init__(self, cuts: Sequence[Cut], weight_RD: Tensor) -> None:
+        self.table, self.weight_RD = cuts[0].table, weight_RD
+        assert all(cut.table.likeness == self.table.likeness for cut in cuts)
+        *self.firsts, end = accumulate((len(cut.rows) for cut in cuts), initial=0)
+        assert end == len(weight_RD)
         self.pending: list[RowGradients] = []
-        dtype = DTYPES[table.state_dtype]
+        dtype, optimizer = DTYPES[self.table.state_dtype], self.table.optimizer
         shapes = {"element": weight_RD.shape, "row": weight_RD.shape[:1]}
         self.state = {
-            name: torch.full(shapes[per], table.optimizer.initial_state(name), dtype=dtype, device=weight_RD.device)
-            for name, per in ({} if table.freeze else table.optimizer.states()).items()
+            name: torch.full(shapes[per], optimizer.initial_state(name), dtype=dtype, device=weight_RD.device)
+            for name, per in ({} if self.table.freeze else optimizer.states()).items()
         }
-        # of a frozen table too: all ranks have to meet in the exchange of gradients, also those that hold none of it
+        self.parts = [self._part(first, cut) for first, cut in zip(self.firsts, cuts, strict=True)]
+        padding = [(first, cut.rows, cut.table.padding_row) for first, cut in zip(self.firsts, cuts, strict=True)]
+        places = [first + rows.index(row) for first, rows, row in padding if row is not None and row in rows]
+        self._padding_P = torch.tensor(places, dtype=torch.int64, device=weight_RD.device)
+        # of frozen tables too: all ranks have to meet in the exchange of gradients, also those that hold none of them
         self._anchor = torch.zeros(0, device=weight_RD.device, requires_grad=True)
+
+    @classmethod
+    def whole(cls, tables: Sequence[Table], device: torch.device) -> "LocalRows":
+        """All rows of tables of one dim, in memory of their own as it is found."""
+        size = sum(table.rows for table in tables), tables[0].dim
+        weight_RD = torch.empty(size, dtype=DTYPES[tables[0].dtype], device=device)
+        return cls([Cut(table, range(table.rows)) for table in tables], weight_RD)
+
+    def _part(self, first: int, cut: Cut) -> TablePart:
+        mine = slice(first, first + len(cut.rows))
+        state = {name: values[mine] for name, values in self.state.items()}
+        return TablePart(cut.table, self.weight_RD[mine], state, cut.rows.start, cut.column)
 
     def vectors(self, ids_N: Tensor) -> Tensor:
         """The row of each id: (N, D)."""
@@ -106,7 +147,7 @@ class LocalRows:
 
     @torch.no_grad()
     def update(self, gradients: RowGradients, lr: float, step: int) -> None:
-        """One step of the table's optimizer, which uses the gradients up. step counts from 1."""
+        """One step of the tables' optimizer, which uses the gradients up. step counts from 1."""
         optimizer, rows_R = self.table.optimizer, gradients.rows_R
         if self.table.max_norm is not None:
             self.weight_RD[rows_R] = renormalized(self.table, self.weight_RD[rows_R].float()).to(self.weight_RD.dtype)
@@ -114,6 +155,7 @@ class LocalRows:
             self.weight_RD.mul_(1 - lr * optimizer.weight_decay)
         for some_R, some_RD in self._dense(gradients) if self.table.update == "dense" else self._touched(gradients):
             self._move(some_R, some_RD, lr, step)
+        self.weight_RD[self._padding_P] = 0
 
     def _touched(self, gradients: RowGradients) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows that were read, with their gradients, some at once."""
@@ -123,7 +165,7 @@ class LocalRows:
             yield from zip(rows_R.split(at_once), gradients.gradient_RD.split(at_once), strict=True)
 
     def _dense(self, gradients: RowGradients) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every row, with zeros where none was read, some at once: never a gradient as large as the table."""
+        """Every row, with zeros where none was read, some at once: never a gradient as large as the tables."""
         read_R, (rows, columns) = gradients.rows_R, self.weight_RD.shape
         at_once = _ROWS_AT_ONCE if read_R.device.type == "cpu" else max(1, _NUMBERS_AT_ONCE // columns)
         for first in range(0, rows, at_once):
@@ -139,8 +181,6 @@ class LocalRows:
         weight_RD = self.weight_RD[rows_R].float()
         state = {name: values[rows_R].float() for name, values in self.state.items()}
         self.table.optimizer.update(TouchedRows(weight_RD, gradient_RD, state), lr, step)
-        if self.table.padding_row is not None:
-            weight_RD[rows_R + self.row == self.table.padding_row] = 0
         self.weight_RD[rows_R] = weight_RD.to(self.weight_RD.dtype)
         for name, values in state.items():
             self.state[name][rows_R] = values.to(self.state[name].dtype)

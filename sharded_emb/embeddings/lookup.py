@@ -7,7 +7,7 @@ are wrong under several plans. Data-parallel tables are whole on every rank and 
 they are plain tensors here, which also avoids FBGEMM's dense CPU kernel for sequences (it corrupts memory).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
 from sharded_emb.embeddings.distinct import Distinct
 from sharded_emb.embeddings.exchange import OnTheWay, Question
-from sharded_emb.embeddings.local_rows import DTYPES, LocalRows
+from sharded_emb.embeddings.local_rows import LocalRows
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Feature, Table, held, part_name
 
@@ -33,32 +33,14 @@ def candidate_feature(table: str) -> Feature:
     return Feature(name=CANDIDATES, table=table, column="", pooling=NoPooling(), max_length=None, keep="newest")
 
 
-class ReplicatedTable(nn.Module):
-    """A table that is whole on every rank. Its gradients are exchanged row by row, not as those of dense weights."""
-
-    def __init__(self, table: Table, device: torch.device) -> None:
-        super().__init__()
-        weight = torch.empty(table.rows, table.dim, device=device, dtype=DTYPES[table.dtype])
-        self.register_buffer("weight", weight)
-        self.local = LocalRows(table, weight)
-
-    def rows(self, ids_N: Tensor) -> Tensor:
-        """The vectors (N, D) of ids."""
-        return self.local.vectors(ids_N)
-
-    def sums(self, ids_N: Tensor, lengths_B: Tensor) -> Tensor:
-        """The sums (B, D) of the rows of each bag."""
-        return self.local.sums(ids_N, torch.nn.functional.pad(lengths_B.to(torch.int64).cumsum(0), (1, 0)))
-
-
 class Embeddings(nn.Module):
     """Looks up all features of a batch.
 
     tables: those that hold weights, by name. pooled: an EmbeddingBagCollection of sums, or None. unpooled:
-    EmbeddingCollections by dim and width of column shards, which TorchRec wants alike within one. replicated:
-    data-parallel tables by name. widths: of the column shards of tables that are cut so.
-    distinct_ids: the unpooled ones are asked for each id once. Sharding replaces pooled and unpooled in place. direct:
-    of collections, what answers instead of them, by feature.
+    EmbeddingCollections by dim and width of column shards, which TorchRec wants alike within one. replicated: rows of
+    data-parallel tables, no weights of the module: their gradients are exchanged row by row. widths: of the column
+    shards of tables that are cut so. distinct_ids: the unpooled ones are asked for each id once. Sharding replaces
+    pooled and unpooled in place. direct: of collections, what answers instead of them, by feature.
     """
 
     def __init__(
@@ -79,7 +61,9 @@ class Embeddings(nn.Module):
         tables = held(tables)
         self.tables = {table.name: table for table in tables}
         sharded = [table for table in tables if table.name not in replicated]
-        self.replicated = nn.ModuleDict({t.name: ReplicatedTable(t, device) for t in tables if t.name in replicated})
+        self.replicated = [
+            LocalRows.whole(alike, device) for alike in _all_alike([t for t in tables if t.name in replicated])
+        ]
         bags = [_bag_config(table) for table in sharded if table.pooled]
         self.pooled = EmbeddingBagCollection(bags, device=torch.device("meta")) if bags else None
         self.unpooled = nn.ModuleDict()
@@ -111,8 +95,8 @@ class Embeddings(nn.Module):
             found = dict(answer) if self.direct else {each: rows.values() for each, rows in answer.items()}
             vectors |= question.distinct[name].spread(found) if question.distinct else found
         read = _by_feature(ids)
-        for name in self.replicated:
-            (pooled if self.tables[name].pooled else vectors).update(self._of_replicated(name, read))
+        for rows in self.replicated:
+            (pooled if rows.table.pooled else vectors).update(_of_whole(rows, read))
         for table in self.composed:
             _compose(table, pooled if table.pooled else vectors, read)
         pooled = {
@@ -162,19 +146,6 @@ class Embeddings(nn.Module):
         cut = {name: OnTheWay(each, read[name]) for name, each in collections.items() if name not in self.direct}
         return Question(batch, read, distinct, cut)
 
-    def _of_replicated(self, name: str, read: dict[str, _Read]) -> dict[str, Tensor]:
-        """Sums or vectors by feature. One lookup for all of them, so that each row counts as read, even where a model
-        leaves a feature alone, as in the collections.
-        """
-        module, table = self.replicated[name], self.tables[name]
-        assert isinstance(module, ReplicatedTable)
-        ids, lengths = zip(*(read[feature.name] for feature in table.features), strict=True)
-        if table.pooled:
-            found = module.sums(torch.cat(ids), torch.cat(lengths)).chunk(len(ids))
-        else:
-            found = module.rows(torch.cat(ids)).split([len(each) for each in ids])
-        return {feature.name: part for feature, part in zip(table.features, found, strict=True)}
-
     def _sequence(self, name: str, values_TD: Tensor, read: _Read, batch: Batch) -> Jagged:
         ids_T, lengths_B = read
         padding_row = self.features[name][1].padding_row
@@ -196,6 +167,21 @@ def _by_feature(ids: KeyedJaggedTensor) -> dict[str, _Read]:
     return {name: (ids_N, lengths_B) for name, ids_N, lengths_B in zip(names, values, lengths_FB, strict=True)}
 
 
+def _of_whole(rows: LocalRows, read: dict[str, _Read]) -> dict[str, Tensor]:
+    """Sums or vectors by feature. One lookup for all of them, so that each row counts as read, even where a model
+    leaves a feature alone, as in the collections.
+    """
+    starts = {f.name: first for first, part in zip(rows.firsts, rows.parts, strict=True) for f in part.table.features}
+    ids = [read[name][0] + first if first else read[name][0] for name, first in starts.items()]
+    if rows.table.pooled:
+        lengths = torch.cat([read[name][1] for name in starts]).to(torch.int64)
+        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        found = rows.sums(torch.cat(ids), offsets).chunk(len(ids))
+    else:
+        found = rows.vectors(torch.cat(ids)).split([len(each) for each in ids])
+    return dict(zip(starts, found, strict=True))
+
+
 def _compose(table: Table, vectors: dict[str, Tensor], read: dict[str, _Read]) -> None:
     """Puts the features of a composed table in the place of those of its parts, among vectors (or sums) and ids."""
     for feature in table.features:
@@ -205,6 +191,14 @@ def _compose(table: Table, vectors: dict[str, Tensor], read: dict[str, _Read]) -
         _, lengths_B = next(iter(parts.values()))
         read[feature.name] = whole, lengths_B
         vectors[feature.name] = table.ids.combine({part: vectors.pop(name).float() for part, name in names.items()})
+
+
+def _all_alike(tables: Sequence[Table]) -> list[list[Table]]:
+    """Those that one lookup reads."""
+    found: dict[Hashable, list[Table]] = {}
+    for table in tables:
+        found.setdefault((table.pooled, table.dim, table.likeness), []).append(table)
+    return [*found.values()]
 
 
 def _alike(tables: Sequence[Table], widths: Mapping[str, int]) -> dict[str, list[Table]]:

@@ -64,16 +64,14 @@ class Outcome:
 
     @property
     def latency(self) -> Times:
-        """Of the lookups and exchanges of a step, of which there is one for each kind of sharding in a collection; a
-        data-parallel table has a lookup of its own.
+        """Of the lookups and exchanges of a step. There is one for each kind of sharding in a collection; data-parallel
+        tables that are alike have one lookup, and all of them one exchange.
         """
-        replicated = sum(each.placement.kind == "data_parallel" for each in self.tables)
-        exchanges = {
-            (collection_of(each.table), each.placement.kind)
-            for each in self.tables
-            if each.placement.kind != "data_parallel"
-        }
-        return self.costs.latency(len(exchanges) + replicated, len(exchanges))
+        whole = [each.table for each in self.tables if each.placement.kind == "data_parallel"]
+        cut = [each for each in self.tables if each.placement.kind != "data_parallel"]
+        exchanged = {(collection_of(each.table), each.placement.kind) for each in cut}
+        read = {(table.pooled, table.dim, table.likeness) for table in whole}
+        return self.costs.latency(len(exchanged) + len(read), len(exchanged) + bool(whole))
 
     @property
     def step_seconds(self) -> float:

@@ -36,7 +36,7 @@ TABLES, DENSE, DENSE_OPTIMIZER, COLLISIONS, RANDOM = "tables", "dense", "dense_o
 def weights(sharded: Sharded) -> Entries:
     """Tables and dense weights, and who has which row of managed tables; tensors are the model's own memory."""
     found: Entries = {f"{TABLES}.{name}.weight": weight for name, weight in sharded.weights().items()}
-    for part in sharded.updates.replicated:
+    for part in sharded.updates.replicated_parts():
         found[f"{TABLES}.{part.table.name}.weight"] = part.weight_RD
     found |= {f"{DENSE}.{name}": value for name, value in nn.ModuleDict(sharded.dense()).state_dict().items()}
     return found | {f"{COLLISIONS}.{name}": value for name, value in sharded.collisions.state_dict().items()}
@@ -51,7 +51,7 @@ def table_states(sharded: Sharded) -> Entries:
         for kind, per in _states(table).items():
             dims = 2 if per == "element" else 1
             found[f"{TABLES}.{name}.{kind}"] = _sharded_like(weight, local.get((name, kind)), dims, table)
-    for part in sharded.updates.replicated:
+    for part in sharded.updates.replicated_parts():
         found |= {f"{TABLES}.{part.table.name}.{kind}": values for kind, values in part.state.items()}
     return found
 
@@ -75,7 +75,7 @@ def _states(table: Table) -> Mapping[str, str]:
 
 def _local_states(sharded: Sharded) -> dict[tuple[str, str], Tensor]:
     """By table and state what this rank holds of sharded tables."""
-    found = {(p.table.name, kind): values for p in sharded.updates.sharded for kind, values in p.state.items()}
+    found = {(p.table.name, kind): values for p in sharded.updates.parts() for kind, values in p.state.items()}
     fused: dict[str, list[Tensor]] = {}
     for name, values in fused_states(sharded.fused):
         table, kind = name.split(".")[-2:]

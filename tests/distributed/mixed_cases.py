@@ -42,13 +42,18 @@ TABLES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "p_sgd_slower": ("sgd", {"lr": 0.2}, {}),
     "p_momentum": ("sgd", {"lr": 0.5, "momentum": 0.8}, {}),
     "p_adam": ("adam", {"lr": 0.02, "eps": 1e-2}, {}),
+    "p_adam_alike": ("adam", {"lr": 0.02, "eps": 1e-2}, {}),
+    "p_adam_slower": ("adam", {"lr": 0.01, "eps": 1e-2}, {}),
     "p_frozen": ("sgd", {"lr": 0.5}, {"freeze": True}),
     "p_dense": ("adagrad", {"lr": 0.1, "initial_accumulator": 0.1, "eps": 1e-8}, {"update": "dense"}),
     "s_adagrad": ("adagrad", {"lr": 0.1, "initial_accumulator": 0.1, "eps": 1e-8}, {}),
     "s_adagrad_faster": ("adagrad", {"lr": 0.2, "initial_accumulator": 0.1, "eps": 1e-8}, {}),
     "s_lamb": ("lamb", {"lr": 0.02, "eps": 1e-2}, {}),
     "s_norm": ("adam", {"lr": 0.02, "eps": 1e-2}, {"max_norm": 0.8}),
+    "s_norm_alike": ("adam", {"lr": 0.02, "eps": 1e-2}, {"max_norm": 0.8}),
+    "s_norm_lower": ("adam", {"lr": 0.02, "eps": 1e-2}, {"max_norm": 0.6}),
 }
+ALIKE = {("p_adam", "p_adam_alike"), ("s_norm", "s_norm_alike")}  # and no kernel of a CPU updates them
 UNREAD = ("p_sgd", "p_momentum", "p_adam", "s_adagrad", "s_norm")  # looked up by a feature that the model leaves alone
 ONE_TYPE = ("table_wise", "row_wise", "data_parallel", "auto")
 PLANS: dict[str, dict[str, str]] = {
@@ -94,6 +99,8 @@ def samples() -> list[dict[str, list[int]]]:
     rows = [{name: draw.integers(0, ROWS, draw.integers(0, 4)).tolist() for name in features()} for _ in range(SAMPLES)]
     for row in rows[10:15]:
         row["p_adam"], row["p_adam_unread"], row["s_norm"] = [], [], []
+    for row in rows[15:20]:
+        row["p_adam_alike"], row["s_norm_alike"] = [], []
     return rows
 
 
@@ -160,8 +167,12 @@ class Watch(Recorder):
             for part in kernel.config.embedding_tables
             if made[part.name].update == "fused"
         }
-        parts = [*updates.sharded, *updates.replicated]
-        self.rates.append(of_kernels | {part.table.name: updates.learning_rate(part) for part in parts})
+        rates = {
+            part.table.name: updates.learning_rate(rows)
+            for rows in (*updates.sharded, *updates.replicated)
+            for part in rows.parts
+        }
+        self.rates.append(of_kernels | rates)
         counts = [each for kernel in kernels for each in (kernel.emb_module.iter_cpu, kernel.emb_module.iter)]
         self.counts.append({int(count) for count in counts})
         with torch.no_grad():  # as an evaluation between two steps
@@ -181,7 +192,7 @@ def train_sharded(place: Place, plan: str) -> tuple[list[float], dict[str, Tenso
 
 
 def all_cases(place: Place) -> dict[str, Any]:
-    """By plan: losses, tables, rates and counts by step, and the initial tables."""
+    """By plan: losses, tables, rates and counts by step, the initial tables, and which tables are one."""
     found = {}
     for plan in PLANS:
         initial = build(place, plan)
@@ -193,8 +204,15 @@ def all_cases(place: Place) -> dict[str, Any]:
             "rates": watch.rates,
             "counts": watch.counts,
             "initial": start,
+            "together": together(initial),
         }
     return found
+
+
+def together(sharded: Sharded) -> list[tuple[str, ...]]:
+    """The tables of this rank that no kernel updates, by lookup."""
+    updates = sharded.updates
+    return [tuple(part.table.name for part in rows.parts) for rows in (*updates.sharded, *updates.replicated)]
 
 
 def initial_table(name: str) -> Tensor:

@@ -66,6 +66,18 @@ def test_the_kernels_are_told_how_many_steps_there_were(found, world_size) -> No
         assert of_rank["row_wise"]["counts"][-1] == {cases.STEPS - 1}
 
 
+def test_tables_that_are_alike_are_read_and_updated_as_one(found) -> None:  # type: ignore[no-untyped-def]
+    """A model of many small ones would wait for each of them."""
+    for of_ranks in found.values():
+        for of_rank in of_ranks:
+            for plan in ("row_wise", "data_parallel"):
+                several = {names for names in of_rank[plan]["together"] if len(names) > 1}
+                assert several >= cases.ALIKE
+                assert plan == "data_parallel" or several == cases.ALIKE
+                together = [name for names in of_rank[plan]["together"] for name in names]
+                assert len(together) == len({*together})
+
+
 def test_initial_tables_are_bitwise_the_same_under_every_plan(found) -> None:  # type: ignore[no-untyped-def]
     for of_ranks in found.values():
         for of_rank in of_ranks:

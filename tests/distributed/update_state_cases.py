@@ -30,7 +30,7 @@ def build(place: Place, folder: Path, sharding: str, optimizer: str) -> Built:
 
 def state(built: Built) -> Found:
     """The whole table, its whole optimizer state, and the number of steps."""
-    mine = [(part.row, part.column, part.state) for part in built.sharded.updates.sharded]
+    mine = [(part.row, part.column, part.state) for part in built.sharded.updates.parts()]
     whole: dict[str, Tensor] = {}
     for row, column, states in (part for of_rank in all_values(mine, built.place) for part in of_rank):
         for name, values in states.items():
