@@ -3,7 +3,7 @@
 Two datasets of one log may have the same ids, and another split: what one of them tests, the other trains.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sharded_emb.training import checkpoint_files as files
 
 ROWS = "rows_of_dataset"  # in what a checkpoint says of its run
 BEFORE = "other_rows"  # in what a checkpoint says of the run that it began with
+_OF_WEIGHTS = "other_rows_of_weights"  # in what it says of its run: by table, where weights of it are of another run
 _ALL = ("train", "valid", "test", "items")
 _SHOWN = 3
 # where raw data are, not what they are
@@ -93,7 +94,10 @@ class Trained:
         said = _state(checkpoint)
         if said is None:
             return cls(checkpoint, dataset.folder)
-        before: list[str] = said.get("run", {}).get("warm_start", {}).get(BEFORE, [])
+        before: list[str] = [
+            *said.get("run", {}).get("warm_start", {}).get(BEFORE, []),
+            *(line for lines in said.get(_OF_WEIGHTS, {}).values() for line in lines),
+        ]
         if (theirs := said.get(ROWS)) is None:  # of an earlier version: by the folder that its run read
             folder = Path(said["config"]["data"])
             if folder.resolve() == dataset.folder.resolve():
@@ -133,7 +137,21 @@ def said_of_dataset(built: Built) -> dict[str, Any]:
     """What a checkpoint says of the dataset of its run, besides vocabularies."""
     of_items = {feature.column for feature in built.reading.item_features}
     rows = rows_of(built.dataset.manifest, built.reading.columns() | of_items)
-    return {NUMBERS: numbers_of(built.reading, built.dataset), ROWS: rows}
+    return {NUMBERS: numbers_of(built.reading, built.dataset), ROWS: rows, _OF_WEIGHTS: _others_of_weights(built)}
+
+
+def weights_of_other_rows(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What there is to say where weights are of a run that has seen other rows. facts: what a checkpoint says."""
+    for name, other in facts.get(_OF_WEIGHTS, {}).items():
+        yield (
+            f"tables.{name}.weights: they are of a run on other rows than the train split of these data "
+            f"({shown(other)}): what is evaluated may be among them"
+        )
+
+
+def _others_of_weights(built: Built) -> dict[str, list[str]]:
+    runs = {name: Trained.on(each, built.dataset) for name, each in built.of_runs.items() if each is not None}
+    return {name: other for name, trained in runs.items() if (other := trained.other or trained.before)}
 
 
 def require_same_dataset(built: Built, checkpoint: Path | None) -> None:

@@ -14,7 +14,7 @@ import torch
 from sharded_emb.config.build import Built
 from sharded_emb.config.facts import facts_of
 from sharded_emb.config.run import RunConfig
-from sharded_emb.config.same_rows import require_same_dataset
+from sharded_emb.config.same_rows import require_same_dataset, weights_of_other_rows
 from sharded_emb.config.same_start import require_same_start
 from sharded_emb.config.warm_starting import FROM_SEED, Begun, warm_started
 from sharded_emb.distributed.agree import all_values, from_first_rank
@@ -191,7 +191,8 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
     """
     config, place = built.config, built.place
     log_to(folder.path, place.rank)
-    checkpoints = Checkpoints(folder.path, place, built.vocabularies(), config.checkpoint, facts_of(built, folder))
+    facts = facts_of(built, folder)
+    checkpoints = Checkpoints(folder.path, place, built.vocabularies(), config.checkpoint, facts)
     signals = Signals()
     parts = Parts(
         sharded=built.sharded,
@@ -232,7 +233,8 @@ def make_trainer(built: Built, folder: RunFolder, begun: Begun = FROM_SEED) -> T
     log.info("run %s: %d ranks on %s", folder.path, place.world_size, place.device.type)
     for line in (*begun.lines, *built.told()):
         log.info("%s", line)
-    for line in built.notes(drawn=latest is None and begun is FROM_SEED) if place.rank == 0 else []:
+    drawn = latest is None and begun is FROM_SEED
+    for line in (*weights_of_other_rows(facts), *built.notes(drawn)) if place.rank == 0 else ():
         log.warning("%s", line)
     if latest is not None:
         log.info("resumed after step %d", trainer.progress.step)

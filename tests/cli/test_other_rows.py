@@ -95,6 +95,20 @@ def test_a_run_that_began_with_one_of_other_rows_says_so_ever_after(tmp_path: Pa
         assert evaluated(run)["protocol"]["test"]["trained_on"] == "these data, after other rows by what it began with"
 
 
+def test_weights_of_a_run_on_other_rows_are_told_of(tmp_path: Path, log: Path) -> None:
+    one, other = prepared(tmp_path / "one", log), prepared(tmp_path / "other", log, split="by_user")
+    its, same = trained(tmp_path / "its", other), trained(tmp_path / "same", one)
+    for name, weights, warns in (("second", its, True), ("third", tmp_path / "second", True), ("fourth", same, False)):
+        run = trained(tmp_path / name, one, f"+tables.item.weights={{path: {weights}}}")
+        said = f"tables.item.weights: they are of a run on other rows than the train split of these data ({SPLITS[1]}"
+        assert (said in (run / "log" / "rank-0.log").read_text()) == warns
+        sharded_emb.evaluate(run)
+        found = evaluated(run)
+        assert any(SPLITS[1] in line for line in found.get("warnings", [])) == warns
+        after = "these data, after other rows by what it began with" if warns else None
+        assert found["protocol"]["test"].get("trained_on") == after
+
+
 def test_a_run_does_not_go_on_with_rows_that_were_prepared_otherwise(tmp_path: Path, log: Path) -> None:
     data = prepared(tmp_path / "data", log)
     run = trained(tmp_path / "run", data)
