@@ -3,6 +3,7 @@
 R  touched rows    D  columns of a part    W  ranks
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -105,29 +106,38 @@ def _exchanged(mine: Sequence[RowGradients], group: Group, communication: Commun
     sizes = torch.tensor([len(each.rows_R) for each in mine])
     sizes_WT = [torch.empty_like(sizes) for _ in range(group.ranks)]
     dist.all_gather(sizes_WT, sizes, group=group.control)
-    rows = _gathered([each.rows_R for each in mine], sizes_WT, group)
-    counts = _gathered([each.counts_R for each in mine], sizes_WT, group)
-    gradients = _gathered([communication.sent(each.gradient_RD) for each in mine], sizes_WT, group)
+    # what has the largest numbers comes first, so that each part begins at a multiple of its own
+    flat = [each.rows_R for each in mine] + [each.counts_R for each in mine]
+    flat += [communication.sent(each.gradient_RD) for each in mine]
+    by_rank = _gathered(flat, [sizes.tolist() * 3 for sizes in sizes_WT], group)
     found = []
     for number, each in enumerate(mine):
-        columns, parts = each.gradient_RD.shape[1], []
-        for of_rank, sent, times in zip(rows, gradients, counts, strict=True):
-            gradient_RD = communication.received(sent[number], columns) / group.ranks
-            parts.append(RowGradients(of_rank[number], gradient_RD, times[number]))
+        parts = []
+        for of_rank in by_rank:
+            rows_R, counts_R, sent = of_rank[number :: len(mine)]
+            gradient_RD = communication.received(sent, each.gradient_RD.shape[1]) / group.ranks
+            parts.append(RowGradients(rows_R, gradient_RD, counts_R))
         found.append(merged(parts))
     return found
 
 
-def _gathered(mine: Sequence[Tensor], sizes_WT: Sequence[Tensor], group: Group) -> list[list[Tensor]]:
-    """The tensors of every rank, by rank. Their first dims are in sizes_WT, their other ones are those of `mine`."""
-    wide = [[(int(size), *each.shape[1:]) for size, each in zip(sizes, mine, strict=True)] for sizes in sizes_WT]
-    lengths = [[torch.Size(shape).numel() for shape in shapes] for shapes in wide]
-    flat = torch.cat([each.flatten() for each in mine])
+def _gathered(mine: Sequence[Tensor], sizes_WT: Sequence[Sequence[int]], group: Group) -> list[list[Tensor]]:
+    """The tensors of every rank, by rank, in one exchange of their bytes. Their first dims are in sizes_WT; their other
+    ones, and their types, are those of `mine`.
+    """
+    wide = [[(size, *each.shape[1:]) for size, each in zip(sizes, mine, strict=True)] for sizes in sizes_WT]
+    lengths = [
+        [math.prod(shape) * each.element_size() for shape, each in zip(shapes, mine, strict=True)] for shapes in wide
+    ]
+    sent = torch.cat([each.flatten().view(torch.int8) for each in mine])
     longest = max(sum(of_rank) for of_rank in lengths)
-    padded = torch.nn.functional.pad(flat, (0, longest - flat.numel()))
+    padded = torch.nn.functional.pad(sent, (0, longest - sent.numel()))
     found = [torch.empty_like(padded) for _ in sizes_WT]
     dist.all_gather(found, padded, group=group.device)
     return [
-        [part.view(shape) for part, shape in zip(values[: sum(of_rank)].split(of_rank), shapes, strict=True)]
-        for values, of_rank, shapes in zip(found, lengths, wide, strict=True)
+        [
+            part.view(each.dtype).view(shape)
+            for part, each, shape in zip(received[: sum(of_rank)].split(of_rank), mine, shapes, strict=True)
+        ]
+        for received, of_rank, shapes in zip(found, lengths, wide, strict=True)
     ]

@@ -40,9 +40,10 @@ class EmbeddingOptimizer(Component):
 
     kernel_on: devices on which a fused kernel of FBGEMM has this formula. weight_decay_mode: "touched_l2" adds
     weight_decay * w to the gradient of touched rows, "touched_decoupled" shrinks touched rows by lr * weight_decay
-    (Loshchilov and Hutter, ICLR 2019), "all_decoupled" shrinks every row of the table in each step. keeps_squares:
-    whether a state is made of squares of gradients, which are smaller than the smallest number of fp16. scale_free: an
-    element moves by the rate, however small its gradient is, so that one of mere rounding does, too.
+    (Loshchilov and Hutter, ICLR 2019), "all_decoupled" shrinks every row of the table in each step; with `update:
+    dense` every row is touched. keeps_squares: whether a state is made of squares of gradients, which are smaller than
+    the smallest number of fp16. scale_free: an element moves by the rate, however small its gradient is, so that one of
+    mere rounding does, too.
     """
 
     named: ClassVar[dict[str, str]] = {

@@ -221,7 +221,8 @@ class Trainer:
             self._save_if_possible()
         shown = {name: value for name, value in found["valid"].items() if not re.match("recall|.*@5$", name)}
         said = "  ".join([f"{name} {value:.4f}" for name, value in shown.items()] + ["(best so far)"] * best)
-        log.info("%s  step %d  valid  %s", self.course.where(self.progress), self.progress.step, said)
+        if shown:  # the split has rows
+            log.info("%s  step %d  valid  %s", self.course.where(self.progress), self.progress.step, said)
 
     def _save(self, best: bool = False) -> None:
         started = time.monotonic()

@@ -54,7 +54,8 @@ _COLLECTIVES = (
 
 @contextmanager
 def watched() -> Iterator[set[torch.dtype]]:
-    """The dtypes of all tensors of vectors or gradients that this rank sends meanwhile: those that hold no integers.
+    """The dtypes of all tensors of vectors or gradients that this rank sends meanwhile: those that hold no integers,
+    and gradients that travel with their rows, as bytes of which an exchange does not tell.
 
     A reduce-scatter is an error: gloo sends twice the bytes that it needs.
     """
@@ -73,7 +74,16 @@ def watched() -> Iterator[set[torch.dtype]]:
 
         return call
 
-    with mock.patch.multiple(dist, **{name: watch(getattr(dist, name)) for name in _COLLECTIVES}):
+    def with_rows(self: Communication, gradient_RD: Tensor) -> Tensor:
+        found = as_sent(self, gradient_RD)
+        seen.add(found.dtype)
+        return found
+
+    as_sent = Communication.sent
+    with (
+        mock.patch.multiple(dist, **{name: watch(getattr(dist, name)) for name in _COLLECTIVES}),
+        mock.patch.object(Communication, "sent", with_rows),
+    ):
         yield seen
 
 
