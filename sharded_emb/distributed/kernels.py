@@ -77,11 +77,14 @@ def take_over(embeddings: Embeddings) -> list[LocalRows]:
 
 def _one_under_the_other(weights: Sequence[Tensor]) -> Tensor:
     """The memory of tables that a kernel has side by side, as rows of one."""
-    rows, columns = sum(map(len, weights)), weights[0].shape[1]
-    ends = [weight.data_ptr() + weight.numel() * weight.element_size() for weight in weights]
-    assert all(weight.shape[1] == columns and weight.is_contiguous() for weight in weights)
-    assert all(weight.data_ptr() == end for weight, end in zip(weights[1:], ends, strict=False))
-    return weights[0].as_strided((rows, columns), (columns, 1))
+    first, *others = [weight for weight in weights if len(weight)] or weights[:1]
+    rows, end = 0, first.data_ptr()
+    for weight in (first, *others):
+        assert weight.shape[1] == first.shape[1]
+        assert weight.is_contiguous()
+        assert weight.data_ptr() == end
+        rows, end = rows + len(weight), end + weight.nbytes
+    return first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
 
 
 def ask_bare_kernels(embeddings: Embeddings) -> None:

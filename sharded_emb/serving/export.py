@@ -31,7 +31,7 @@ from sharded_emb.metrics.counts import CountsConfig
 from sharded_emb.models.base import NextItemModel
 from sharded_emb.replacing import LOCK
 from sharded_emb.serving import MANIFEST, standalone
-from sharded_emb.serving.features import description, prepared, reads_of, vocabulary_of
+from sharded_emb.serving.features import description, prepared, reads_of, texts_of, vocabulary_of
 from sharded_emb.serving.graph import Model, trace
 from sharded_emb.serving.items import Items, check_index, described_by, write_counts, write_index
 from sharded_emb.serving.standalone.exported import FORMAT
@@ -92,6 +92,7 @@ def write_export(folder: Path, run: Exporting) -> dict[str, Any]:
         "features": features,
         "numbers": [*reading.numbers],
         "prepared": prepared(sorted(reading.columns()), dataset),
+        "texts": texts_of(reading, dataset),
         "inputs": model.names(),
         "vocabularies": vocabularies,
         "tables": tables,

@@ -8,6 +8,7 @@ from sharded_emb.data.attribute import bucket_names
 from sharded_emb.data.columns import RaggedColumn
 from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.fits import fits_of
+from sharded_emb.data.labelled_text import LabelledText
 from sharded_emb.data.task import Reading
 from sharded_emb.errors import InputError
 from sharded_emb.pooling.none import NoPooling
@@ -58,6 +59,16 @@ def prepared(columns: Iterable[str], dataset: Dataset) -> dict[str, dict[str, An
             scale = {"log": fit.log, "mean": fit.mean or 0.0, "deviation": fit.deviation or 1.0}
             found[column] = {**scale, "missing": fit.missing}
     return found
+
+
+def texts_of(reading: Reading, dataset: Dataset) -> list[str]:
+    """The columns that are words of texts, as `standalone.words` has them. Not so in a dataset of an earlier version,
+    which has no key `quote`: each mark of a letter is a word of its own there.
+    """
+    said = dataset.manifest
+    if said.layout != LabelledText.__name__ or "quote" not in said.dataset:
+        return []
+    return sorted({feature.column for feature in reading.features})
 
 
 def description(read: Read, traced: Traced, dataset: Dataset, described: Mapping[str, RaggedColumn]) -> dict[str, Any]:

@@ -1,9 +1,14 @@
 """Texts with a label: every line of the real file, split by seed, words numbered from the train split alone."""
 
+import csv
+import json
+import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,6 +16,7 @@ from sharded_emb.data.dataset import Dataset
 from sharded_emb.data.labelled_text import LabelledText
 from sharded_emb.data.prepare import prepare
 from sharded_emb.errors import InputError
+from sharded_emb.serving.standalone.words import words_of
 
 LINES = ["ham\tHello  you, call ME!", "spam\tWIN 500 now", 'ham\tquote "here', "spam\tcall 0800 now", "ham\té è a"] * 4
 
@@ -88,11 +94,102 @@ def test_a_folder_and_a_pattern_are_their_files_in_the_order_of_their_names(tmp_
             assert dataset.split(split).equals(whole.split(split))
     with (folder / "b").open("a") as file:
         file.write("\thello\n")
-    with pytest.raises(InputError, match=r"^dataset\.label: want a value in each line, got none in line 15 of b$"):
+    with pytest.raises(InputError, match=r"^dataset\.label: want a value, got none in line 15 of b"):
         made(folder, tmp_path / "no_label")
     (folder / "c").write_text("about these files\n")
     with pytest.raises(InputError, match=r"^dataset\.raw: want the columns Label, SMS of a, got about .* in c$"):
         made(folder, tmp_path / "other")
+
+
+REVIEWS = [('Great, "fine" 😀', "good"), ("two\nlines", "bad"), ("schön\there", "good"), ("हिन्दी", "bad")] * 5
+
+
+def written(folder: Path, kind: str, rows: list[tuple[str | None, str | None]] = REVIEWS) -> Path:
+    """The same texts as a file of a kind, with byte order mark and line ends of Windows where it is text."""
+    path = folder / f"reviews.{kind}"
+    if kind == "csv":
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    elif kind == "parquet":
+        texts, labels = zip(*rows, strict=True)
+        pq.write_table(pa.table({"text": pa.array(texts, pa.string()), "label": pa.array(labels, pa.string())}), path)
+    else:
+        lines = ["\t".join((" ".join((text or "").split()), label or "")) for text, label in rows]
+        path.write_text("\r\n".join(["text\tlabel", *lines, ""]), newline="")
+    return path
+
+
+def test_texts_are_the_same_in_files_of_every_format(tmp_path: Path) -> None:
+    found = []
+    for kind in ("csv", "jsonl", "parquet", "tsv"):
+        prepare(
+            LabelledText(raw=str(written(tmp_path, kind)), positive="good"), tmp_path / kind, seed=0, overwrite=False
+        )
+        found.append(Dataset.open(tmp_path / kind))
+    words = {tuple(each) for split in ("train", "valid", "test") for each in texts(found[0], split)}
+    assert ("great", ",", '"', "fine", '"', "😀") in words
+    assert ("हिन्दी",) in words, "marks belong to their letters"
+    for other in found[1:]:
+        assert other.raw_ids("word").equals(found[0].raw_ids("word"))
+        assert all(other.split(split).equals(found[0].split(split)) for split in ("train", "valid", "test"))
+
+
+def test_rows_without_a_text_or_a_label_are_left_out_and_listed_where_that_is_allowed(tmp_path: Path) -> None:
+    rows = [*REVIEWS, (None, "good"), (" \u00a0 ", "bad"), ("fine", None)]
+    for kind, first in (("csv", 22 + 5), ("jsonl", 21), ("parquet", 21)):  # lines of CSV, five texts have two
+        config = {"raw": str(written(tmp_path, kind, rows)), "positive": "good"}
+        with pytest.raises(InputError) as wrong:
+            prepare(LabelledText.model_validate(config), tmp_path / kind, seed=0, overwrite=False)
+        assert wrong.value.problems[-1].startswith("dataset.max_bad_rows: want at most 0 malformed rows, got 3 rows;")
+        allowed = LabelledText.model_validate({**config, "max_bad_rows": 3})
+        prepare(allowed, tmp_path / kind, seed=0, overwrite=False)
+        dataset = Dataset.open(tmp_path / kind)
+        assert dataset.manifest.counts["texts"] == len(REVIEWS)
+        listed = [json.loads(line) for line in (tmp_path / kind / "bad_rows.jsonl").read_text().splitlines()]
+        assert [each["key"] for each in listed] == ["dataset.text", "dataset.text", "dataset.label"]
+        if kind != "csv":
+            assert [each["line"] for each in listed] == [first, first + 1, first + 2]
+
+
+def test_a_label_that_yaml_takes_for_something_else_is_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "flags.parquet"
+    for labels, positive in (([True, False] * 9, True), ([1, 0] * 9, 1), (["yes", "no"] * 9, "yes")):
+        pq.write_table(pa.table({"text": [f"word {place}" for place in range(18)], "label": labels}), path)
+        config = LabelledText.model_validate({"raw": str(path), "positive": positive})
+        prepare(config, tmp_path / "data", seed=0, overwrite=True)
+        dataset = Dataset.open(tmp_path / "data")
+        found = [label for split in ("train", "valid", "test") for label in dataset.split(split)["label"].to_pylist()]
+        assert sum(found) == 9
+
+
+def test_quotes_are_letters_of_other_files_unless_they_are_said_to_enclose(tmp_path: Path) -> None:
+    path = tmp_path / "quoted.tsv"
+    path.write_text('text\tlabel\n"one\ttwo"\t1\n' * 1 + "three\t0\n" * 9)
+    prepare(LabelledText(raw=str(path), quote='"'), tmp_path / "data", seed=0, overwrite=False)
+    assert {*Dataset.open(tmp_path / "data").raw_ids("word").to_pylist()} <= {None, "one", "two", "three"}
+    with pytest.raises(InputError, match=r"^dataset\.raw: want "):
+        prepare(LabelledText(raw=str(path)), tmp_path / "other", seed=0, overwrite=False)
+
+
+def test_files_of_two_formats_are_refused(tmp_path: Path) -> None:
+    paths = [str(written(tmp_path, kind)) for kind in ("csv", "jsonl")]
+    with pytest.raises(InputError, match=r"^dataset\.raw: want files of one format, got csv and jsonl; name fewer"):
+        prepare(LabelledText(raw=paths), tmp_path / "data", seed=0, overwrite=False)
+
+
+def test_who_serves_a_model_has_the_words_that_prepare_has_of_every_character(tmp_path: Path) -> None:
+    """But of those that one of both does not know yet: DuckDB, its regular expressions and Python age differently."""
+    every = map(chr, range(1, sys.maxunicode + 1))
+    given = [f"A{each}b {each}{each} 1" for each in every if unicodedata.category(each) not in ("Cn", "Co", "Cs")]
+    path = tmp_path / "texts.parquet"
+    pq.write_table(pa.table({"text": given, "label": ["1"] * len(given)}), path)
+    config = LabelledText(raw=str(path), valid_fraction=0, test_fraction=0)
+    prepare(config, tmp_path / "data", seed=0, overwrite=False)
+    found = texts(Dataset.open(tmp_path / "data"), "train")
+    assert len(found) == len(given)
+    assert sorted(found) == sorted(map(words_of, given))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +203,7 @@ def test_a_folder_and_a_pattern_are_their_files_in_the_order_of_their_names(tmp_
             ["spam\thello", "\thello"],
             "Label\tSMS",
             {},
-            r"dataset\.label: want a value in each line, got none in line 3",
+            r"dataset\.label: want a value, got none in line 3 of texts",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .table import Table, hashed
 from .vocabulary import UNKNOWN, Vocabulary, absent, mapped, of_64_bits, of_kind, plain
+from .words import words_of
 
 Columns = Mapping[str, Sequence[Any]]
 ROWS_BEHIND = 2
@@ -76,6 +77,7 @@ class Inputs:
             self.columns |= dict.fromkeys(feature["numbers"].get("columns", {}).values())
         self.columns |= dict.fromkeys(said["numbers"])
         self.prepared: dict[str, Mapping[str, Any]] = said.get("prepared", {})
+        self.texts = frozenset[str](said.get("texts", ()))  # columns of which a row may be a text
         self._of_items: dict[str, tuple[Tensor, Tensor]] = {}
         for feature in filter(lambda each: each["of"], said["features"]):
             file, items = folder / "items" / feature["name"], tables[self.features[feature["of"]]["table"]].size
@@ -142,7 +144,7 @@ class Inputs:
     def _cut(self, feature: Mapping[str, Any], columns: Columns) -> Bags:
         """The ids of each row that are read, as the data have them."""
         column, limit, newest = feature["column"], feature["limit"], feature["keep"] == "newest"
-        whole = [_listed(column, value, feature["scalar"]) for value in columns[column]]
+        whole = [_listed(column, value, feature["scalar"]) for value in self._in_words(column, columns[column])]
         vocabulary = self.columns[column]
         if vocabulary is not None and not feature["scalar"] and not feature["numbers"]:
             whole = [[value for value in row if value != ""] for row in whole]  # which `prepare` takes for no value
@@ -157,6 +159,11 @@ class Inputs:
         if numbers is None:
             return Bags(ids_T, lengths_B)
         return Bags(ids_T, lengths_B, torch.tensor([*itertools.chain.from_iterable(numbers)], dtype=torch.float32))
+
+    def _in_words(self, column: str, values: Sequence[Any]) -> Sequence[Any]:
+        if column not in self.texts:
+            return values
+        return [words_of(value) if isinstance(value, str) else value for value in values]
 
     def _numbers(self, feature: Mapping[str, Any], columns: Columns, whole: list[int]) -> list[list[float]] | None:
         """What the pooling asks for, of the ids that are read of each row. whole: how many ids rows have."""
