@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from sharded_emb.distributed.pairs import summed
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError
 
@@ -24,9 +25,7 @@ def all_sums(values: list[float], place: Place) -> list[float]:
     """The sum over all ranks of each of these host values, in double precision."""
     if place.world_size == 1:
         return [float(value) for value in values]
-    summed = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(summed, group=place.control)
-    return summed.tolist()
+    return summed(torch.tensor(values, dtype=torch.float64), place.control).tolist()
 
 
 def all_values(value: T, place: Place) -> list[T]:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from sharded_emb.distributed.pairs import summed
 from sharded_emb.distributed.process_group import Place
 
 
@@ -36,7 +37,6 @@ class DenseAverage:
                 present.to(self._weights[0].device),
             ]
         )
-        dist.all_reduce(sums)
-        *means, found = (sums / self._place.world_size).split([*(w.numel() for w in self._weights), len(own)])
+        *means, found = (summed(sums) / self._place.world_size).split([*(w.numel() for w in self._weights), len(own)])
         for weight, mean, anywhere in zip(self._weights, means, found.tolist(), strict=True):
             weight.grad = mean.view_as(weight) if anywhere else None

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sharded_emb.distributed.communication import Communication
+from sharded_emb.distributed.pairs import summed
 from sharded_emb.distributed.phases import EXCHANGE, UPDATE, named
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.distributed.replicas import Group, Replicas, everyone
@@ -92,7 +93,7 @@ class TableUpdates:
         squares = [found.gradient_RD.square().sum() for found in gradients]
         owned = torch.stack([torch.zeros((), device=self.place.device), *squares[: len(self.sharded)]]).sum()
         if self.replicas.inside.ranks > 1:
-            dist.all_reduce(owned, group=self.replicas.inside.device)
+            owned = summed(owned, self.replicas.inside.device)
         # replicated tables and dense weights have the same gradients on every rank by now
         same = [*squares[len(self.sharded) :], *(gradient.square().sum() for gradient in dense)]
         norm = torch.stack([owned, *same]).sum().sqrt()
@@ -103,13 +104,13 @@ def _exchanged(mine: Sequence[RowGradients], group: Group, communication: Commun
     """The mean over ranks of the gradients of rows that all have: in the order of ranks, so the same on all."""
     if not mine or group.ranks == 1:
         return list(mine)
-    sizes = torch.tensor([len(each.rows_R) for each in mine])
-    sizes_WT = [torch.empty_like(sizes) for _ in range(group.ranks)]
-    dist.all_gather(sizes_WT, sizes, group=group.control)
+    sizes_WT = torch.zeros(group.ranks, len(mine), dtype=torch.int64)
+    sizes_WT[dist.get_rank(group.control)] = torch.tensor([len(each.rows_R) for each in mine])
+    sizes_WT = summed(sizes_WT, group.control)
     # what has the largest numbers comes first, so that each part begins at a multiple of its own
     flat = [each.rows_R for each in mine] + [each.counts_R for each in mine]
     flat += [communication.sent(each.gradient_RD) for each in mine]
-    by_rank = _gathered(flat, [sizes.tolist() * 3 for sizes in sizes_WT], group)
+    by_rank = _gathered(flat, [sizes * 3 for sizes in sizes_WT.tolist()], group)
     found = []
     for number, each in enumerate(mine):
         parts = []
