@@ -12,6 +12,8 @@ from sharded_emb.optim.rowwise_adagrad import RowWiseAdagrad
 from sharded_emb.optim.sgd import SGD
 from sharded_emb.planning.cluster import USUAL, ClusterConfig, Present, Rates, described, unlike_the_device
 from sharded_emb.planning.estimates import Costs
+from sharded_emb.planning.outcome import Outcome
+from sharded_emb.planning.shapes import whole_on_all
 from sharded_emb.planning.sizes import Workload, on_host, state_bytes, weight_bytes
 from sharded_emb.planning.units import parse_bytes, parse_rate, parse_seconds, shown_bytes, shown_seconds
 from tests.unit.planning import cluster, costs, tables
@@ -150,6 +152,19 @@ def test_a_replica_is_whole_and_its_gradients_go_everywhere() -> None:
     assert cost.bytes.output == pytest.approx(2 * 1 * 8 * 4 + merged * (8 * 4 + 8))
     touched = 4 * 100 * (1 - math.exp(-2 / 100))  # by the two ids of each rank
     assert cost.times.communication == pytest.approx(touched * (8 * 4 + 16) * 3 / 4 / 100e9)
+
+
+def test_replicas_that_are_alike_wait_once() -> None:
+    configs = {"a": {"rows": 100, "dim": 8}, "b": {"rows": 50, "dim": 8}, "wide": {"rows": 50, "dim": 16}}
+    made = [replace(t, sharding="data_parallel", update="sparse") for t in tables(configs)]
+    slower = replace(made[0], name="slower", optimizer=SGD(lr=0.5))
+    waiting = Rates(1e12, 100e9, 10e9, latency=1.0, lookup_latency=0.1)
+    for several, lookups in ((made[:1], 1), (made[:2], 1), (made, 2), ([*made, slower], 3)):
+        of = costs([*several], cluster(1, 4, rates=waiting))
+        everywhere = {t.name: whole_on_all(t.rows, t.dim, 4) for t in several}
+        latency = Outcome(several, everywhere, of).latency
+        assert latency == of.latency(lookups, 1)
+        assert latency.lookup == pytest.approx(0.1 * lookups)
 
 
 def test_what_is_updated_whole_is_read_and_written_whole_in_every_step() -> None:
