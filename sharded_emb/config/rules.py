@@ -144,7 +144,13 @@ def _of_items(tree: Tree, sound: Tree) -> Iterator[str]:
             yield f"{key}.pooling: want one of an item's values alone, such as mean or sum, got {pooling}"
         if feature.unknown != "error":
             yield f"{key}.unknown: want error with of, since values of items are rows already, got {feature.unknown}"
-        item = sound["features"][model.history].table if model.history in sound["features"] else None
+        history = sound["features"].get(model.history)
+        if history is not None and history.unknown == "hash":
+            yield (
+                f"features.{model.history}.unknown: want error, row or drop with {key}, which describes items, since a "
+                "row that is found by a hash is that of several, got hash"
+            )
+        item = None if history is None else history.table
         if item in tables and feature.table in tables and tables[feature.table].dim != tables[item].dim:
             wanted, got = tables[item].dim, tables[feature.table].dim
             yield f"tables.{feature.table}.dim: want {wanted}, as tables.{item} has it, to which it is added, got {got}"

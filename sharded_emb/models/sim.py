@@ -44,8 +44,19 @@ def search(events: Jagged, target_BD: Tensor, found: int) -> tuple[Tensor, Tenso
     inside_BL = place_L < events.lengths_B[:, None]
     # which events are found is no smooth function of their vectors: no gradient goes this way
     likeness_BL = (values_BLD.detach() @ target_BD.detach()[:, :, None])[:, :, 0].masked_fill(~inside_BL, -torch.inf)
-    at_BK = likeness_BL.topk(min(found, values_BLD.shape[1]), dim=1).indices
+    at_BK = _most(likeness_BL, min(found, values_BLD.shape[1]))
     return values_BLD.gather(1, at_BK[:, :, None].expand(-1, -1, values_BLD.shape[2])), inside_BL.gather(1, at_BK)
+
+
+def _most(likeness_BL: Tensor, found: int) -> Tensor:
+    """Places (B, K) of the largest, of equal ones the first, in the order of events: `topk` takes whichever of equal
+    ones, by how long the longest row of a batch is.
+    """
+    least_B1 = likeness_BL.topk(found, dim=1).values[:, -1:]
+    above_BL, equal_BL = likeness_BL > least_B1, likeness_BL == least_B1
+    wanted_BL = above_BL | (equal_BL & (equal_BL.cumsum(1) <= found - above_BL.sum(1, keepdim=True)))
+    from_behind_L = torch.arange(likeness_BL.shape[1], 0, -1, device=likeness_BL.device)
+    return (wanted_BL * from_behind_L).topk(found, dim=1).indices
 
 
 class SearchedAttention(AttentionUnit):

@@ -70,4 +70,6 @@ def test_what_describes_items_has_to_be_there_and_to_fit_them(start: Commands, t
     assert "features.kind.pooling: want one of an item's values alone, such as mean or sum, got none" in problems(
         kind, "features.kind.pooling=none"
     )
+    said = problems(kind, "features.history.unknown=hash", "tables.item.rows=10")
+    assert "features.history.unknown: want error, row or drop with features.kind, which describes items, since" in said
     assert "features.kind.of: want null with a binary model" in problems("experiment=din_ml100k", kind)

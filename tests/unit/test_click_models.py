@@ -19,7 +19,7 @@ from sharded_emb.models.deepfm import DeepFM
 from sharded_emb.models.dien import DIEN
 from sharded_emb.models.dlrm import DLRM
 from sharded_emb.models.factorization_machine import FactorizationMachine
-from sharded_emb.models.sim import SIM
+from sharded_emb.models.sim import SIM, search
 from sharded_emb.tables import FeatureConfig, TableConfig
 from tests.tables import make_feature, make_table
 
@@ -273,3 +273,34 @@ def test_bst_says_what_it_misses() -> None:
     assert SIM(target="itme").problems({"history": HISTORY, "item": ITEM}) == [
         "model.target: want a feature, got 'itme'; did you mean item?"
     ]
+
+
+def beside(events_TD: Tensor, others_TD: Tensor) -> Jagged:
+    """Two rows."""
+    lengths = [len(events_TD), len(others_TD)]
+    extent = Extent(max(lengths), sum(map(bool, lengths)))
+    return Jagged(torch.cat([events_TD, others_TD]), torch.arange(sum(lengths)), torch.tensor(lengths), extent)
+
+
+def test_of_events_that_are_equally_alike_sim_finds_the_first_whatever_else_is_in_the_batch() -> None:
+    draw = torch.Generator().manual_seed(0)
+    row, target = torch.randn(40, 4, generator=draw), torch.randn(1, 4, generator=draw)
+    for events, asked, want in (
+        (row, torch.zeros(1, 4), [0, 1, 2]),  # of an item that was dropped, or is padding
+        (row[torch.arange(40) % 4], target, None),
+        (row[:2], target, [0, 1]),
+    ):
+        found = [
+            search(beside(events, torch.randn(other, 4, generator=draw)), asked.repeat(2, 1), 3)
+            for other in (0, 30, 60, 500, 2000)
+        ]
+        first, there = found[0]
+        if want is not None:
+            assert torch.equal(first[0, : len(want)], events[want])
+        else:
+            likeness = events @ target[0]
+            best = likeness == likeness.max()
+            assert torch.equal(first[0], events[best][:3])
+        for other, others_there in found:
+            assert torch.equal(other[0][: there[0].sum()], first[0][: there[0].sum()])
+            assert int(others_there[0].sum()) == int(there[0].sum()) == min(3, len(events))
