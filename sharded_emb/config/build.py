@@ -70,7 +70,7 @@ class Built:
         self.tables = resolve_tables(config, self.dataset, self.given)
         with together(place):
             self.seen = seen_before(config, self.tables, self.flat.split("train"))
-            self.hard = None if isinstance(config, OfRunConfig) else hard_negatives(config, self.dataset)
+            self.hard = None if isinstance(config, OfRunConfig) else hard_negatives(config, self.tables, self.dataset)
             of_items = item_attributes(self.tables, self.dataset)
         self.reading = replace(make_reading(config, self.tables, self.seen, self.hard), of_items=of_items)
         self.held = held(self.tables)

@@ -121,9 +121,16 @@ def _table_rows(sound: Tree, dataset: Dataset) -> Iterator[str]:
         rows = dataset.rows(of)
         if table.rows < rows and any(f.table == name and f.unknown == "error" for f in features.values()):
             yield f"tables.{name}.rows: want at least {rows}, the rows of vocabulary {of}, got {table.rows}; use auto"
+        elif table.rows < rows and scored is not None and scored.table == name and _hashes(name, features):
+            why = f"the rows of vocabulary {of}, with unknown=hash, as one row would be ranked as several items"
+            yield f"tables.{name}.rows: want auto or {rows}, {why}, got {table.rows}; use auto, or unknown=row"
         elif table.rows > rows and scored is not None and scored.table == name:
             why = f"the rows of vocabulary {of}, as rows beyond it would be ranked as items"
             yield f"tables.{name}.rows: want auto or {rows}, {why}, got {table.rows}; use auto"
+
+
+def _hashes(table: str, features: Mapping[str, FeatureConfig]) -> bool:
+    return any(feature.table == table and feature.unknown == "hash" for feature in features.values())
 
 
 def _numbers(sound: Tree, dataset: Dataset) -> Iterator[str]:

@@ -44,14 +44,14 @@ def seen_before(config: RunConfig, tables: list[Table], train: Split) -> Seen:
     return Seen(counts_N=torch.from_numpy(counts_N.astype(np.float64)))
 
 
-def hard_negatives(config: RunConfig, dataset: Dataset) -> HardNegatives | None:
+def hard_negatives(config: RunConfig, tables: list[Table], dataset: Dataset) -> HardNegatives | None:
     """Those of the file that the loss names, if it does. Raises InputError for one that does not fit."""
     hard, table = hard_config(config.loss), item_table(config)
     if hard is None or table is None:
         return None
     vocabulary = vocabulary_by_table(config.features, dataset).get(table)
     assert vocabulary is not None  # as the rules have it
-    return read(hard, dataset.raw_ids(vocabulary))
+    return read(hard, dataset.raw_ids(vocabulary)[: item_rows(config, tables)])
 
 
 def item_attributes(tables: list[Table], dataset: Dataset) -> dict[str, RaggedColumn]:

@@ -19,6 +19,7 @@ from sharded_emb.training import checkpoint_files as files
 ROWS = "rows_of_dataset"  # in what a checkpoint says of its run
 BEFORE = "other_rows"  # in what a checkpoint says of the run that it began with
 _OF_WEIGHTS = "other_rows_of_weights"  # in what it says of its run: by table, where weights of it are of another run
+_HARD = "hard_negatives"  # in what it says of its run: a digest of their lists
 _ALL = ("train", "valid", "test", "items")
 _SHOWN = 3
 # where raw data are, not what they are
@@ -137,7 +138,12 @@ def said_of_dataset(built: Built) -> dict[str, Any]:
     """What a checkpoint says of the dataset of its run, besides vocabularies."""
     of_items = {feature.column for feature in built.reading.item_features}
     rows = rows_of(built.dataset.manifest, built.reading.columns() | of_items)
-    return {NUMBERS: numbers_of(built.reading, built.dataset), ROWS: rows, _OF_WEIGHTS: _others_of_weights(built)}
+    return {
+        NUMBERS: numbers_of(built.reading, built.dataset),
+        ROWS: rows,
+        _OF_WEIGHTS: _others_of_weights(built),
+        _HARD: None if built.hard is None else built.hard.digest,
+    }
 
 
 def weights_of_other_rows(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -155,14 +161,22 @@ def _others_of_weights(built: Built) -> dict[str, list[str]]:
 
 
 def require_same_dataset(built: Built, checkpoint: Path | None) -> None:
-    """Raises InputError, on every rank, where a run would go on with other rows or numbers than it began with. A run on
-    a stream has its rows from there. checkpoint: None where there is none.
+    """Raises InputError, on every rank, where a run would go on with other rows, numbers or hard negatives than before.
+    A run on a stream has its rows from there. checkpoint: None where there is none.
     """
 
     def check() -> None:
-        if checkpoint is None or built.config.stream.folder is not None:
+        if checkpoint is None:
             return
-        theirs = (_state(checkpoint) or {}).get(ROWS)
+        said = _state(checkpoint) or {}
+        if built.hard is not None and said.get(_HARD) not in (None, built.hard.digest):
+            raise InputError(
+                f"loss.hard.path: want the negatives with which {checkpoint.parent.parent} was started, got others; "
+                "write them as they were, or begin another run"
+            )
+        if built.config.stream.folder is not None:
+            return
+        theirs = said.get(ROWS)
         if theirs and (found := other_rows(theirs, built.dataset.manifest, _ALL)):
             run = checkpoint.parent.parent
             raise InputError(

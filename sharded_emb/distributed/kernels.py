@@ -20,7 +20,7 @@ from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding,
 from sharded_emb.distributed.bare_kernel import BareKernel
 from sharded_emb.distributed.communication import Communication
 from sharded_emb.distributed.direct import Direct, parts_of
-from sharded_emb.embeddings.local_rows import DTYPES, Cut, LocalRows
+from sharded_emb.embeddings.local_rows import DTYPES, Cut, LocalRows, require_rows
 from sharded_emb.embeddings.lookup import Embeddings
 from sharded_emb.tables import Table
 
@@ -197,8 +197,9 @@ class Lookup:
 
     def __init__(self, local: LocalRows, features: Sequence[int], pools: bool) -> None:
         self.local, self.pools = local, pools
-        each = [first for first, number in zip(local.firsts, features, strict=True) for _ in range(number)]
-        self._first_F = torch.tensor(each, device=local.weight_RD.device)
+        number_F = [number for number, count in enumerate(features) for _ in range(count)]
+        self._first_F = torch.tensor([local.firsts[each] for each in number_F], device=local.weight_RD.device)
+        self._rows_F = torch.tensor([len(local.parts[each].weight_RD) for each in number_F])
 
     def __call__(self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None) -> Tensor:
         """Vectors (N, D) of all ids, or sums (B, features * D), as the kernel gives them."""
@@ -215,4 +216,6 @@ class Lookup:
             return ids_N
         bags = (len(offsets) - 1) // len(self._first_F)
         counts_F = offsets[::bags].diff()
+        if ids_N.device.type == "cpu":  # asking a GPU would be to wait for it
+            require_rows(ids_N, torch.repeat_interleave(self._rows_F, counts_F, output_size=len(ids_N)))
         return ids_N + torch.repeat_interleave(self._first_F, counts_F, output_size=len(ids_N))

@@ -55,6 +55,13 @@ def merged(parts: Sequence[RowGradients]) -> RowGradients:
     return by_row(rows_N, torch.arange(rows_N.numel(), device=rows_N.device), gradient_ND, counts_N)
 
 
+def require_rows(ids_N: Tensor, rows: int | Tensor) -> None:
+    """Raises IndexError for an id that is none of so many rows of its table, and would be one of the table below it."""
+    wrong_N = (ids_N < 0) | (ids_N >= rows)
+    if wrong_N.any():
+        raise IndexError(f"want ids of a table's own rows, got {int(ids_N[wrong_N][0])}")
+
+
 def renormalized(table: Table, weight_RD: Tensor) -> Tensor:
     """Rows longer than max_norm scaled down to it, as `torch.nn.functional.embedding` does, in float32; others, and
     those of a table without one, as they are.

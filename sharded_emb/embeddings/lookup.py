@@ -19,7 +19,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from sharded_emb.batch import CANDIDATES, Batch, Embedded, Jagged
 from sharded_emb.embeddings.distinct import Distinct
 from sharded_emb.embeddings.exchange import OnTheWay, Question
-from sharded_emb.embeddings.local_rows import LocalRows
+from sharded_emb.embeddings.local_rows import LocalRows, require_rows
 from sharded_emb.pooling.none import NoPooling
 from sharded_emb.tables import Feature, Table, held, part_name
 
@@ -171,8 +171,14 @@ def _of_whole(rows: LocalRows, read: dict[str, _Read]) -> dict[str, Tensor]:
     """Sums or vectors by feature. One lookup for all of them, so that each row counts as read, even where a model
     leaves a feature alone, as in the collections.
     """
-    starts = {f.name: first for first, part in zip(rows.firsts, rows.parts, strict=True) for f in part.table.features}
-    ids = [read[name][0] + first if first else read[name][0] for name, first in starts.items()]
+    starts: dict[str, int] = {}
+    ids = []
+    for first, part in zip(rows.firsts, rows.parts, strict=True):
+        for feature in part.table.features:
+            ids_N, starts[feature.name] = read[feature.name][0], first
+            if len(rows.parts) > 1 and ids_N.device.type == "cpu":  # asking a GPU would be to wait for it
+                require_rows(ids_N, part.table.rows)
+            ids.append(ids_N + first)
     if rows.table.pooled:
         lengths = torch.cat([read[name][1] for name in starts]).to(torch.int64)
         offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))

@@ -4,6 +4,7 @@ S  predicted events    T  all events    B  rows    L  events of the longest row 
 """
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,13 @@ class HardNegatives:
     unknown: int
     own: int
     per_event: int
+
+    @property
+    def digest(self) -> str:
+        """Of the lists, in hexadecimal."""
+        found = blake2b(self.offsets_N.tobytes(), digest_size=16)
+        found.update(self.values.tobytes())
+        return found.hexdigest()
 
     @property
     def told(self) -> str:

@@ -28,6 +28,9 @@ class EarlyStoppingConfig(Frozen):
         return 1 if best == "highest" else -1
 
 
+_ROUNDING = 1e-9  # of sums over rows, which other numbers of ranks add up otherwise
+
+
 class EarlyStopping:
     """Remembers the best value and how long ago it was."""
 
@@ -49,7 +52,7 @@ class EarlyStopping:
                 "none; set early_stopping=null"
             )
         value = metrics[self.config.metric] * self.config.sign
-        if value > (float("-inf") if self.best is None else self.best):
+        if value > (float("-inf") if self.best is None else self.best + _ROUNDING * max(1.0, abs(self.best))):
             self.best, self.since_best = value, 0
             return True
         self.since_best += 1

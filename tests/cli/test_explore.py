@@ -184,17 +184,22 @@ def test_what_does_not_move_and_what_it_began_with_is_said(clicks: Path, tmp_pat
 
 
 def test_ids_beyond_a_table_read_the_row_that_they_are_hashed_to_or_none(tiny_data: Path, tmp_path: Path) -> None:
-    words = [*SIZES, "loss=softmax", "steps=3", "epochs=null", f"data={tiny_data}", "device=cpu", "tables.item.rows=20"]
+    words = [*SIZES, "loss=softmax", "steps=3", "epochs=null", f"data={tiny_data}", "device=cpu"]
     raw = sharded_emb.Dataset.open(tiny_data).raw_ids("item").to_pylist()
-    for unknown in ("hash", "row"):
-        run = tmp_path / unknown
-        sharded_emb.train(sharded_emb.compose(*words, f"features.history.unknown={unknown}", f"run={run}"))
-    table = sharded_emb.explore(tmp_path / "hash", f"ids=[{raw[60]}]")["tables"]["item"]
+    # a table that is not ranked: no row of one that is stands for several items
+    beside = ["+tables.side={rows: 20, dim: 16}", "+features.side={table: side, column: items, unknown: hash}"]
+    given = {
+        "hash": [*beside, "features.side.max_length=${features.history.max_length}", "model.beside=[side]"],
+        "row": ["tables.item.rows=20", "features.history.unknown=row"],
+    }
+    for name, more in given.items():
+        sharded_emb.train(sharded_emb.compose(*words, *more, f"run={tmp_path / name}"))
+    table = sharded_emb.explore(tmp_path / "hash", "table=side", f"ids=[{raw[60]}]")["tables"]["side"]
     assert table["neighbours"][0]["row"] == int(hashed(np.array([60]), 20)[0])
     assert "(+" in table["neighbours"][0]["id"]
     assert table["ids_that_share_a_row"] > 50
-    assert len(rows_of(tmp_path / "hash" / "explore", "item")["raw"]) == len(raw) - 2
-    assert rows_of(tmp_path / "hash" / "explore", "item")["row"].max() < 20
+    assert len(rows_of(tmp_path / "hash" / "explore", "side")["raw"]) == len(raw) - 2
+    assert rows_of(tmp_path / "hash" / "explore", "side")["row"].max() < 20
     said = sharded_emb.explore(tmp_path / "row")["tables"]["item"]
     assert (said["ids_that_share_a_row"], said["rows_of_ids"]) == (0, 18)
     assert len(rows_of(tmp_path / "row" / "explore", "item")["raw"]) == 18

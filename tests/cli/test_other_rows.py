@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import sharded_emb
@@ -17,7 +19,7 @@ from sharded_emb.data.layouts.next_item import NextItem
 from sharded_emb.data.prepare import How, prepare
 from sharded_emb.data.sequence_text import SequenceText
 
-WORDS = ("loss=softmax", "tables.item.dim=8", "epochs=null", "model=gru4rec", "model.hidden=8")
+WORDS = ("tables.item.dim=8", "epochs=null", "model=gru4rec", "model.hidden=8")
 USERS = range(1, 31)
 SPLITS = ("split by_user, not leave_one_out", "split leave_one_out, not by_user")
 
@@ -37,9 +39,9 @@ def log(tmp_path: Path) -> Path:
     return file
 
 
-def trained(folder: Path, data: Path, *words: str, steps: int = 2) -> Path:
+def trained(folder: Path, data: Path, *words: str, steps: int = 2, loss: str = "softmax") -> Path:
     return sharded_emb.train(
-        sharded_emb.compose(*WORDS, f"data={data}", f"run={folder}", f"steps={steps}", *words)
+        sharded_emb.compose(*WORDS, f"loss={loss}", f"data={data}", f"run={folder}", f"steps={steps}", *words)
     ).path
 
 
@@ -230,3 +232,32 @@ def test_a_checkpoint_of_an_earlier_version_knows_the_folder_that_it_read(
     sharded_emb.evaluate(run, f"data={other}")
     (line,) = evaluated(run)["warnings"]
     assert line.endswith(f" read {one}, which is none any more: whether {other} has its rows is not known")
+
+
+def test_a_run_does_not_go_on_with_other_hard_negatives(tmp_path: Path, log: Path) -> None:
+    data, file = prepared(tmp_path / "data", log), tmp_path / "hard.parquet"
+    words = ("loss.negatives=3", f"loss.hard={{path: {file}, per_event: 1}}")
+
+    def write(shift: int) -> None:
+        items = [*range(1, 18)]
+        negatives = [[(item + shift) % 17 + 1] for item in items]
+        pq.write_table(pa.table({"item": items, "negatives": negatives}), file)
+
+    write(3)
+    run = trained(tmp_path / "run", data, *words, loss="sampled_softmax")
+    write(5)
+    with pytest.raises(
+        sharded_emb.InputError, match=f"^loss.hard.path: want the negatives with which {run} was started"
+    ):
+        trained(run, data, *words, "resume=true", steps=4, loss="sampled_softmax")
+    write(3)
+    trained(run, data, *words, "resume=true", steps=4, loss="sampled_softmax")
+
+
+def test_a_row_is_not_ranked_as_several_items(tmp_path: Path, log: Path) -> None:
+    data = prepared(tmp_path / "data", log)
+    with pytest.raises(sharded_emb.InputError) as wrong:
+        trained(tmp_path / "run", data, "tables.item.rows=9", "features.history.unknown=hash")
+    (problem,) = wrong.value.problems
+    assert problem.startswith("tables.item.rows: want auto or 19, the rows of vocabulary item, with unknown=hash, as")
+    trained(tmp_path / "run", data, "tables.item.rows=9", "features.history.unknown=row", "early_stopping=null")

@@ -14,7 +14,6 @@ import torch
 from sharded_emb.config.build import Built
 from sharded_emb.distributed.process_group import Place
 from sharded_emb.errors import InputError, OutOfRangeIdError
-from sharded_emb.ids.hash import hashed
 from sharded_emb.training.against import of_baseline, of_model
 from sharded_emb.training.compare import baseline_metrics, fitted_baselines
 from sharded_emb.training.evaluation import NextItemEvaluator
@@ -64,19 +63,17 @@ def plain(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("unknown", ["row", "hash"])
-def test_baselines_count_unknown_items_as_the_model_reads_them(folder: Path, unknown: str) -> None:
+def test_baselines_count_unknown_items_as_the_model_reads_them(folder: Path) -> None:
     rows = 20
     events = np.concatenate([each[:-2] for each in sequences()])
-    stand_in = hashed(events, rows) if unknown == "hash" else np.full(len(events), UNKNOWN_ROW)
-    want_N = np.bincount(np.where(events < rows, events, stand_in), minlength=rows)
+    want_N = np.bincount(np.where(events < rows, events, UNKNOWN_ROW), minlength=rows)
 
     def measured(place: Place) -> None:
         evaluator = Built(
             config(
                 folder,
                 tables={"item": {"dim": DIM, "rows": rows}},
-                features={"history": {"table": "item", "column": "items", "max_length": 6, "unknown": unknown}},
+                features={"history": {"table": "item", "column": "items", "max_length": 6, "unknown": "row"}},
             ),
             place,
         ).evaluator()

@@ -35,6 +35,13 @@ def test_the_same_value_again_is_no_improvement() -> None:
     assert watch(EarlyStoppingConfig(patience=1), [0.1, 0.1]) == ([True, False], [False, True])
 
 
+def test_what_ranks_add_up_otherwise_is_no_improvement() -> None:
+    stopping = EarlyStopping(EarlyStoppingConfig(metric="mrr", patience=2))
+    assert stopping.improved({"mrr": 0.042894193750061566})
+    assert not stopping.improved({"mrr": 0.04289419375006157})
+    assert stopping.improved({"mrr": 0.0428942})
+
+
 def test_lowest_is_best_where_it_is_asked_for() -> None:
     config = EarlyStoppingConfig(metric="loss", best="lowest", patience=2)
     # the loss here is minus the value

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sharded_emb.distributed.kernels import Lookup
 from sharded_emb.embeddings.local_rows import Cut, LocalRows, by_row, merged
+from sharded_emb.embeddings.lookup import Embeddings, _of_whole
 from sharded_emb.optim.adam import Adam
 from sharded_emb.optim.base import TouchedRows
 from sharded_emb.optim.sgd import SGD
 from sharded_emb.tables import Table
-from tests.tables import make_table
+from tests.tables import make_feature, make_table
 
 ROWS, DIM = 11, 4
 PROFILE = settings(derandomize=True, max_examples=60, deadline=None)
@@ -124,6 +126,27 @@ def test_parts_of_tables_together_are_what_each_is_alone(
         assert part.row == rows.parts[0].row
         assert {*part.state} == {*rows.state} == {*Adam(lr=0.1).states()}
         assert all(torch.equal(values, rows.state[name]) for name, values in part.state.items())
+
+
+def test_an_id_beyond_its_table_is_an_error_and_no_row_of_the_next_one() -> None:
+    tables = [
+        make_table(name, rows, DIM, make_feature(name, name, pooling="sum"), padding_row=None)
+        for name, rows in (("short", 4), ("long", 9))
+    ]
+    rows = LocalRows([Cut(table, range(table.rows)) for table in tables], torch.zeros(13, DIM))
+    for pools in (True, False):
+        lookup = Lookup(rows, [1, 1], pools)
+        offsets = torch.tensor([0, 1, 2])
+        assert lookup(torch.tensor([3, 8]), offsets).numel() == 2 * DIM
+        for wrong in ([4, 0], [-1, 0], [0, 9]):
+            with pytest.raises(IndexError, match="want ids of a table's own rows, got "):
+                lookup(torch.tensor(wrong), offsets)
+    whole = Embeddings(tables, frozenset({"short", "long"}), torch.device("cpu"))
+    (both,) = whole.replicated
+    for wrong in (4, -1):
+        read = {"short": (torch.tensor([wrong]), torch.tensor([1])), "long": (torch.tensor([8]), torch.tensor([1]))}
+        with pytest.raises(IndexError, match=f"got {wrong}"):
+            _of_whole(both, read)
 
 
 def test_tables_that_are_unlike_are_not_put_together() -> None:
